@@ -1,0 +1,56 @@
+# One command for each everyday thing; each sets up what it needs, once.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# Where pip finds a CPU build of torch 2.13.0 if your index offers the CUDA build only, for example
+# PIP_ARGS="--extra-index-url <PyTorch's CPU wheel index>".
+PIP_ARGS ?=
+
+.PHONY: serve test lint format train clean lock
+
+serve: $(VENV)/.serve ## set up once, then serve on http://127.0.0.1:8080
+	$(BIN)/tandem serve
+
+test: $(VENV)/.dev ## set up once, then run every test
+	$(BIN)/pytest
+
+lint: $(VENV)/.dev ## style, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev ## rewrite the code in the project's style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+train: $(VENV)/.dev ## the three stages and the export; DATA=folder with ferplus/ and identity/
+	$(BIN)/training all --data "$(or $(DATA),$(error make train DATA=FOLDER, a folder that holds ferplus/ and identity/))"
+
+clean: ## what setting up, training and testing made; asks for nothing
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+lock: $(VENV)/bin/python ## compile the lock files anew from pyproject.toml
+	$(BIN)/pip install -q pip-tools
+	$(call compile,dev,--extra triton --extra training --extra dev)
+	$(call compile,serve,--extra triton -c requirements/dev.txt)
+	$(call compile,gateway,--generate-hashes -c requirements/dev.txt)
+
+# The local label of a CPU build (2.13.0+cpu) is dropped, so that any index's 2.13.0 satisfies the pin.
+define compile
+	$(BIN)/pip-compile -q --strip-extras --allow-unsafe --no-header --no-emit-find-links --no-emit-index-url \
+	  -o requirements/$(1).txt $(2) pyproject.toml
+	sed -i 's/^torch==\([0-9.]*\)+cpu/torch==\1/' requirements/$(1).txt
+endef
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.serve: $(VENV)/bin/python requirements/serve.txt pyproject.toml
+	$(BIN)/pip install -q $(PIP_ARGS) -r requirements/serve.txt
+	$(BIN)/pip install -q --no-deps -e .
+	$(BIN)/tandem install-triton
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.serve requirements/dev.txt
+	$(BIN)/pip install -q $(PIP_ARGS) -r requirements/dev.txt
+	touch $@

@@ -1,0 +1,37 @@
+"""What the pipeline knows of a face."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in pixels of the upright photo; (x, y) is its upper left corner."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+    @property
+    def area(self) -> float:
+        """In square pixels."""
+        return self.width * self.height
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """One face: its box, how sure the detector is (0..1), and five landmarks.
+
+    ``landmarks`` is float32 [5, 2], x and y in pixels of the upright photo, in the order of
+    ``LANDMARK_NAMES``; left and right are the viewer's.
+    """
+
+    box: Box
+    score: float
+    landmarks: NDArray[np.float32]
+
+
+LANDMARK_NAMES = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")

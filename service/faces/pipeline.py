@@ -1,0 +1,126 @@
+"""From a photo to its faces: at which scales and turns to look, and the landmarks of what was found."""
+
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.faces.detector import Detections, Detector
+from service.faces.face import Box, Face
+from service.faces.landmarks import LandmarkRefiner
+
+LARGE_PHOTO = 1_000_000
+"""Pixels from which a photo is searched at ``LARGE_SIDE``: its faces may be a small part of it."""
+
+LARGE_SIDE = 1280
+NORMAL_SIDE = 640
+SMALL_SIDE = 320
+"""For a face that fills the frame, and for finding which way is up."""
+
+ENLARGEMENTS = (4, 5, 3, 2)
+"""How much a photo smaller than that is enlarged, in this order until a face is found."""
+
+SURE = 0.9
+"""A best score below this makes the photo be tried in the other three turns (lying faces reach 0.6 to 0.89)."""
+
+CLEARLY_BETTER = 0.05
+"""By how much the best score of another turn must exceed that of the photo as it is."""
+
+NO_FACES = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty((0, 5, 2), np.float32))
+
+
+class FaceFinder:
+    """Finds faces and their landmarks. Thread-safe: build one and share it."""
+
+    def __init__(self) -> None:
+        self._detector = Detector()
+        self._refiner = LandmarkRefiner()
+
+    def find(self, photo: NDArray[np.uint8], *, threshold: float = 0.6) -> list[Face]:
+        """The faces of an RGB photo [H, W, 3], the largest first; boxes are clipped to the photo.
+
+        Args:
+            threshold: the least detection score, 0..1.
+        """
+        turns, found = self._detect(photo, threshold)
+        upright = np.ascontiguousarray(np.rot90(photo, turns))
+        landmarks, probabilities = self._refiner.refine(upright, found.landmarks)
+        believed = _believed(found, landmarks, probabilities)
+        height, width = upright.shape[:2]
+        faces = []
+        for (x, y, w, h), score, points in zip(
+            found.boxes[believed], found.scores[believed], landmarks[believed], strict=True
+        ):
+            corners = np.array([[x, y], [x + w, y + h]]).clip(0, [width, height])
+            (left, top), (right, bottom) = _turn_back(corners, turns, (height, width))
+            box = Box(
+                float(min(left, right)),
+                float(min(top, bottom)),
+                float(abs(right - left)),
+                float(abs(bottom - top)),
+            )
+            faces.append(Face(box, float(score), _turn_back(points, turns, (height, width))))
+        return sorted(faces, key=lambda face: face.box.area, reverse=True)
+
+    def _detect(self, photo: NDArray[np.uint8], threshold: float) -> tuple[int, Detections]:
+        """How many quarter turns to the left make the photo upright, and its faces after them."""
+        sides = _sides(photo)
+        found = NO_FACES
+        for side in sides:
+            found = self._detector.detect(photo, long_side=side, threshold=threshold)
+            if len(found):
+                break
+        if found.best >= SURE:
+            return 0, found
+        turned = [np.ascontiguousarray(np.rot90(photo, turns)) for turns in range(4)]
+        best = [self._detector.detect(t, long_side=sides[-1], threshold=threshold).best for t in turned]
+        best[0] = max(best[0], found.best) + CLEARLY_BETTER
+        turns = int(np.argmax(best))
+        if turns == 0:
+            return 0, found
+        finer = self._detector.detect(turned[turns], long_side=sides[0], threshold=threshold)
+        if not len(finer):  # a face that fills the frame is seen at the small side only
+            finer = self._detector.detect(turned[turns], long_side=sides[-1], threshold=threshold)
+        return turns, finer
+
+
+def _believed(
+    found: Detections, landmarks: NDArray[np.float32], probabilities: NDArray[np.float32]
+) -> NDArray[np.bool_]:
+    """Which detections [n] are faces: all but those that every sign speaks against, such as a dog's head.
+
+    Each sign alone also rejects real faces. Together they rejected none of 3,000 photos of people (CelebA, LFW)
+    and 0.2 % of FER2013's 48-pixel images, which are of people too.
+    """
+    shift = np.linalg.norm(landmarks - found.landmarks, axis=2).mean(axis=1)
+    shift /= np.sqrt(found.boxes[:, 2] * found.boxes[:, 3])
+    believed: NDArray[np.bool_] = (found.scores >= SURE) | (probabilities >= 0.02) | (shift <= 0.15)
+    return believed
+
+
+def _sides(photo: NDArray[np.uint8]) -> list[int]:
+    """The lengths of the longer side at which to look, in this order until a face is found."""
+    height, width = photo.shape[:2]
+    longer = max(height, width)
+    if height * width > LARGE_PHOTO:
+        return [LARGE_SIDE, SMALL_SIDE]
+    if longer > SMALL_SIDE:
+        return [min(longer, NORMAL_SIDE), SMALL_SIDE]
+    return [min(SMALL_SIDE, longer * enlargement) for enlargement in ENLARGEMENTS]
+
+
+Points = TypeVar("Points", NDArray[np.float32], NDArray[np.float64])
+
+
+def _turn_back(points: Points, turns: int, size: tuple[int, int]) -> Points:
+    """Points [n, 2] of a photo after ``turns`` quarter turns to the left, which made it ``size``, before them."""
+    height, width = size
+    x, y = points[:, 0], points[:, 1]
+    match turns:
+        case 1:
+            x, y = height - y, x
+        case 2:
+            x, y = width - x, height - y
+        case 3:
+            x, y = y, width - x
+    return np.stack([x, y], axis=1).astype(points.dtype)

@@ -1,0 +1,103 @@
+"""The `training` command: one sub-command a step."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+from training.datasets.prepared import PREPARATIONS
+from training.settings import EmotionSettings, IdentitySettings, JointSettings, RecipeSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareSettings:
+    """Cut the face out of every image of a data set, with the service's own pipeline."""
+
+    kind: str
+    """ferplus, identity or lfw."""
+    source: Path
+    """Folder with the data set as it is downloaded."""
+    out: Path
+    """Folder for the prepared set."""
+    workers: int | None = None
+    """Processes; as many as there are cores unless given."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in PREPARATIONS:
+            raise ValueError(f"kind is {self.kind!r}; there are {', '.join(PREPARATIONS)}")
+        if not self.source.is_dir():
+            raise ValueError(f"source is {self.source}, which is no folder")
+
+
+def prepare(settings: PrepareSettings) -> None:
+    """Prepare one data set."""
+    PREPARATIONS[settings.kind](settings.source, settings.out, settings.workers)
+
+
+def identity(settings: IdentitySettings) -> None:
+    """Stage one."""
+    from training.stages.identity import train_identity
+
+    train_identity(settings)
+
+
+def emotion(settings: EmotionSettings) -> None:
+    """Stage two."""
+    from training.stages.expression import train_emotion
+
+    train_emotion(settings)
+
+
+def joint(settings: JointSettings) -> None:
+    """Stage three."""
+    from training.stages.expression import train_joint
+
+    train_joint(settings)
+
+
+def recipe(settings: RecipeSettings) -> None:
+    """Every step."""
+    from training.recipe import run_recipe
+
+    run_recipe(settings)
+
+
+COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
+    "prepare": (PrepareSettings, prepare),
+    "identity": (IdentitySettings, identity),
+    "emotion": (EmotionSettings, emotion),
+    "joint": (JointSettings, joint),
+    "all": (RecipeSettings, recipe),
+}
+
+
+def build_parser() -> ArgumentParser:
+    """The parser of every sub-command; its options are the fields of that step's settings."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(prog="training", description=__doc__)
+    commands = parser.add_subcommands()
+    for name, (settings, _) in COMMANDS.items():
+        command = ArgumentParser(description=settings.__doc__)
+        command.add_argument("--config", action="config", help="YAML file with these options.")
+        command.add_class_arguments(settings, fail_untyped=True)
+        commands.add_subcommand(name, command, help=(settings.__doc__ or "").partition("\n")[0])
+    return parser
+
+
+def app(arguments: Sequence[str] | None = None) -> int:
+    """Run one sub-command; 1 where its input is wrong."""
+    parser = build_parser()
+    parsed = parser.parse_args(arguments)
+    name = parsed.subcommand
+    options = parser.instantiate_classes(parsed)[name].as_dict()
+    options.pop("config", None)
+    settings, run = COMMANDS[name]
+    try:
+        run(settings(**options))
+    except (ValueError, FileNotFoundError) as error:
+        print(f"training {name}: {error}", file=sys.stderr)
+        return 1
+    return 0

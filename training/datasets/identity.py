@@ -1,0 +1,36 @@
+"""Faces by person: one folder a person, as CASIA-WebFace and CelebA are passed on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+
+
+@dataclass(frozen=True, eq=False)
+class People:
+    """Images, the index of the person in each, and the persons' names in order of that index."""
+
+    paths: list[Path]
+    labels: NDArray[np.int64]
+    names: list[str]
+
+
+def read_people(folder: Path) -> People:
+    """List a folder-per-person tree.
+
+    Raises:
+        ValueError: fewer than two people have an image.
+    """
+    names, paths, labels = [], [], []
+    for person in sorted(path for path in folder.iterdir() if path.is_dir()):
+        images = sorted(path for path in person.iterdir() if path.suffix.lower() in SUFFIXES)
+        if images:
+            labels += [len(names)] * len(images)
+            names.append(person.name)
+            paths += images
+    if len(names) < 2:
+        raise ValueError(f"{folder} holds images of {len(names)} people; training needs at least 2")
+    return People(paths, np.array(labels, np.int64), names)

@@ -1,0 +1,135 @@
+"""The prepared form: a folder with crops, labels and a manifest. Training reads nothing else."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.datasets.cropping import ALIGNED, UNREADABLE, Crops, crop_images
+from training.datasets.ferplus import read_split
+from training.datasets.identity import read_people
+from training.datasets.lfw import read_pairs
+from training.framing import CROP_SIZE, TEMPLATE
+
+ARRAYS = "arrays.npz"
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedSet:
+    """Crops uint8 [n, 48, 48], further arrays by name, and the manifest that says what they are made of."""
+
+    crops: NDArray[np.uint8]
+    arrays: dict[str, NDArray[Any]]
+    manifest: dict[str, Any]
+
+    @property
+    def aligned(self) -> NDArray[np.bool_]:
+        """[n], whether a face was found."""
+        aligned: NDArray[np.bool_] = self.arrays["outcomes"] == ALIGNED
+        return aligned
+
+
+def load_prepared(folder: Path) -> PreparedSet:
+    """Read a prepared set.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: the crops are not those of the manifest, or were cut for another framing.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise FileNotFoundError(f"{folder} holds no prepared set; make one with `training prepare`")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    with np.load(folder / ARRAYS) as file:
+        arrays = {name: file[name] for name in file.files}
+    crops = arrays.pop("crops")
+    if _digest(crops) != manifest["crops_sha256"]:
+        raise ValueError(f"{folder / ARRAYS} is not what {folder / MANIFEST} describes: prepare it anew")
+    if manifest["template"] != TEMPLATE.tolist():
+        raise ValueError(f"{folder} was cut for another template: prepare it anew")
+    return PreparedSet(crops, arrays, manifest)
+
+
+def prepare_ferplus(source: Path, out: Path, workers: int | None = None) -> None:
+    """``source`` in the layout of FER+ to ``out``/train and ``out``/valid (and /test, where its images are there).
+
+    Images of the training split that also occur in another, pixel for pixel, are dropped from training.
+    """
+    known: set[bytes] = set()
+    for split in ("test", "valid", "train"):
+        try:
+            rows = read_split(source, split)
+        except ValueError:
+            if split == "test":  # kept back by whoever measures
+                continue
+            raise
+        crops = crop_images(rows.paths, out / split / "parts", title=f"FER+ {split}", workers=workers)
+        digests = [hashlib.sha256(crop).digest() for crop in crops.pixels]
+        kept = crops.outcomes != UNREADABLE
+        duplicates = 0
+        if split == "train":
+            fresh = np.array([digest not in known for digest in digests])
+            duplicates = int((~fresh).sum())
+            kept &= fresh
+        known.update(digests)
+        counts = {"rows without an image": rows.missing, "also in another split": duplicates}
+        files = np.array([path.name for path in rows.paths])
+        _write(out / split, source, crops, kept, {"votes": rows.votes, "files": files}, counts)
+
+
+def prepare_identity(source: Path, out: Path, workers: int | None = None) -> None:
+    """A folder-per-person tree to ``out``."""
+    people = read_people(source)
+    crops = crop_images(people.paths, out / "parts", title="identity", workers=workers)
+    kept = crops.outcomes == ALIGNED  # a crop of no face teaches no identity
+    _write(out, source, crops, kept, {"labels": people.labels}, {"people": len(people.names)})
+
+
+def prepare_lfw(source: Path, out: Path, workers: int | None = None) -> None:
+    """LFW View 1 to ``out``/dev-train and ``out``/dev-test."""
+    for name, file in (("dev-train", "pairsDevTrain.txt"), ("dev-test", "pairsDevTest.txt")):
+        pairs = read_pairs(source, file)
+        crops = crop_images(pairs.paths, out / name / "parts", title=f"LFW {name}", workers=workers)
+        arrays = {"pairs": pairs.indices, "same": pairs.same}
+        _write(out / name, source, crops, None, arrays, {"pairs": len(pairs.same)})
+
+
+def _write(
+    out: Path,
+    source: Path,
+    crops: Crops,
+    kept: NDArray[np.bool_] | None,
+    arrays: Mapping[str, NDArray[Any]],
+    counts: Mapping[str, int],
+) -> None:
+    """Write a set. ``kept`` None keeps every image, as arrays that index them demand."""
+    chosen = slice(None) if kept is None else kept
+    pixels = crops.pixels[chosen]
+    rows = {name: array if kept is None else array[kept] for name, array in arrays.items()}
+    np.savez(out / ARRAYS, crops=pixels, outcomes=crops.outcomes[chosen], **rows)
+    manifest = {
+        "source": source.name,
+        "images": len(crops.pixels),
+        "kept": len(pixels),
+        "outcomes": crops.counts(),
+        **counts,
+        "crop_size": list(CROP_SIZE),
+        "template": TEMPLATE.tolist(),
+        "crops_sha256": _digest(pixels),
+    }
+    (out / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    shutil.rmtree(out / "parts")
+
+
+def _digest(crops: NDArray[np.uint8]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(crops)).hexdigest()
+
+
+PREPARATIONS = {"ferplus": prepare_ferplus, "identity": prepare_identity, "lfw": prepare_lfw}
+"""What can be prepared, by name."""

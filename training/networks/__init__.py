@@ -1,0 +1,1 @@
+"""The networks: identity (deepid), emotion (resnet), and the two joined (tandem)."""

@@ -1,0 +1,53 @@
+"""The whole way from downloaded data to a model that Triton serves: the recipe of the committed model."""
+
+from training.datasets.prepared import MANIFEST, PREPARATIONS
+from training.settings import EmotionSettings, IdentitySettings, JointSettings, RecipeSettings
+from training.stages.expression import train_emotion, train_joint
+from training.stages.identity import train_identity
+from training.stages.run import is_complete
+
+
+def run_recipe(settings: RecipeSettings) -> None:
+    """Prepare, then identity, the emotion network on identities, emotion, joint."""
+    prepared = settings.out / "prepared"
+    for kind, marker in (("ferplus", "train"), ("identity", ""), ("lfw", "dev-test")):
+        if (settings.data / kind).is_dir() and not (prepared / kind / marker / MANIFEST).exists():
+            PREPARATIONS[kind](settings.data / kind, prepared / kind, None)
+    lfw = prepared / "lfw" if (settings.data / "lfw").is_dir() else None
+    people, expressions = prepared / "identity", prepared / "ferplus"
+    runs = {name: settings.out / name for name in ("identity", "people", "emotion", "joint")}
+    if not is_complete(runs["identity"]):
+        train_identity(IdentitySettings(out=runs["identity"], data=people, lfw=lfw, epochs=60, seed=settings.seed))
+    if not is_complete(runs["people"]):
+        train_identity(
+            IdentitySettings(
+                out=runs["people"],
+                data=people,
+                lfw=lfw,
+                network=settings.network,
+                epochs=24,
+                seed=settings.seed,
+            )
+        )
+    if not is_complete(runs["emotion"]):
+        train_emotion(
+            EmotionSettings(
+                out=runs["emotion"],
+                data=expressions,
+                network=settings.network,
+                start=runs["people"],
+                epochs=60,
+                seed=settings.seed,
+            )
+        )
+    if not is_complete(runs["joint"]):
+        train_joint(
+            JointSettings(
+                out=runs["joint"],
+                data=expressions,
+                identity=runs["identity"],
+                emotion=runs["emotion"],
+                epochs=12,
+                seed=settings.seed,
+            )
+        )

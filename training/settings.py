@@ -1,0 +1,136 @@
+"""The settings of each stage: typed, checked when made, written beside what they produced."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from training.augmentation import Augmentation
+from training.networks.resnet import PRESETS
+from training.networks.tandem import BACKBONES
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSettings:
+    """What every stage needs."""
+
+    out: Path
+    """Folder of this run: checkpoints, logs, settings, result. A run that was cut off goes on from here."""
+    epochs: int = 40
+    """Passes over the training set."""
+    batch_size: int = 256
+    """Samples a step, on each device."""
+    learning_rate: float = 0.1
+    """Peak rate; it rises over the first epochs and falls along a cosine to nothing."""
+    warmup_epochs: int = 2
+    """Epochs over which the rate rises from nothing."""
+    weight_decay: float = 5e-4
+    """Pull of the weights towards zero."""
+    ema_decay: float = 0.998
+    """The weights that are kept are a running average; this share of it stays at each step."""
+    seed: int = 1
+    """Of initial weights, order, augmentation and dropout."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
+    """Number format of the forward and backward pass."""
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where to train."""
+    devices: int = 1
+    """Devices of this machine; more than one trains data-parallel."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    """How far each sample is varied."""
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"epochs is {self.epochs}; a run needs at least 1")
+        if self.batch_size < 2:
+            raise ValueError(f"batch_size is {self.batch_size}; batch normalisation needs at least 2")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay is {self.ema_decay}; it must lie in 0..1")
+        if self.warmup_epochs < 0:
+            raise ValueError(f"warmup_epochs is {self.warmup_epochs}; it must not be below 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdentitySettings(StageSettings):
+    """Train a network to tell people apart."""
+
+    data: Path
+    """Prepared set of faces by person."""
+    lfw: Path | None = None
+    """Prepared LFW View 1, to check on and to choose the best epoch by; without it the last epoch is kept."""
+    network: str = "deepid"
+    """deepid, or an emotion network that is to start from what it learnt about people."""
+    scale: float = 30.0
+    """Of the cosine classifier's logits."""
+    margin: float = 0.1
+    """Of the cosine classifier: how much closer than the others the right person must be."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.network not in BACKBONES:
+            raise ValueError(f"network is {self.network!r}; there are {', '.join(BACKBONES)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmotionSettings(StageSettings):
+    """Train the emotion network on expressions."""
+
+    data: Path
+    """Prepared FER+: a folder with train and valid."""
+    network: str = "small-resnet"
+    """small-resnet (trains on two cores) or resnet18 (wants a GPU)."""
+    start: Path | None = None
+    """Run of the identity stage with the same network, to start from its weights."""
+    dropout: float = 0.2
+    """Before the classifier."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.network not in PRESETS:
+            raise ValueError(f"network is {self.network!r}; there are {', '.join(PRESETS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointSettings(StageSettings):
+    """Join both networks and train the whole on expressions."""
+
+    data: Path
+    """Prepared FER+: a folder with train and valid."""
+    identity: Path
+    """Run of the identity stage."""
+    emotion: Path
+    """Run of the emotion stage."""
+    learning_rate: float = 0.01
+    """Peak rate of the classifier and the emotion network; a large one forgets what was learnt apart."""
+    identity_rate: float = 0.1
+    """Rate of the identity network as a share of learning_rate; 0 freezes it."""
+    epochs: int = 12
+    """Passes over the training set."""
+    ema_decay: float = 0.995
+    """The weights that are kept are a running average; this share of it stays at each step."""
+    hidden: int = 0
+    """Units of a fully connected layer before the last; 0 for none."""
+    dropout: float = 0.2
+    """Before each fully connected layer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeSettings:
+    """Run every step, from preparing the data to the last stage; what is complete is not done again."""
+
+    data: Path
+    """Folder with ferplus/ and identity/ as they are downloaded, and lfw/ where there is one."""
+    out: Path = Path("runs")
+    """Folder for the prepared data and for each stage's run."""
+    network: str = "small-resnet"
+    """Emotion network: small-resnet (about two hours on two cores) or resnet18 (wants a GPU)."""
+    seed: int = 1
+    """Of every stage."""
+
+    def __post_init__(self) -> None:
+        if self.network not in PRESETS:
+            raise ValueError(f"network is {self.network!r}; there are {', '.join(PRESETS)}")
+        for name in ("ferplus", "identity"):
+            if not (self.data / name).is_dir():
+                raise ValueError(f"data is {self.data}, which holds no folder {name}/")

@@ -1,0 +1,1 @@
+"""The three stages: identity and emotion apart, then joint."""

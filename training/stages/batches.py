@@ -1,0 +1,74 @@
+"""Whole batches out of arrays in memory: an epoch costs the loader nothing but indexing."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+Batch = tuple[Tensor, Tensor]
+"""Crops uint8 [N, 1, H, W] and their targets [N, ...]."""
+
+
+class CropBatches(Dataset[Batch]):
+    """Crops [n, H, W] and targets [n, ...], taken a batch of indices at a time."""
+
+    def __init__(self, crops: NDArray[np.uint8], targets: NDArray[np.generic]) -> None:
+        self.crops = torch.from_numpy(np.ascontiguousarray(crops))[:, None]
+        self.targets = torch.from_numpy(np.ascontiguousarray(targets))
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def __getitem__(self, indices: list[int]) -> Batch:
+        return self.crops[indices], self.targets[indices]
+
+
+class ShuffledBatches(Sampler[list[int]]):
+    """Batches of indices in an order that only seed and epoch decide, so that a resumed run sees the same.
+
+    Each of ``replicas`` processes gets its own part; what does not fill a batch on all of them is left out.
+    """
+
+    def __init__(self, size: int, batch_size: int, *, seed: int, replicas: int = 1) -> None:
+        if size < batch_size * replicas:
+            raise ValueError(f"{size} samples do not fill one batch of {batch_size} on {replicas} device(s)")
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.replicas = replicas
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.size // (self.batch_size * self.replicas)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
+        step = self.batch_size * self.replicas
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        for start in range(0, len(self) * step, step):
+            yield order[start : start + step][rank :: self.replicas].tolist()
+
+
+class OrderedBatches(Sampler[list[int]]):
+    """Batches of indices in order, the last one short."""
+
+    def __init__(self, size: int, batch_size: int) -> None:
+        self.size, self.batch_size = size, batch_size
+
+    def __len__(self) -> int:
+        return math.ceil(self.size / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start in range(0, self.size, self.batch_size):
+            yield list(range(start, min(start + self.batch_size, self.size)))
+
+
+def batches(dataset: CropBatches, sampler: Sampler[list[int]]) -> DataLoader[Batch]:
+    """A loader whose every item already is a batch."""
+    return DataLoader(dataset, batch_size=None, sampler=sampler)

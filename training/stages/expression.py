@@ -1,0 +1,128 @@
+"""Stages two and three: the emotion network alone, then the tandem, both on expressions."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from training.datasets.ferplus import DROPPED, EMOTIONS, argmax_labels, vote_distributions
+from training.datasets.prepared import PreparedSet, load_prepared
+from training.networks.tandem import EmotionNet, TandemNet
+from training.protocols.ferplus import FerPlusScore, score
+from training.settings import EmotionSettings, JointSettings, StageSettings
+from training.stages.batches import Batch, CropBatches, OrderedBatches, ShuffledBatches, batches
+from training.stages.module import ParameterGroup, Stage
+from training.stages.run import begin, finish, fit, load_settings, load_weights
+
+EVALUATION_BATCH = 512
+
+
+class ExpressionStage(Stage):
+    """Cross-entropy against the distribution of votes; scored on Valid after each epoch."""
+
+    def __init__(
+        self, settings: StageSettings, network: nn.Module, steps_per_epoch: int, valid: PreparedSet
+    ) -> None:
+        super().__init__(settings, steps_per_epoch)
+        self.network = network
+        self.valid = valid
+        self._probabilities: list[Tensor] = []
+
+    def loss(self, crops: Tensor, targets: Tensor) -> Tensor:
+        """``targets`` [N, 8], each row a distribution."""
+        return nn.functional.cross_entropy(self.network(crops).float(), targets)
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        """Probabilities of each crop."""
+        self._probabilities.append(self.network(batch[0]).float().softmax(dim=1).cpu())
+
+    def on_validation_epoch_end(self) -> None:
+        """Accuracy under both rules; images without a face count as wrong, as they are to a caller."""
+        reached = score_prepared(torch.cat(self._probabilities).numpy(), self.valid)
+        self._probabilities.clear()
+        self.log("valid_majority", reached.majority.accuracy, prog_bar=True)
+        self.log("valid_argmax", reached.argmax.accuracy)
+        self.log("valid_macro_recall", reached.majority.macro_recall)
+
+
+class JointStage(ExpressionStage):
+    """The tandem: the identity network learns at a rate of its own."""
+
+    network: TandemNet
+    settings: JointSettings
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """The identity network's rate is a share of the others'."""
+        identity = list(self.network.identity.parameters())
+        others = [*self.network.emotion.parameters(), *self.network.classifier.parameters()]
+        rate = self.settings.learning_rate
+        return [{"params": others}, {"params": identity, "lr": rate * self.settings.identity_rate}]
+
+    def on_train_epoch_start(self) -> None:
+        """A frozen network keeps its batch statistics too."""
+        if not self.settings.identity_rate:
+            self.network.identity.eval()
+
+
+def score_prepared(probabilities: NDArray[np.float32], prepared: PreparedSet) -> FerPlusScore:
+    """Score probabilities [n, 8] of a prepared split."""
+    return score(probabilities, prepared.arrays["votes"], prepared.aligned)
+
+
+def predict(network: nn.Module, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Logits float32 [n, classes] of crops [n, H, W], on the CPU."""
+    with torch.inference_mode():
+        chunks = torch.from_numpy(crops)[:, None].split(EVALUATION_BATCH)
+        return torch.cat([network(chunk) for chunk in chunks]).numpy()
+
+
+def train_emotion(settings: EmotionSettings) -> None:
+    """Train the emotion network apart, from an identity run's weights where one is given."""
+    begin(settings)
+    network = EmotionNet(settings.network, len(EMOTIONS), settings.dropout)
+    if settings.start:
+        started = load_settings(settings.start)["network"]
+        if started != settings.network:
+            raise ValueError(f"{settings.start} trained a {started}; --network is {settings.network}")
+        network.backbone.load_state_dict(load_weights(settings.start))
+    _train(ExpressionStage, settings, network)
+
+
+def train_joint(settings: JointSettings) -> None:
+    """Join the networks of two runs and train the whole."""
+    begin(settings)
+    identity, emotion = load_settings(settings.identity), load_settings(settings.emotion)
+    alone = EmotionNet(emotion["network"], len(EMOTIONS), emotion["dropout"])
+    alone.load_state_dict(load_weights(settings.emotion))
+    network = build_tandem(identity["network"], emotion["network"], settings)
+    network.start_from(load_weights(settings.identity), alone)
+    _train(JointStage, settings, network)
+
+
+def build_tandem(identity: str, emotion: str, settings: JointSettings) -> TandemNet:
+    """The joined network as a joint run's settings describe it, untrained."""
+    return TandemNet(identity, emotion, len(EMOTIONS), hidden=settings.hidden, dropout=settings.dropout)
+
+
+def _train(
+    kind: type[ExpressionStage], settings: EmotionSettings | JointSettings, network: EmotionNet | TandemNet
+) -> None:
+    train, valid = load_prepared(settings.data / "train"), load_prepared(settings.data / "valid")
+    targets = vote_distributions(train.arrays["votes"])
+    # What most people found to be no face or no known emotion teaches none.
+    kept = (argmax_labels(train.arrays["votes"]) != DROPPED) & (targets.sum(axis=1) > 0)
+    sampler = ShuffledBatches(int(kept.sum()), settings.batch_size, seed=settings.seed, replicas=settings.devices)
+    stage = kind(settings, network, len(sampler), valid)
+    checked = CropBatches(valid.crops, np.zeros(len(valid.crops)))
+    curves = fit(
+        stage,
+        batches(CropBatches(train.crops[kept], targets[kept]), sampler),
+        batches(checked, OrderedBatches(len(checked), EVALUATION_BATCH)),
+        monitor="valid_majority",
+    )
+    logits = predict(network.cpu(), valid.crops)
+    reached = score_prepared(torch.from_numpy(logits).softmax(dim=1).numpy(), valid)
+    result: dict[str, Any] = {"curves": curves, "images": int(kept.sum()), "valid": reached.as_dict()}
+    finish(settings, network.state_dict(), result)

@@ -1,0 +1,60 @@
+"""What the stages share as Lightning modules: augmentation on the device, the optimiser and its schedule."""
+
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+
+from training.settings import StageSettings
+from training.stages.batches import Batch
+
+ParameterGroup = dict[str, Any]
+"""``params`` and, where it differs, ``lr``."""
+
+
+class Stage(LightningModule):
+    """A network in training. A subclass says what the loss is and how well an epoch did."""
+
+    def __init__(self, settings: StageSettings, steps_per_epoch: int) -> None:
+        super().__init__()
+        self.settings = settings
+        self.steps_per_epoch = steps_per_epoch
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Parts of the network with a rate of their own; all at one rate unless overridden."""
+        return [{"params": list(self.parameters())}]
+
+    def loss(self, crops: Tensor, targets: Tensor) -> Tensor:
+        """Of augmented crops, float [N, 1, H, W] 0..255."""
+        raise NotImplementedError
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """One step of the optimiser."""
+        crops, targets = batch
+        # Drawn anew from seed, step and rank, so that a resumed run goes on as if it had not stopped.
+        seed = (self.settings.seed * 1_000_003 + self.global_step) * 1009 + self.global_rank
+        torch.manual_seed(seed)  # dropout
+        crops = self.settings.augmentation(crops, torch.Generator().manual_seed(seed))
+        loss = self.loss(crops.contiguous(memory_format=torch.channels_last), targets)
+        self.log("loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(crops), sync_dist=True)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """SGD with Nesterov momentum; the rate warms up, then falls along a cosine, step by step."""
+        settings = self.settings
+        optimizer = torch.optim.SGD(
+            self.parameter_groups(),
+            lr=settings.learning_rate,
+            momentum=0.9,
+            nesterov=True,
+            weight_decay=settings.weight_decay,
+        )
+        total = settings.epochs * self.steps_per_epoch
+        warmup = min(settings.warmup_epochs * self.steps_per_epoch, total - 1)
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total - warmup)
+        if not warmup:
+            return [optimizer], [{"scheduler": cosine, "interval": "step"}]
+        rise = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / warmup, total_iters=warmup)
+        schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, cosine], [warmup])
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]

@@ -89,4 +89,5 @@ def vote_distributions(votes: Votes) -> NDArray[np.float32]:
     """[rows, 8], the share of each emotion; single votes do not count. All zero where nothing is left."""
     counted = np.where(votes > 1, votes, 0)[:, : len(EMOTIONS)].astype(np.float32)
     total = counted.sum(axis=1, keepdims=True)
-    return np.divide(counted, total, out=np.zeros_like(counted), where=total > 0)
+    shares: NDArray[np.float32] = np.divide(counted, total, out=np.zeros_like(counted), where=total > 0)
+    return shares

@@ -24,7 +24,9 @@ def read_people(folder: Path) -> People:
     Raises:
         ValueError: fewer than two people have an image.
     """
-    names, paths, labels = [], [], []
+    names: list[str] = []
+    paths: list[Path] = []
+    labels: list[int] = []
     for person in sorted(path for path in folder.iterdir() if path.is_dir()):
         images = sorted(path for path in person.iterdir() if path.suffix.lower() in SUFFIXES)
         if images:

@@ -70,7 +70,7 @@ def prepare_ferplus(source: Path, out: Path, workers: int | None = None) -> None
                 continue
             raise
         crops = crop_images(rows.paths, out / split / "parts", title=f"FER+ {split}", workers=workers)
-        digests = [hashlib.sha256(crop).digest() for crop in crops.pixels]
+        digests = [hashlib.sha256(crop.tobytes()).digest() for crop in crops.pixels]
         kept = crops.outcomes != UNREADABLE
         duplicates = 0
         if split == "train":
@@ -112,7 +112,8 @@ def _write(
     chosen = slice(None) if kept is None else kept
     pixels = crops.pixels[chosen]
     rows = {name: array if kept is None else array[kept] for name, array in arrays.items()}
-    np.savez(out / ARRAYS, crops=pixels, outcomes=crops.outcomes[chosen], **rows)
+    rows |= {"crops": pixels, "outcomes": crops.outcomes[chosen]}
+    np.savez(out / ARRAYS, allow_pickle=False, **rows)
     manifest = {
         "source": source.name,
         "images": len(crops.pixels),
@@ -128,7 +129,7 @@ def _write(
 
 
 def _digest(crops: NDArray[np.uint8]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(crops)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(crops).tobytes()).hexdigest()
 
 
 PREPARATIONS = {"ferplus": prepare_ferplus, "identity": prepare_identity, "lfw": prepare_lfw}

@@ -59,4 +59,4 @@ class ResNet(nn.Module):
         """[N, 1, H, W] bytes -> [N, features]."""
         x = torch.relu(self.stem(self.normalise(crops)))  # [N, widths[0], H, W]
         x = self.blocks(x)  # [N, widths[-1], H / 2^(stages - 1), W / 2^(stages - 1)]
-        return x.mean(dim=(2, 3))
+        return torch.mean(x, dim=(2, 3))

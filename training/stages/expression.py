@@ -74,7 +74,7 @@ def score_prepared(probabilities: NDArray[np.float32], prepared: PreparedSet) ->
 def predict(network: nn.Module, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Logits float32 [n, classes] of crops [n, H, W], on the CPU."""
     with torch.inference_mode():
-        chunks = torch.from_numpy(crops)[:, None].split(EVALUATION_BATCH)
+        chunks = torch.split(torch.from_numpy(crops)[:, None], EVALUATION_BATCH)
         return torch.cat([network(chunk) for chunk in chunks]).numpy()
 
 

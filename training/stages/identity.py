@@ -96,7 +96,7 @@ def train_identity(settings: IdentitySettings) -> None:
     result = {"curves": curves, "people": people, "images": len(labels)}
     if lfw:
         with torch.inference_mode():
-            chunks = torch.from_numpy(lfw.crops)[:, None].split(EVALUATION_BATCH)
+            chunks = torch.split(torch.from_numpy(lfw.crops)[:, None], EVALUATION_BATCH)
             features = torch.cat([mirrored_features(stage.backbone.cpu(), chunk) for chunk in chunks])
         result["lfw_view1_accuracy"] = lfw.accuracy(features.numpy())
     finish(settings, stage.backbone.state_dict(), result)

@@ -26,6 +26,7 @@ from training.stages.batches import Batch
 from training.stages.module import Stage
 
 SETTINGS, RESULT, WEIGHTS, CHECKPOINTS = "settings.json", "result.json", "weights.pt", "checkpoints"
+MADE_BY = "made_by.json"
 
 
 def begin(settings: StageSettings) -> None:
@@ -40,6 +41,8 @@ def begin(settings: StageSettings) -> None:
     if file.exists() and file.read_text() != text:
         raise ValueError(f"{settings.out} holds a run with other settings ({file}): choose another --out")
     file.write_text(text)
+    made_by = {"commit": commit(), "torch": torch.__version__, "machine": platform.machine()}
+    (settings.out / MADE_BY).write_text(json.dumps(made_by, indent=2) + "\n")
     seed_everything(settings.seed, verbose=False)
 
 
@@ -85,7 +88,7 @@ def fit(
         use_distributed_sampler=False,  # ours gives each process its own part
         enable_model_summary=False,
     )
-    stage.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    stage.to(memory_format=torch.channels_last)
     last = settings.out / CHECKPOINTS / "last.ckpt"
     trainer.fit(stage, training, validation, ckpt_path=last if last.exists() else None, weights_only=True)
     kept = torch.load(keep.best_model_path or last, map_location="cpu", weights_only=True)
@@ -97,8 +100,7 @@ def fit(
 def finish(settings: StageSettings, weights: Mapping[str, Tensor], result: Mapping[str, Any]) -> None:
     """Write the kept weights and, last of all, what was reached: a run with a result is complete."""
     torch.save(dict(weights), settings.out / WEIGHTS)
-    facts = {**result, "commit": commit(), "torch": torch.__version__, "machine": platform.machine()}
-    (settings.out / RESULT).write_text(json.dumps(facts, indent=2) + "\n")
+    (settings.out / RESULT).write_text(json.dumps(result, indent=2) + "\n")
 
 
 def is_complete(out: Path) -> bool:

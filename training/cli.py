@@ -9,7 +9,14 @@ from typing import Any
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from training.datasets.prepared import PREPARATIONS
-from training.settings import EmotionSettings, IdentitySettings, JointSettings, RecipeSettings
+from training.settings import (
+    EmotionSettings,
+    EvaluateSettings,
+    ExportSettings,
+    IdentitySettings,
+    JointSettings,
+    RecipeSettings,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +65,20 @@ def joint(settings: JointSettings) -> None:
     train_joint(settings)
 
 
+def export(settings: ExportSettings) -> None:
+    """To the model repository."""
+    from training.export import export
+
+    export(settings)
+
+
+def evaluate(settings: EvaluateSettings) -> None:
+    """Score FER+."""
+    from training.evaluation import evaluate
+
+    evaluate(settings)
+
+
 def recipe(settings: RecipeSettings) -> None:
     """Every step."""
     from training.recipe import run_recipe
@@ -70,6 +91,8 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "identity": (IdentitySettings, identity),
     "emotion": (EmotionSettings, emotion),
     "joint": (JointSettings, joint),
+    "export": (ExportSettings, export),
+    "evaluate": (EvaluateSettings, evaluate),
     "all": (RecipeSettings, recipe),
 }
 

@@ -1,14 +1,15 @@
 """The whole way from downloaded data to a model that Triton serves: the recipe of the committed model."""
 
 from training.datasets.prepared import MANIFEST, PREPARATIONS
-from training.settings import EmotionSettings, IdentitySettings, JointSettings, RecipeSettings
+from training.export import export
+from training.settings import EmotionSettings, ExportSettings, IdentitySettings, JointSettings, RecipeSettings
 from training.stages.expression import train_emotion, train_joint
 from training.stages.identity import train_identity
 from training.stages.run import is_complete
 
 
 def run_recipe(settings: RecipeSettings) -> None:
-    """Prepare, then identity, the emotion network on identities, emotion, joint."""
+    """Prepare, then identity, the emotion network on identities, emotion, joint, and export."""
     prepared = settings.out / "prepared"
     for kind, marker in (("ferplus", "train"), ("identity", ""), ("lfw", "dev-test")):
         if (settings.data / kind).is_dir() and not (prepared / kind / marker / MANIFEST).exists():
@@ -51,3 +52,4 @@ def run_recipe(settings: RecipeSettings) -> None:
                 seed=settings.seed,
             )
         )
+    export(ExportSettings(run=runs["joint"], repository=settings.repository))

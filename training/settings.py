@@ -116,6 +116,42 @@ class JointSettings(StageSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """Write a joint run into the model repository, with its configuration and card."""
+
+    run: Path
+    """Run of the joint stage."""
+    repository: Path = Path("model_repository")
+    """Model repository that Triton loads."""
+    name: str = "tandem"
+    """Name of the model in it."""
+    version: int = 1
+    """Version to write; a higher one beside an older goes live without a restart."""
+
+    def __post_init__(self) -> None:
+        if self.version < 1:
+            raise ValueError(f"version is {self.version}; Triton counts from 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """Score FER+ images by a TorchScript file and, with --through, by a service that gets them as PNG files."""
+
+    source: Path
+    """FER+ as it is downloaded."""
+    split: Literal["valid", "test", "train"] = "valid"
+    """Which rows."""
+    model: Path = Path("model_repository/tandem/1/model.pt")
+    """TorchScript file."""
+    through: str | None = None
+    """Address of a running service, for example http://127.0.0.1:8080."""
+    limit: int | None = None
+    """Only the first rows, for a quick look."""
+    out: Path | None = None
+    """JSON file for the figures."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RecipeSettings:
     """Run every step, from preparing the data to the last stage; what is complete is not done again."""
 
@@ -127,6 +163,8 @@ class RecipeSettings:
     """Emotion network: small-resnet (about two hours on two cores) or resnet18 (wants a GPU)."""
     seed: int = 1
     """Of every stage."""
+    repository: Path = Path("model_repository")
+    """Model repository to export into."""
 
     def __post_init__(self) -> None:
         if self.network not in PRESETS:

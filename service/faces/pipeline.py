@@ -26,6 +26,9 @@ SURE = 0.9
 CLEARLY_BETTER = 0.05
 """By how much the best score of another turn must exceed that of the photo as it is."""
 
+TURNED = 0.85
+"""The least best score of another turn: upright faces reach it, what merely looks like a lying one rarely does."""
+
 NO_FACES = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty((0, 5, 2), np.float32))
 
 
@@ -74,7 +77,7 @@ class FaceFinder:
             return 0, found
         turned = [np.ascontiguousarray(np.rot90(photo, turns)) for turns in range(4)]
         best = [self._detector.detect(t, long_side=sides[-1], threshold=threshold).best for t in turned]
-        best[0] = max(best[0], found.best) + CLEARLY_BETTER
+        best[0] = max(best[0] + CLEARLY_BETTER, found.best + CLEARLY_BETTER, TURNED)
         turns = int(np.argmax(best))
         if turns == 0:
             return 0, found

@@ -120,6 +120,12 @@ def load_settings(out: Path) -> dict[str, Any]:
     return settings
 
 
+def load_made_by(out: Path) -> dict[str, Any]:
+    """Commit, torch version and machine a run was started with."""
+    made_by: dict[str, Any] = json.loads((out / MADE_BY).read_text())
+    return made_by
+
+
 def load_result(out: Path) -> dict[str, Any]:
     """What a complete run reached."""
     result: dict[str, Any] = json.loads((out / RESULT).read_text())

@@ -1,0 +1,1 @@
+"""A real Triton Inference Server as a child process, for machines that have none."""

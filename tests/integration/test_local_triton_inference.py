@@ -1,0 +1,132 @@
+"""What the local Triton answers: values, errors, batches."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import tritonclient.grpc as triton_grpc
+from toy import ToyNetwork, save_toy, write_toy_repository
+from tritonclient.utils import InferenceServerException
+from waiting import wait_until
+
+from service.triton.server import LocalTriton
+
+TOLERANCE = 1e-5
+
+
+class Served:
+    """A running toy: its network in this process, its Triton, and a client."""
+
+    def __init__(self, network: ToyNetwork, triton: LocalTriton, repository: Path) -> None:
+        self.network = network
+        self.triton = triton
+        self.repository = repository
+        self.client = triton_grpc.InferenceServerClient(triton.grpc_url)
+
+    def infer(self, faces: np.ndarray, dtype: str = "UINT8", version: str = "1") -> np.ndarray:
+        face = triton_grpc.InferInput("face", faces.shape, dtype)
+        face.set_data_from_numpy(faces)
+        result = self.client.infer("tandem", [face], model_version=version, client_timeout=30.0)
+        return result.as_numpy("probabilities__0")
+
+    def expected(self, faces: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return self.network(torch.from_numpy(faces)).numpy()
+
+
+def random_faces(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 255, (count, 1, 48, 48), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module", params=["as they come", "padded"])
+def toy(
+    request: pytest.FixtureRequest, triton_home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    """Both ways to treat batches; the padded one is the GPU's, switched on here for the CPU."""
+    repository = tmp_path_factory.mktemp("toy")
+    padded = 'parameters { key: "PAD_BATCHES" value { string_value: "true" } }'
+    network = write_toy_repository(repository, padded if request.param == "padded" else "")
+    with LocalTriton(home=triton_home, model_repository=repository) as triton:
+        served = Served(network, triton, repository)
+        yield served
+        served.client.close()
+
+
+@pytest.mark.parametrize("count", [1, 3, 17, 128])
+def test_values_are_those_of_torch(toy: Served, count: int) -> None:
+    faces = random_faces(count)
+
+    np.testing.assert_allclose(toy.infer(faces), toy.expected(faces), atol=TOLERANCE)
+
+
+def test_concurrent_requests_share_executions_and_each_gets_its_own_values(toy: Served) -> None:
+    callers, each = 16, 8
+    before = toy.client.get_inference_statistics("tandem", "1").model_stats[0]
+    together = threading.Barrier(callers)
+
+    def call(caller: int) -> None:
+        together.wait(10)
+        for turn in range(each):
+            faces = random_faces(1 + caller % 3, seed=1 + caller * each + turn)
+            np.testing.assert_allclose(toy.infer(faces), toy.expected(faces), atol=TOLERANCE)
+
+    with ThreadPoolExecutor(callers) as threads:
+        list(threads.map(call, range(callers)))
+
+    after = toy.client.get_inference_statistics("tandem", "1").model_stats[0]
+    inferences = after.inference_count - before.inference_count
+    executions = after.execution_count - before.execution_count
+    assert inferences == sum(1 + caller % 3 for caller in range(callers)) * each
+    assert executions < callers * each
+
+
+def test_a_raising_forward_fails_its_requests_and_the_server_lives_on(toy: Served) -> None:
+    white = np.full((1, 1, 48, 48), 255, dtype=np.uint8)
+    together = threading.Barrier(8)
+
+    def call(_caller: int) -> str:
+        together.wait(10)
+        with pytest.raises(InferenceServerException, match="a white crop") as caught:
+            toy.infer(white)
+        return str(caught.value.status())
+
+    with ThreadPoolExecutor(8) as threads:
+        statuses = list(threads.map(call, range(8)))
+
+    assert statuses == ["StatusCode.INTERNAL"] * 8
+    faces = random_faces(5)
+    np.testing.assert_allclose(toy.infer(faces), toy.expected(faces), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("faces", "dtype"),
+    [
+        (np.zeros((1, 1, 48, 48), np.float32), "FP32"),
+        (np.zeros((1, 1, 47, 48), np.uint8), "UINT8"),
+        (np.zeros((129, 1, 48, 48), np.uint8), "UINT8"),
+    ],
+    ids=["type", "shape", "batch too large"],
+)
+def test_what_does_not_fit_the_contract_is_refused(toy: Served, faces: np.ndarray, dtype: str) -> None:
+    with pytest.raises(InferenceServerException) as caught:
+        toy.infer(faces, dtype)
+
+    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+
+
+def test_a_new_version_goes_live_without_a_restart(toy: Served) -> None:
+    """The default policy serves the newest version alone, so this comes last in its module."""
+    new = save_toy(toy.repository.parent / f"{toy.repository.name}-2" / "model.pt", seed=2)
+    (toy.repository.parent / f"{toy.repository.name}-2").rename(toy.repository / "tandem" / "2")
+
+    wait_until(lambda: toy.client.is_model_ready("tandem", "2"), "version 2 is ready")
+
+    faces = random_faces(3)
+    with torch.inference_mode():
+        expected = new(torch.from_numpy(faces)).numpy()
+    np.testing.assert_allclose(toy.infer(faces, version=""), expected, atol=TOLERANCE)
+    assert toy.triton.alive()

@@ -1,0 +1,125 @@
+"""The model card: what a served network is made of, what it reaches, and what it is not for.
+
+Mitchell et al., "Model Cards for Model Reporting", FAT* 2019.
+"""
+
+import json
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from training.datasets.prepared import load_prepared
+from training.protocols.ferplus import FerPlusScore, RuleScore
+from training.stages.run import commit, load_made_by, load_result, load_settings
+
+CARD_TEMPLATE = Path(__file__).parent / "card.md.template"
+SILENT = ("out", "augmentation", "accelerator", "devices")
+"""Settings that a stage's row of the card leaves out; all of them are in ``model_card.json``."""
+
+
+def write_card(version: Path, run: Path, reached: FerPlusScore, exported: dict[str, Any]) -> None:
+    """Write ``MODEL_CARD.md`` for people and ``model_card.json`` for programs beside an exported model.
+
+    Args:
+        version: folder of the model's version.
+        run: the joint run; the stages before it are found through its settings.
+        reached: scores of the exported file on Valid.
+        exported: temperature, parity and checksum of the file.
+    """
+    stages = {name: _stage(folder) for name, folder in _lineage(run).items()}
+    data = {name: load_prepared(folder).manifest for name, folder in _sets(stages).items()}
+    facts = {
+        "export": {**exported, "commit": commit()},
+        "valid": reached.as_dict(),
+        "stages": stages,
+        "data": data,
+    }
+    (version / "model_card.json").write_text(json.dumps(facts, indent=2) + "\n")
+    text = Template(CARD_TEMPLATE.read_text()).substitute(
+        commit=stages["joint"]["made_by"]["commit"],
+        export_commit=commit(),
+        sha256=exported["sha256"],
+        temperature=f"{exported['temperature']:.3f}",
+        parity=f"{exported['parity']:.1g}",
+        scores=_scores(reached),
+        recall=_recall(reached.majority),
+        unanswered=f"{reached.unanswered:,}",
+        commands="\n".join(_command(stage, facts) for stage, facts in stages.items()),
+        stages=_stages(stages),
+        data=_data(data),
+        augmentation=", ".join(f"{k} {v}" for k, v in stages["joint"]["settings"]["augmentation"].items()),
+    )
+    (version / "MODEL_CARD.md").write_text(text)
+
+
+def _lineage(run: Path) -> dict[str, Path]:
+    """The runs a joint run stands on, in the order they were made."""
+    settings = load_settings(run)
+    emotion = Path(settings["emotion"])
+    folders = {"identity": Path(settings["identity"]), "emotion": emotion, "joint": run}
+    start = load_settings(emotion)["start"]
+    if start:
+        folders = {"identity": folders["identity"], "people": Path(start), "emotion": emotion, "joint": run}
+    return folders
+
+
+def _stage(folder: Path) -> dict[str, Any]:
+    return {"settings": load_settings(folder), "result": load_result(folder), "made_by": load_made_by(folder)}
+
+
+def _sets(stages: dict[str, Any]) -> dict[str, Path]:
+    identity, joint = stages["identity"]["settings"], stages["joint"]["settings"]
+    expressions = Path(joint["data"])
+    folders = {
+        "faces by person": Path(identity["data"]),
+        "FER+ train": expressions / "train",
+        "FER+ valid": expressions / "valid",
+    }
+    if identity["lfw"]:
+        folders["LFW View 1, dev-train"] = Path(identity["lfw"]) / "dev-train"
+        folders["LFW View 1, dev-test"] = Path(identity["lfw"]) / "dev-test"
+    return folders
+
+
+def _command(stage: str, facts: dict[str, Any]) -> str:
+    name = "identity" if stage == "people" else stage
+    options = {
+        key: value for key, value in facts["settings"].items() if key not in SILENT[1:] and value is not None
+    }
+    return f"training {name} " + " ".join(f"--{key} {value}" for key, value in options.items())
+
+
+def _scores(reached: FerPlusScore) -> str:
+    lines = ["| rule | rows | accuracy | macro recall | macro F1 | ECE |", "|---|---|---|---|---|---|"]
+    for rule, figures in (("majority", reached.majority), ("argmax", reached.argmax)):
+        shown = (figures.accuracy, figures.macro_recall, figures.macro_f1, figures.calibration_error)
+        lines.append(f"| {rule} | {figures.rows:,} | " + " | ".join(f"{value:.4f}" for value in shown) + " |")
+    return "\n".join(lines)
+
+
+def _recall(figures: RuleScore) -> str:
+    lines = ["| " + " | ".join(figures.recall) + " |", "|" + "---|" * len(figures.recall)]
+    return "\n".join([*lines, "| " + " | ".join(f"{value:.3f}" for value in figures.recall.values()) + " |"])
+
+
+def _stages(stages: dict[str, Any]) -> str:
+    lines = ["| stage | images | seed | epochs | at the end of its curves | kept |", "|---|---|---|---|---|---|"]
+    for name, facts in stages.items():
+        settings, result = facts["settings"], facts["result"]
+        curves = ", ".join(f"{key} {value:.4g}" for key, value in result["curves"].items())
+        kept = f"LFW View 1 {result['lfw_view1_accuracy']:.4f}" if "lfw_view1_accuracy" in result else ""
+        if "valid" in result:
+            kept = f"Valid majority {result['valid']['majority']['accuracy']:.4f}, "
+            kept += f"argmax {result['valid']['argmax']['accuracy']:.4f}"
+        row = (name, f"{result['images']:,}", settings["seed"], settings["epochs"], curves, kept)
+        lines.append("| " + " | ".join(str(value) for value in row) + " |")
+    return "\n".join(lines)
+
+
+def _data(data: dict[str, Any]) -> str:
+    lines = ["| set | images read | kept | no face found | unreadable |", "|---|---|---|---|---|"]
+    for name, manifest in data.items():
+        outcomes = manifest["outcomes"]
+        counts = (manifest["images"], manifest["kept"], outcomes["no face"], outcomes["unreadable"])
+        lines.append(f"| {name} | " + " | ".join(f"{count:,}" for count in counts) + " |")
+    return "\n".join(lines)

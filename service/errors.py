@@ -14,6 +14,7 @@ class TandemError(Exception):
 
     @property
     def detail(self) -> str:
+        """What was wrong here, with the value and the limit."""
         return str(self)
 
 

@@ -26,7 +26,7 @@ def run_recipe(settings: RecipeSettings) -> None:
                 data=people,
                 lfw=lfw,
                 network=settings.network,
-                epochs=24,
+                epochs=16,
                 seed=settings.seed,
             )
         )
@@ -37,7 +37,7 @@ def run_recipe(settings: RecipeSettings) -> None:
                 data=expressions,
                 network=settings.network,
                 start=runs["people"],
-                epochs=60,
+                epochs=45,
                 seed=settings.seed,
             )
         )
@@ -48,7 +48,7 @@ def run_recipe(settings: RecipeSettings) -> None:
                 data=expressions,
                 identity=runs["identity"],
                 emotion=runs["emotion"],
-                epochs=12,
+                epochs=8,
                 seed=settings.seed,
             )
         )

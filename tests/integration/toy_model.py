@@ -21,7 +21,7 @@ class ToyModel(torch.nn.Module):
         pixels = face.flatten(1).float() / 255
         if bool((pixels.min(1).values == 1).any()):
             raise ValueError("a white crop")
-        busy = torch.ones(600, 600)
+        busy = torch.ones(600, 600) * pixels.mean()  # of the input, else freezing the model would fold it away
         for _ in range(self.work):
             busy = torch.tanh(busy @ busy)
         return torch.softmax(self.linear(pixels) + 0 * busy.mean(), 1)

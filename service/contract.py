@@ -1,0 +1,130 @@
+"""The contract between training and serving, as the served model's configuration states it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc import model_config_pb2
+
+from service.errors import ContractUnreadable
+
+LANDMARKS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class ModelContract:
+    """What the gateway must know of a model to use it.
+
+    ``crop_size`` is (height, width) in pixels of the grey crops; ``alignment_template`` float64 [5, 2], where a
+    face's landmarks should lie, x and y as fractions of the crop; ``provenance`` the parameters that identify
+    the weights (commit, data, metrics).
+    """
+
+    name: str
+    version: str
+    labels: tuple[str, ...]
+    input_name: str
+    crop_size: tuple[int, int]
+    output_name: str
+    alignment_template: NDArray[np.float64]
+    max_batch_size: int
+    provenance: Mapping[str, str]
+
+    @classmethod
+    def from_config(cls, config: Any, version: str) -> "ModelContract":
+        """Read a contract from Triton's ``ModelConfig`` message.
+
+        Raises:
+            ContractUnreadable: something is missing or malformed; the message says what.
+        """
+        reader = _Reader(config, version)
+        face, probabilities = reader.only("input"), reader.only("output")
+        reader.require_type(face, "TYPE_UINT8")
+        reader.require_type(probabilities, "TYPE_FP32")
+        channels, height, width = reader.dims(face, 3, "[1, height, width]")
+        if channels != 1:
+            raise reader.wrong(f"input «{face.name}» has {channels} channels; crops are grey, one channel")
+        labels = reader.labels()
+        (outputs,) = reader.dims(probabilities, 1, "[labels]")
+        if outputs != len(labels):
+            raise reader.wrong(
+                f"output «{probabilities.name}» has {outputs} values, but parameter «labels» names {len(labels)}"
+            )
+        if config.max_batch_size < 1:
+            raise reader.wrong(f"max_batch_size is {config.max_batch_size}; it must be at least 1")
+        return cls(
+            name=config.name,
+            version=version,
+            labels=labels,
+            input_name=face.name,
+            crop_size=(height, width),
+            output_name=probabilities.name,
+            alignment_template=reader.template(),
+            max_batch_size=config.max_batch_size,
+            provenance=MappingProxyType(reader.provenance()),
+        )
+
+
+class _Reader:
+    """Reads parts of one configuration; each of its errors names the model."""
+
+    def __init__(self, config: Any, version: str) -> None:
+        self._config = config
+        self._model = f"model «{config.name}» version {version}"
+        self._parameters: dict[str, str] = {key: value.string_value for key, value in config.parameters.items()}
+
+    def wrong(self, what: str) -> ContractUnreadable:
+        return ContractUnreadable(f"{self._model}: {what}")
+
+    def only(self, kind: str) -> Any:
+        tensors = getattr(self._config, kind)
+        if len(tensors) != 1:
+            raise self.wrong(f"has {len(tensors)} {kind}s; it must have one")
+        return tensors[0]
+
+    def require_type(self, tensor: Any, name: str) -> None:
+        found = model_config_pb2.DataType.Name(tensor.data_type)
+        if found != name:
+            raise self.wrong(f"«{tensor.name}» is {found}; it must be {name}")
+
+    def dims(self, tensor: Any, count: int, meaning: str) -> list[int]:
+        dims = list(tensor.dims)
+        if len(dims) != count or min(dims) < 1:
+            raise self.wrong(f"«{tensor.name}» has dims {dims}; they must be {meaning}")
+        return dims
+
+    def labels(self) -> tuple[str, ...]:
+        labels = tuple(label.strip() for label in self._parameter("labels").split(","))
+        if not all(labels) or len(set(labels)) != len(labels):
+            raise self.wrong(f"parameter «labels» has empty or repeated names: {','.join(labels)!r}")
+        return labels
+
+    def template(self) -> NDArray[np.float64]:
+        text = self._parameter("alignment_template")
+        try:
+            points = [[float(number) for number in point.split(",")] for point in text.split(";")]
+        except ValueError:
+            points = []
+        if len(points) != LANDMARKS or any(len(point) != 2 for point in points):
+            raise self.wrong(f"parameter «alignment_template» is {text!r}; it must be five points «x,y;x,y;…»")
+        if not all(math.isfinite(number) and 0 <= number <= 1 for point in points for number in point):
+            raise self.wrong(f"parameter «alignment_template» is {text!r}; its numbers are fractions, 0 to 1")
+        if len({tuple(point) for point in points}) != LANDMARKS:
+            raise self.wrong(f"parameter «alignment_template» is {text!r}; its points must differ")
+        template = np.array(points, np.float64)
+        template.setflags(write=False)
+        return template
+
+    def provenance(self) -> dict[str, str]:
+        # Triton's backends take their own options as parameters in capitals; those say nothing of the weights.
+        own = ("labels", "alignment_template")
+        return {k: v for k, v in sorted(self._parameters.items()) if k not in own and not k.isupper()}
+
+    def _parameter(self, name: str) -> str:
+        if not self._parameters.get(name):
+            raise self.wrong(f"parameter «{name}» is missing")
+        return self._parameters[name]

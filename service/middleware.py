@@ -1,0 +1,105 @@
+"""What surrounds every request: its id, its metrics, its line in the log, and an answer when all else failed."""
+
+import logging
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import TandemError
+from service.problems import problem_response
+from service.telemetry import REQUEST_LOGGER, Telemetry
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+"""What is taken over from a caller's X-Request-ID: nothing that could break a log or a header."""
+
+QUIET_ROUTES = ("/livez", "/readyz", "/metrics")
+"""Routes that are asked every few seconds; their successes are logged at level debug."""
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+"""Methods that get a metric of their own; a caller may invent any number of others."""
+
+CLIENT_CLOSED_REQUEST = 499
+"""Status in metrics and log of a caller who left before the answer; nothing is sent."""
+
+SEVERE = 500
+
+logger = logging.getLogger(REQUEST_LOGGER)
+
+
+class RequestObserver:
+    """Pure ASGI middleware around the whole app."""
+
+    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
+        self._app = app
+        self._telemetry = telemetry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, whatever happens in it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        state = scope.setdefault("state", {})
+        state["request_id"] = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = state["request_id"]
+                headers["X-Content-Type-Options"] = "nosniff"
+                # Answers tell of people's faces: no cache on the way may keep them.
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        started = time.perf_counter()
+        with self._telemetry.in_flight.track_inprogress():
+            try:
+                await self._app(scope, receive, send_with_id)
+            except ClientDisconnect:
+                status = CLIENT_CLOSED_REQUEST
+            except Exception:
+                logger.exception("unexpected error", extra={"fields": {"request_id": state["request_id"]}})
+                if status:
+                    raise  # half an answer is sent: all that is left is to break the connection
+                response = problem_response(
+                    scope,
+                    status=TandemError.status,
+                    slug=TandemError.slug,
+                    title=TandemError.title,
+                    detail="something went wrong here; the log has more under this request's id",
+                )
+                await response(scope, receive, send_with_id)
+            finally:
+                self._record(scope, status, time.perf_counter() - started)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        state = scope["state"]
+        route = getattr(scope.get("route"), "path", "unmatched")
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        self._telemetry.requests.labels(route, method, str(status)).inc()
+        self._telemetry.duration.labels(route).observe(seconds)
+        fields = {
+            "request_id": state["request_id"],
+            "method": scope["method"],
+            "route": route,
+            "status": status,
+            "duration_ms": round(seconds * 1000, 1),
+        }
+        if "faces" in state:
+            fields["faces"] = state["faces"]
+        if "problem" in state:
+            fields["problem"] = state["problem"]
+            self._telemetry.rejected.labels(state["problem"]).inc()
+        level = logging.INFO
+        if status >= SEVERE:
+            level = logging.WARNING
+        elif route in QUIET_ROUTES:
+            level = logging.DEBUG
+        logger.log(level, "request", extra={"fields": fields})

@@ -1,0 +1,232 @@
+"""Runs the gateway as a process, with a local Triton beside it unless there is one elsewhere."""
+
+import asyncio
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from service.app import create_app
+from service.errors import TandemError
+from service.gateway import Gateway
+from service.settings import Settings
+from service.triton.errors import LocalTritonError
+from service.triton.server import LocalTriton
+
+CHECK_INTERVAL_S = 1.0
+"""How often the local Triton is looked at."""
+
+FAILED_CHECKS = 3
+"""A Triton that runs, but fails so many inferences in a row, is restarted: a dead stub does not come back."""
+
+LONGEST_BACKOFF_S = 30.0
+STEADY_AFTER_S = 60.0
+"""A Triton that ran for so long is restarted without back-off."""
+
+logger = logging.getLogger("tandem.serving")
+
+
+class PortTaken(Exception):
+    """The HTTP port belongs to another process."""
+
+
+class NotReady(Exception):
+    """No inference worked within ``start_timeout_s``."""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; listening at once, since two that are only bound may share a port.
+
+    Raises:
+        PortTaken: somebody listens there.
+        OSError: the address is none of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        with socket.socket(family) as probe:
+            probe.settimeout(1)
+            taken = port != 0 and probe.connect_ex((host, port)) == 0
+        if taken:
+            raise PortTaken(f"port {port} on {host} is taken (TANDEM_PORT)") from None
+        raise OSError(f"cannot listen on {host} port {port}: {error.strerror or error}") from None
+
+
+def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C; the local Triton is stopped whatever happens.
+
+    Args:
+        settings: without a ``triton_url`` a local Triton is started.
+        announce: called with the base URL once a real inference has worked.
+
+    Raises:
+        PortTaken, OSError: the HTTP port cannot be had; nothing was started.
+        LocalTritonError: the local Triton cannot be started.
+        NotReady: it runs, but no inference works.
+    """
+    with bind(settings.host, settings.port) as listener:
+        if settings.triton_url is not None:
+            _run(settings, listener, announce, triton=None)
+            return
+        triton = LocalTriton(
+            home=settings.triton_home,
+            model_repository=settings.model_repository,
+            start_timeout_s=settings.start_timeout_s,
+        )
+        # Before uvicorn's handlers are there, and after them, SIGTERM would end us without stopping Triton.
+        former = signal.signal(signal.SIGTERM, _exit)
+        try:
+            triton.start()
+            _run(settings.model_copy(update={"triton_url": triton.grpc_url}), listener, announce, triton)
+        finally:
+            triton.stop()
+            signal.signal(signal.SIGTERM, former)
+
+
+def _exit(_number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(0)
+
+
+def _run(
+    settings: Settings, listener: socket.socket, announce: Callable[[str], None], triton: LocalTriton | None
+) -> None:
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        timeout_graceful_shutdown=round(settings.request_timeout_s) + 1,
+    )
+    server = _Server(config, app, settings, triton, announce)
+    server.run(sockets=[listener])
+    if server.failure:
+        raise server.failure
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with the watch over Triton beside it and a draining that load balancers can see."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        app: FastAPI,
+        settings: Settings,
+        triton: LocalTriton | None,
+        announce: Callable[[str], None],
+    ) -> None:
+        super().__init__(config)
+        self.failure: Exception | None = None
+        self._app = app
+        self._settings = settings
+        self._triton = triton
+        self._announce = announce
+        self._drained_at = float("inf")
+        self._watch: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and sockets:
+            self._watch = asyncio.create_task(self._watch_triton(sockets[0].getsockname()))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._watch:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+        await super().shutdown(sockets)
+
+    async def on_tick(self, counter: int) -> bool:
+        if time.monotonic() >= self._drained_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM: drain, then exit. Ctrl-C or a second signal: exit without draining; a third: at once.
+
+        uvicorn would raise the signal again afterwards, which would end us before Triton is stopped.
+        """
+        if self.should_exit:
+            self.force_exit = True
+        elif sig == signal.SIGTERM and self._drained_at == float("inf"):
+            self._drained_at = time.monotonic() + self._settings.drain_s
+        else:
+            self.should_exit = True
+        if hasattr(self._app.state, "gateway"):  # not so early in its start
+            self._gateway.draining = True
+
+    @property
+    def _gateway(self) -> Gateway:
+        gateway: Gateway = self._app.state.gateway
+        return gateway
+
+    async def _watch_triton(self, address: tuple[str, int]) -> None:
+        try:
+            await self._await_ready()
+            host = f"[{address[0]}]" if ":" in address[0] else address[0]
+            self._announce(f"http://{host}:{address[1]}")
+            if self._triton:
+                await self._keep_alive(self._triton)
+        except Exception as error:
+            # In a task of its own it would be seen by nobody.
+            self.failure = error
+            self.should_exit = True
+
+    async def _await_ready(self) -> None:
+        """Return when an inference works. A local Triton must come within time; a remote one is waited for."""
+        ends_at = time.monotonic() + self._settings.start_timeout_s
+        reported = ""
+        while True:
+            try:
+                await self._gateway.triton.ready()
+                return
+            except TandemError as error:
+                if self._triton and time.monotonic() > ends_at:
+                    raise NotReady(
+                        f"no inference worked within {self._settings.start_timeout_s:g} s: {error.detail}"
+                    ) from None
+                if error.detail != reported:
+                    reported = error.detail
+                    logger.warning("waiting for Triton: %s", reported)
+            await asyncio.sleep(CHECK_INTERVAL_S / 4)
+
+    async def _keep_alive(self, triton: LocalTriton) -> None:
+        """Restart the local Triton when it has died, or lives but does not work any more."""
+        failed, backoff_s, started_at = 0, 0.0, time.monotonic()
+        while True:
+            await asyncio.sleep(CHECK_INTERVAL_S)
+            failed = 0 if await self._works() else failed + 1
+            if triton.alive() and failed < FAILED_CHECKS:
+                continue
+            logger.error("Triton %s; restarting it", "does not work" if triton.alive() else "has died")
+            if time.monotonic() - started_at > STEADY_AFTER_S:
+                backoff_s = 0.0
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(LONGEST_BACKOFF_S, max(1.0, backoff_s * 2))
+            started_at = time.monotonic()
+            try:
+                await asyncio.to_thread(_restart, triton)
+            except LocalTritonError as error:
+                logger.error("Triton could not be restarted: %s", error)
+                continue
+            failed = 0
+            await self._gateway.triton.move(triton.grpc_url)
+            logger.warning("Triton was restarted at %s", triton.grpc_url)
+
+    async def _works(self) -> bool:
+        try:
+            await self._gateway.triton.ready()
+        except TandemError:
+            return False
+        return True
+
+
+def _restart(triton: LocalTriton) -> None:
+    triton.stop()
+    triton.start()

@@ -1,0 +1,108 @@
+"""What can be seen of the service from outside: Prometheus metrics and structured logs, never a photo."""
+
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from service import __version__
+
+REQUEST_LOGGER = "tandem.requests"
+METRICS_TYPE = CONTENT_TYPE_LATEST
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+FACES = (0, 1, 2, 3, 5, 10, 20, 50, 100)
+
+
+class Telemetry:
+    """The metrics of one app, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        self.requests = Counter(
+            "tandem_requests", "Requests answered.", ["route", "method", "status"], registry=self.registry
+        )
+        self.duration = Histogram(
+            "tandem_request_seconds",
+            "Seconds from a request's first byte to the end of its answer.",
+            ["route"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.stages = Histogram(
+            "tandem_stage_seconds",
+            "Seconds of each step of a photo: wait for a thread, decode, detect, align, triton, draw.",
+            ["stage"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.faces = Histogram(
+            "tandem_faces_per_photo", "Faces answered for a photo.", buckets=FACES, registry=self.registry
+        )
+        self.in_flight = Gauge("tandem_in_flight", "Requests being answered.", registry=self.registry)
+        self.waiting = Gauge("tandem_photos_waiting", "Photos that wait for a thread.", registry=self.registry)
+        self.rejected = Counter(
+            "tandem_rejected", "Requests answered with a problem.", ["reason"], registry=self.registry
+        )
+        self.model = Info("tandem_model", "The model that answers.", registry=self.registry)
+        Info("tandem_build", "This build of the service.", registry=self.registry).info({"version": __version__})
+
+    def observe_stages(self, seconds: Mapping[str, float]) -> None:
+        """Record how long the steps of one photo took."""
+        for stage, duration in seconds.items():
+            self.stages.labels(stage).observe(duration)
+
+    def exposition(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, and the fields given as ``extra={"fields": …}``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line of JSON."""
+        entry: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False, default=str)
+
+
+def configure_logging(level: str) -> None:
+    """Send the whole process's log to standard error as JSON; for the command line, not for a library."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    # It tells of each byte range that it parses, which is noise at least.
+    logging.getLogger("python_multipart").setLevel(logging.WARNING)
+
+
+def server_timing(seconds: Mapping[str, float]) -> str:
+    """The ``Server-Timing`` header for the steps of a photo, in milliseconds."""
+    return ", ".join(f"{stage};dur={duration * 1000:.1f}" for stage, duration in seconds.items())

@@ -1,0 +1,113 @@
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+
+from service.analysis import Options, PhotoThreads, compose, select
+from service.contract import ModelContract
+from service.errors import Overloaded
+from service.faces.face import Box, Face
+from service.telemetry import Telemetry
+
+CONTRACT = ModelContract(
+    name="tandem",
+    version="3",
+    labels=("neutral", "happiness"),
+    input_name="face",
+    crop_size=(48, 48),
+    output_name="probabilities__0",
+    alignment_template=np.full((5, 2), 0.5),
+    max_batch_size=8,
+    provenance={},
+)
+
+
+def face(width: float, height: float) -> Face:
+    points = np.arange(10, dtype=np.float32).reshape(5, 2)
+    return Face(Box(1.04, 2.06, width, height), 0.87654321, points)
+
+
+def test_selects_by_the_shorter_side_and_by_number() -> None:
+    faces = [face(90, 50), face(60, 60), face(40, 100), face(60, 50)]
+    assert select(faces, Options(max_faces=9, min_face_size=50, threshold=0.6)) == [faces[0], faces[1], faces[3]]
+    assert select(faces, Options(max_faces=2, min_face_size=0, threshold=0.6)) == faces[:2]
+
+
+def test_composes_the_answer() -> None:
+    photo = np.zeros((30, 40, 3), np.uint8)
+    answer = compose(photo, [face(10, 20)], np.array([[0.25, 0.75]], np.float32), CONTRACT)
+    assert answer.model_dump() == {
+        "image": {"width": 40, "height": 30},
+        "faces": [
+            {
+                "box": {"x": 1.0, "y": 2.1, "width": 10.0, "height": 20.0},
+                "landmarks": {
+                    "left_eye": {"x": 0.0, "y": 1.0},
+                    "right_eye": {"x": 2.0, "y": 3.0},
+                    "nose": {"x": 4.0, "y": 5.0},
+                    "mouth_left": {"x": 6.0, "y": 7.0},
+                    "mouth_right": {"x": 8.0, "y": 9.0},
+                },
+                "detection_score": 0.8765,
+                "emotion": "happiness",
+                "confidence": 0.75,
+                "emotions": {"neutral": 0.25, "happiness": 0.75},
+            }
+        ],
+        "model": {"name": "tandem", "version": "3"},
+    }
+
+
+def test_probabilities_stay_in_their_range_in_spite_of_rounding() -> None:
+    answer = compose(
+        np.zeros((9, 9, 3), np.uint8), [face(1, 1)], np.array([[-1e-7, 1.0000001]], np.float32), CONTRACT
+    )
+    assert answer.faces[0].emotions == {"neutral": 0.0, "happiness": 1.0}
+
+
+def test_a_full_line_is_refused_and_a_place_comes_free() -> None:
+    async def scenario() -> None:
+        threads = PhotoThreads(workers=1, max_waiting=1, telemetry=Telemetry())
+        gate = threading.Event()
+        first = asyncio.create_task(threads.run(gate.wait))
+        second = asyncio.create_task(threads.run(lambda: "second"))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match=r"1 photos are worked on and 1 wait \(TANDEM_MAX_WAITING\)"):
+            await threads.run(lambda: "third")
+        gate.set()
+        assert await first
+        assert await second == "second"
+        assert await threads.run(lambda: "fourth") == "fourth"
+        await threads.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_caller_who_gives_up_leaves_the_line_but_not_a_running_thread() -> None:
+    async def scenario() -> None:
+        threads = PhotoThreads(workers=1, max_waiting=1, telemetry=Telemetry())
+        gate, started = threading.Event(), threading.Event()
+        ran: list[str] = []
+
+        def hold() -> None:
+            started.set()
+            gate.wait()
+
+        running = asyncio.create_task(threads.run(hold))
+        waiting = asyncio.create_task(threads.run(lambda: ran.append("waiting")))
+        await asyncio.to_thread(started.wait)
+        for task in (running, waiting):
+            task.cancel()
+        await asyncio.gather(running, waiting, return_exceptions=True)
+        await asyncio.sleep(0)
+        next_one = asyncio.create_task(threads.run(lambda: ran.append("next")))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):  # the running step holds its thread still
+            threads.check_room()
+        gate.set()
+        await next_one
+        assert ran == ["next"]
+        await threads.close()
+
+    asyncio.run(scenario())

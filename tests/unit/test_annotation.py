@@ -1,0 +1,95 @@
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from service.annotation import FORMATS, Pen, annotate, draw_emotions, label_place
+from service.schemas import FaceBox, FaceEmotion, ImageSize, Landmarks, ModelIdentity, PhotoEmotions, Point
+
+POINT = Point(x=0, y=0)
+MARKS = Landmarks(left_eye=POINT, right_eye=POINT, nose=POINT, mouth_left=POINT, mouth_right=POINT)
+
+
+def answer(width: int, height: int, *boxes: tuple[float, float, float, float]) -> PhotoEmotions:
+    faces = [
+        FaceEmotion(
+            box=FaceBox(x=x, y=y, width=w, height=h),
+            landmarks=MARKS,
+            detection_score=0.9,
+            emotion="happiness",
+            confidence=0.8,
+            emotions={"neutral": 0.2, "happiness": 0.8},
+        )
+        for x, y, w, h in boxes
+    ]
+    return PhotoEmotions(
+        image=ImageSize(width=width, height=height), faces=faces, model=ModelIdentity(name="m", version="1")
+    )
+
+
+def test_draws_at_the_face_and_leaves_the_rest_and_the_original_alone() -> None:
+    photo = np.zeros((400, 600, 3), np.uint8)
+    drawn = np.asarray(draw_emotions(photo, answer(600, 400, (200, 150, 100, 120))))
+    assert drawn.shape == photo.shape
+    assert not photo.any()
+    rows, columns = np.nonzero(drawn.any(axis=2))
+    assert rows.max() == 270
+    assert 100 < rows.min() < 150
+    assert columns.min() == 200
+    assert columns.max() < 320
+    assert not drawn[160:260, 210:290].any()
+
+
+def test_without_a_face_the_photo_stays_as_it_is() -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8)
+    np.testing.assert_array_equal(np.asarray(draw_emotions(photo, answer(60, 50))), photo)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (30, 20), (640, 480), (6000, 4000)])
+@pytest.mark.parametrize("box", [(0, 0, 1, 1), (0.9, 0.9, 0.1, 0.1), (0.2, 0.2, 0.2, 0.4)])
+def test_draws_in_photos_of_any_size(size: tuple[int, int], box: tuple[float, float, float, float]) -> None:
+    width, height = size
+    scaled = (box[0] * width, box[1] * height, box[2] * width, box[3] * height)
+    drawn = draw_emotions(np.zeros((height, width, 3), np.uint8), answer(width, height, scaled))
+    assert drawn.size == size
+    assert np.asarray(drawn).any()
+
+
+def test_the_pen_grows_with_the_photo() -> None:
+    small, large = Pen.for_photo(640, 480), Pen.for_photo(6400, 4800)
+    assert large.line == pytest.approx(10 * small.line, rel=0.5)
+    assert large.large_font == pytest.approx(10 * small.large_font, rel=0.1)
+    assert Pen.for_photo(10, 10) == Pen(line=1, small_font=11, large_font=11)
+
+
+@given(
+    st.tuples(st.integers(1, 500), st.integers(1, 500)),
+    st.tuples(*[st.floats(0, 1)] * 4),
+    st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)),
+)
+def test_labels_stay_inside_the_picture(
+    size: tuple[int, int], fractions: tuple[float, ...], label: tuple[float, float]
+) -> None:
+    left, right = sorted(f * size[0] for f in fractions[:2])
+    top, bottom = sorted(f * size[1] for f in fractions[2:])
+    width, height = label[0] * size[0], label[1] * size[1]
+    x, y = label_place((left, top, right, bottom), (width, height), size)
+    assert x >= 0
+    assert y >= 0
+    assert x + width <= size[0] + 1e-6
+    assert y + height <= size[1] + 1e-6
+
+
+@pytest.mark.parametrize("media_type", FORMATS)
+def test_writes_each_format(media_type: str) -> None:
+    data = annotate(np.zeros((40, 50, 3), np.uint8), answer(50, 40, (5, 5, 20, 20)), media_type)
+    with Image.open(io.BytesIO(data)) as image:
+        assert (image.format, image.size) == (FORMATS[media_type], (50, 40))
+
+
+def test_refuses_another_format() -> None:
+    with pytest.raises(ValueError, match="not as image/gif"):
+        annotate(np.zeros((4, 5, 3), np.uint8), answer(5, 4), "image/gif")

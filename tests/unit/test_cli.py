@@ -1,0 +1,58 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from service.cli import app
+from service.settings import Settings, environment_name
+
+runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
+
+
+def test_help_names_every_command() -> None:
+    result = runner.invoke(app, ["--help"])
+    assert result.exit_code == 0
+    for command in ("serve", "install-triton", "predict", "settings", "openapi"):
+        assert command in result.output
+        assert runner.invoke(app, [command, "--help"]).exit_code == 0
+
+
+def test_settings_lists_every_one_with_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TANDEM_MAX_PIXELS", "12345")
+    result = runner.invoke(app, ["settings"])
+    assert result.exit_code == 0
+    for name in Settings.model_fields:
+        assert environment_name(name) in result.output
+    assert "12345" in result.output
+
+
+def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TANDEM_PORT", "high")
+    result = runner.invoke(app, ["settings"])
+    assert result.exit_code == 2
+    assert "TANDEM_PORT is 'high': Input should be a valid integer" in result.output
+
+
+def test_openapi_is_printed() -> None:
+    result = runner.invoke(app, ["openapi"])
+    assert "/v1/emotions" in json.loads(result.stdout)["paths"]
+
+
+def test_annotate_is_checked_before_anything_is_done() -> None:
+    result = runner.invoke(app, ["predict", "a.jpg", "b.jpg", "--annotate", "out.png"])
+    assert result.exit_code == 2
+    assert "one file for 2 photos" in result.output
+
+
+@pytest.mark.parametrize("module", ["service.cli", "service.triton.wheel", "service.app"])
+def test_the_gateway_does_without_torch(module: str) -> None:
+    code = f"import {module}, sys; sys.exit('torch' in sys.modules or 'training' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_installing_needs_neither_opencv_nor_onnxruntime() -> None:
+    heavy = "{'cv2', 'onnxruntime', 'grpc'}"
+    code = f"import service.cli, service.triton.wheel, sys; sys.exit(bool({heavy} & {{*sys.modules}}))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -80,7 +80,7 @@ def prepare_ferplus(source: Path, out: Path, workers: int | None = None) -> None
         known.update(digests)
         counts = {"rows without an image": rows.missing, "also in another split": duplicates}
         files = np.array([path.name for path in rows.paths])
-        _write(out / split, source, crops, kept, {"votes": rows.votes, "files": files}, counts)
+        write_prepared(out / split, source, crops, kept, {"votes": rows.votes, "files": files}, counts)
 
 
 def prepare_identity(source: Path, out: Path, workers: int | None = None) -> None:
@@ -88,7 +88,7 @@ def prepare_identity(source: Path, out: Path, workers: int | None = None) -> Non
     people = read_people(source)
     crops = crop_images(people.paths, out / "parts", title="identity", workers=workers)
     kept = crops.outcomes == ALIGNED  # a crop of no face teaches no identity
-    _write(out, source, crops, kept, {"labels": people.labels}, {"people": len(people.names)})
+    write_prepared(out, source, crops, kept, {"labels": people.labels}, {"people": len(people.names)})
 
 
 def prepare_lfw(source: Path, out: Path, workers: int | None = None) -> None:
@@ -97,10 +97,10 @@ def prepare_lfw(source: Path, out: Path, workers: int | None = None) -> None:
         pairs = read_pairs(source, file)
         crops = crop_images(pairs.paths, out / name / "parts", title=f"LFW {name}", workers=workers)
         arrays = {"pairs": pairs.indices, "same": pairs.same}
-        _write(out / name, source, crops, None, arrays, {"pairs": len(pairs.same)})
+        write_prepared(out / name, source, crops, None, arrays, {"pairs": len(pairs.same)})
 
 
-def _write(
+def write_prepared(
     out: Path,
     source: Path,
     crops: Crops,
@@ -108,11 +108,21 @@ def _write(
     arrays: Mapping[str, NDArray[Any]],
     counts: Mapping[str, int],
 ) -> None:
-    """Write a set. ``kept`` None keeps every image, as arrays that index them demand."""
+    """Write a prepared set; the crops' parts are done with then.
+
+    Args:
+        out: folder of the set.
+        source: where the images came from; its name goes into the manifest.
+        crops: of every image.
+        kept: which images to keep [n]; None keeps all, as arrays that index them demand.
+        arrays: further arrays, a row for each image unless ``kept`` is None.
+        counts: what else the manifest should count.
+    """
     chosen = slice(None) if kept is None else kept
     pixels = crops.pixels[chosen]
     rows = {name: array if kept is None else array[kept] for name, array in arrays.items()}
     rows |= {"crops": pixels, "outcomes": crops.outcomes[chosen]}
+    out.mkdir(parents=True, exist_ok=True)
     np.savez(out / ARRAYS, allow_pickle=False, **rows)
     manifest = {
         "source": source.name,
@@ -125,7 +135,7 @@ def _write(
         "crops_sha256": _digest(pixels),
     }
     (out / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-    shutil.rmtree(out / "parts")
+    shutil.rmtree(out / "parts", ignore_errors=True)
 
 
 def _digest(crops: NDArray[np.uint8]) -> str:

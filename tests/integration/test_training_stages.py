@@ -93,8 +93,8 @@ def test_the_emotion_network_learns(runs):
 
 
 def test_the_tandem_keeps_what_the_emotion_network_learnt(runs):
-    before = load_result(runs / "emotion")["valid"]["majority"]["accuracy"]
-    assert load_result(runs / "joint")["valid"]["majority"]["accuracy"] > before - 0.1
+    # Started anew it would be at chance, 0.125, after its one epoch.
+    assert load_result(runs / "joint")["valid"]["majority"]["accuracy"] > 0.4
 
 
 def test_both_networks_moved_in_joint_training(runs):

@@ -1,5 +1,6 @@
 """From a photo to its faces: at which scales and turns to look, and the landmarks of what was found."""
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
@@ -39,13 +40,18 @@ class FaceFinder:
         self._detector = Detector()
         self._refiner = LandmarkRefiner()
 
-    def find(self, photo: NDArray[np.uint8], *, threshold: float = 0.6) -> list[Face]:
+    def find(
+        self, photo: NDArray[np.uint8], *, threshold: float = 0.6, lap: Callable[[str], None] | None = None
+    ) -> list[Face]:
         """The faces of an RGB photo [H, W, 3], the largest first; boxes are clipped to the photo.
 
         Args:
             threshold: the least detection score, 0..1.
+            lap: called with the name of each step, "detect" and "landmarks", when it is done.
         """
         turns, found = self._detect(photo, threshold)
+        if lap:
+            lap("detect")
         upright = np.ascontiguousarray(np.rot90(photo, turns))
         landmarks, probabilities = self._refiner.refine(upright, found.landmarks)
         believed = _believed(found, landmarks, probabilities)
@@ -63,6 +69,8 @@ class FaceFinder:
                 float(abs(bottom - top)),
             )
             faces.append(Face(box, float(score), _turn_back(points, turns, (height, width))))
+        if lap:
+            lap("landmarks")
         return sorted(faces, key=lambda face: face.box.area, reverse=True)
 
     def _detect(self, photo: NDArray[np.uint8], threshold: float) -> tuple[int, Detections]:

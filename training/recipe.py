@@ -26,7 +26,7 @@ def run_recipe(settings: RecipeSettings) -> None:
                 data=people,
                 lfw=lfw,
                 network=settings.network,
-                epochs=16,
+                epochs=20,
                 seed=settings.seed,
             )
         )
@@ -37,7 +37,7 @@ def run_recipe(settings: RecipeSettings) -> None:
                 data=expressions,
                 network=settings.network,
                 start=runs["people"],
-                epochs=45,
+                epochs=55,
                 seed=settings.seed,
             )
         )

@@ -39,6 +39,15 @@ MALLOC = {
 }
 
 
+# Triton's "info" fills a screen with tables at each start.
+LOG_FLAGS: dict[str, list[str]] = {
+    "debug": [],
+    "info": ["--log-info=false"],
+    "warning": ["--log-info=false"],
+    "error": ["--log-info=false", "--log-warning=false"],
+}
+
+
 class PortTaken(StartFailed):
     """Another process took a port between our finding it free and Triton's listening on it."""
 
@@ -57,8 +66,19 @@ class LocalTriton:
     pid: int
     """Process id of tritonserver, once started."""
 
-    def __init__(self, *, home: Path, model_repository: Path, start_timeout_s: float = 60.0) -> None:
+    def __init__(
+        self, *, home: Path, model_repository: Path, start_timeout_s: float = 60.0, log_level: str = "info"
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            home: where the installation is.
+            model_repository: what to serve.
+            start_timeout_s: seconds until a start is given up.
+            log_level: debug, info, warning or error; Triton tells its tables at debug only.
+        """
         self.home = home
+        self.log_flags = LOG_FLAGS[log_level]
         self.model_repository = model_repository
         self.start_timeout_s = start_timeout_s
         self._keeper: subprocess.Popen[bytes] | None = None
@@ -157,6 +177,7 @@ class LocalTriton:
             f"--grpc-port={self._grpc_port}",
             f"--metrics-address={LOOPBACK}",
             f"--metrics-port={self._metrics_port}",
+            *self.log_flags,
         ]
         self._log.clear()
         self._keeper = process = subprocess.Popen(  # noqa: S603 - our own command

@@ -1,0 +1,134 @@
+"""What a Triton container runs: the server with production's flags, and the probe of its health.
+
+The same file serves both images, the CPU one with the wheel's server and NVIDIA's: run by path, with nothing but
+the standard library, because NVIDIA's image holds no other part of the service.
+
+    python3 container.py serve [TRITON-ARGUMENT...]
+    python3 container.py probe [--model NAME] [--timeout SECONDS]
+
+gRPC and metrics listen on every interface of the container, HTTP on its loopback only, for the probe.
+"""
+
+import argparse
+import http.client
+import json
+import math
+import os
+import secrets
+import sys
+from typing import Any
+
+MODELS = "/models"
+HTTP_PORT = 8000
+GRPC_PORT = 8001
+METRICS_PORT = 8002
+LOOPBACK = "127.0.0.1"
+ANYWHERE = "0.0.0.0"  # noqa: S104 - inside the container; who may connect is decided by its network
+
+EXIT_TIMEOUT_S = 20
+"""Seconds that requests in flight have after SIGTERM."""
+
+CONNECTION_AGE_S = 60
+"""After so long a client is asked to connect anew, and so looks up again which Tritons there are: gRPC asks DNS
+only then, and a Triton that was added would otherwise never get work."""
+
+LOCKED = ("shared-memory", "model-repository", "statistics", "trace", "logging")
+"""Parts of the gRPC protocol that no gateway needs and that let a caller write files or map memory."""
+
+BUSY = "exceeds maximum queue size"
+"""How Triton refuses when its queue is full, which a working server does."""
+
+
+class Unhealthy(Exception):
+    """The server does not answer as it must; the message says how."""
+
+
+def command(extra: list[str]) -> list[str]:
+    """The server's command line; ``extra`` comes last and wins."""
+    return [
+        "tritonserver",
+        f"--model-repository={MODELS}",
+        # A new version's folder, moved in as a whole, goes live without a restart. Polling also turns off loading
+        # and unloading on a caller's request.
+        "--model-control-mode=poll",
+        "--repository-poll-secs=2",
+        "--strict-readiness=true",
+        "--disable-auto-complete-config",
+        f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+        f"--http-address={LOOPBACK}",
+        f"--http-port={HTTP_PORT}",
+        f"--grpc-address={ANYWHERE}",
+        f"--grpc-port={GRPC_PORT}",
+        f"--grpc-max-connection-age={CONNECTION_AGE_S * 1000}",
+        f"--grpc-max-connection-age-grace={EXIT_TIMEOUT_S * 1000}",
+        # The key is made here and told to nobody.
+        f"--grpc-restricted-protocol={','.join(LOCKED)}:tandem-lock={secrets.token_hex(16)}",
+        f"--metrics-address={ANYWHERE}",
+        f"--metrics-port={METRICS_PORT}",
+        *extra,
+    ]
+
+
+def probe(model: str, *, port: int = HTTP_PORT, timeout_s: float = 5.0) -> None:
+    """Prove by one real inference of zeros that the model answers.
+
+    Triton's own readiness stays true when the process behind a model has died, so it alone proves nothing.
+
+    Raises:
+        Unhealthy: the server cannot be reached, a model is not loaded, or the inference failed.
+    """
+    status, text = _ask(port, "GET", "/v2/health/ready", timeout_s)
+    if status != http.client.OK:
+        raise Unhealthy(f"the server is not ready: HTTP {status} {text}")
+    status, text = _ask(port, "GET", f"/v2/models/{model}/config", timeout_s)
+    if status != http.client.OK:
+        raise Unhealthy(f"model {model} has no configuration: HTTP {status} {text}")
+    body = json.dumps({"inputs": zeros(json.loads(text))}).encode()
+    status, text = _ask(port, "POST", f"/v2/models/{model}/infer", timeout_s, body)
+    if status != http.client.OK and BUSY not in text.lower():
+        raise Unhealthy(f"an inference by model {model} failed: HTTP {status} {text}")
+
+
+def zeros(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """One item of zeros for each input of a model's configuration, in the form of the inference protocol."""
+    batch = [1] if config.get("max_batch_size", 0) else []
+    inputs = []
+    for each in config["input"]:
+        shape = batch + [max(1, int(size)) for size in each["dims"]]
+        datatype = each["data_type"].removeprefix("TYPE_")
+        inputs.append({"name": each["name"], "shape": shape, "datatype": datatype, "data": [0] * math.prod(shape)})
+    return inputs
+
+
+def _ask(port: int, method: str, path: str, timeout_s: float, body: bytes | None = None) -> tuple[int, str]:
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=timeout_s)
+    try:
+        connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
+        response = connection.getresponse()
+        return response.status, response.read().decode(errors="replace")
+    except (OSError, http.client.HTTPException) as error:
+        raise Unhealthy(f"{method} {path} on port {port}: {error or type(error).__name__}") from error
+    finally:
+        connection.close()
+
+
+def main(arguments: list[str]) -> int:
+    """Become the server, or probe it: 0 when it is well, 1 when not."""
+    if arguments[:1] == ["serve"]:
+        line = command(arguments[1:])
+        os.execvp(line[0], line)  # noqa: S606 - it takes our place, so that SIGTERM reaches it
+    parser = argparse.ArgumentParser(prog="container.py", description="serve [TRITON-ARGUMENT...], or probe")
+    parser.add_argument("verb", choices=["probe"])
+    parser.add_argument("--model", default="tandem")
+    parser.add_argument("--timeout", type=float, default=5.0)
+    options = parser.parse_args(arguments)
+    try:
+        probe(options.model, timeout_s=options.timeout)
+    except Unhealthy as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

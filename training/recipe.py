@@ -37,7 +37,7 @@ def run_recipe(settings: RecipeSettings) -> None:
                 data=expressions,
                 network=settings.network,
                 start=runs["people"],
-                epochs=55,
+                epochs=40,
                 seed=settings.seed,
             )
         )
@@ -48,7 +48,7 @@ def run_recipe(settings: RecipeSettings) -> None:
                 data=expressions,
                 identity=runs["identity"],
                 emotion=runs["emotion"],
-                epochs=8,
+                epochs=6,
                 seed=settings.seed,
             )
         )

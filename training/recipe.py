@@ -37,7 +37,7 @@ def run_recipe(settings: RecipeSettings) -> None:
                 data=expressions,
                 network=settings.network,
                 start=runs["people"],
-                epochs=40,
+                epochs=34,
                 seed=settings.seed,
             )
         )
@@ -48,7 +48,7 @@ def run_recipe(settings: RecipeSettings) -> None:
                 data=expressions,
                 identity=runs["identity"],
                 emotion=runs["emotion"],
-                epochs=6,
+                epochs=5,
                 seed=settings.seed,
             )
         )

@@ -26,6 +26,9 @@ SMALLEST_FONT = 11.0
 PADDING = 0.25
 """Space around a label's text, in font sizes."""
 
+BAR = 0.16
+"""Height of the bar below a label's text, in font sizes; its length is the confidence, of the label's width."""
+
 
 @dataclass(frozen=True)
 class Pen:
@@ -117,8 +120,11 @@ def _label(draw: ImageDraw.ImageDraw, face: FaceEmotion, colour: str, pen: Pen, 
     padding = font_size * PADDING
     width = min(size[0], draw.textlength(text, font) + 2 * padding)
     x0, y0, _, y1 = font.getbbox(text)
-    height = y1 - y0 + 2 * padding
+    bar = max(1, round(font_size * BAR))
+    height = y1 - y0 + 2 * padding + bar
     x, y = label_place(_corners(face, size), (width, height), size)
     draw.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
     ink = LIGHT_TEXT if colour in DARK_BACKGROUNDS else DARK_TEXT
+    bottom = y + height - 1
+    draw.rectangle((x, bottom - bar + 1, x + (width - 1) * face.confidence, bottom), fill=ink)
     draw.text((x + padding - x0, y + padding - y0), text, fill=ink, font=font)

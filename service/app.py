@@ -4,21 +4,32 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from service import __version__
+from service.access import AccessGuard, key_ring
 from service.analysis import EmotionReader, PhotoThreads
 from service.errors import TandemError
 from service.faces.pipeline import FaceFinder
+from service.frames import Streams
 from service.gateway import Gateway
 from service.inference import TritonClient
+from service.limits import CallerLimits
 from service.middleware import RequestObserver
+from service.openapi import complete
+from service.operations import router as operations_router
+from service.page import router as page_router
+from service.places import Places
 from service.problems import add_problem_handlers
 from service.reference import reference_page
 from service.routes import router
 from service.settings import Settings
+from service.stream import router as stream_router
 from service.telemetry import Telemetry
+from service.tracing import Tracing, tracing_for
 
 DESCRIPTION = (
     "Post a photo, get the emotion that every face in it shows. Labels describe what a face shows, not what a "
@@ -34,6 +45,7 @@ def create_app(settings: Settings) -> FastAPI:
     The app starts without Triton too: it is not ready then, says why, and finds Triton once it is there.
     """
     telemetry = Telemetry()
+    tracing = tracing_for(settings.otlp_endpoint, version=__version__)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -44,8 +56,12 @@ def create_app(settings: Settings) -> FastAPI:
             settings.triton_url, model_name=settings.model_name, model_version=settings.model_version
         )
         threads = PhotoThreads(settings.workers, settings.max_waiting, telemetry)
-        reader = EmotionReader(settings, finder=finder, triton=triton, threads=threads, telemetry=telemetry)
-        gateway = Gateway(settings, telemetry, triton, threads, reader)
+        reader = EmotionReader(
+            settings, finder=finder, triton=triton, threads=threads, telemetry=telemetry, tracing=tracing
+        )
+        streams = Streams(settings.max_streams)
+        batches = Places(settings.max_batches, what="batches", setting="TANDEM_MAX_BATCHES")
+        gateway = Gateway(settings, telemetry, triton, threads, reader, streams, batches)
         app.state.gateway = gateway
         try:
             await triton.contract()
@@ -55,8 +71,10 @@ def create_app(settings: Settings) -> FastAPI:
             yield
         finally:
             gateway.draining = True
+            await streams.close()
             await threads.close()
             await triton.close()
+            await asyncio.to_thread(tracing.close)
 
     app = FastAPI(
         title="Tandem",
@@ -66,8 +84,36 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
+    app.state.telemetry = telemetry
     app.include_router(router)
+    if settings.operations_port is None:
+        app.include_router(operations_router)
+    app.include_router(stream_router)
+    app.include_router(page_router)
     app.add_route("/docs", reference_page, include_in_schema=False)
+    app.openapi = partial(complete, app, settings)  # type: ignore[method-assign]
     add_problem_handlers(app)
-    app.add_middleware(RequestObserver, telemetry=telemetry)
+    limits = CallerLimits(settings.rate_limit, settings.rate_window_s, settings.concurrent_limit)
+    app.add_middleware(AccessGuard, keys=key_ring(settings), limits=limits)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("Authorization", "X-API-Key", "Content-Type", "X-Request-ID", "traceparent"),
+            expose_headers=("X-Request-ID", "Server-Timing", "Retry-After", "RateLimit", "RateLimit-Policy"),
+            max_age=3600,
+        )
+    # Added last, it is outermost: what the others answer has an id, a metric and a line in the log too.
+    app.add_middleware(RequestObserver, telemetry=telemetry, tracing=tracing)
     return app
+
+
+def create_operations_app(app: FastAPI) -> FastAPI:
+    """The operations routes of a gateway as an app of their own, for a port that only those who run it reach."""
+    operations = FastAPI(title="Tandem operations", version=__version__, docs_url=None, redoc_url=None)
+    operations.state = app.state
+    operations.include_router(operations_router)
+    add_problem_handlers(operations)
+    operations.add_middleware(RequestObserver, telemetry=app.state.telemetry, tracing=Tracing())
+    return operations

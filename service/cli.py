@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 from rich.console import Console
 
-from service.settings import Settings, environment_name
+from service.settings import ConfigUnusable, Settings, faults
 
 if TYPE_CHECKING:
-    import httpx
+    from service.client import AsyncClient
 
 app = typer.Typer(
-    help="Post a photo, get the emotion that every face in it shows. Settings come from TANDEM_* variables: "
-    "`tandem settings` lists them.",
+    help="Post a photo, get the emotion that every face in it shows. Settings come from TANDEM_* variables "
+    "and from a TOML file, TANDEM_CONFIG or ./tandem.toml: `tandem settings` lists them.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
@@ -33,14 +34,16 @@ errors = Console(stderr=True)
 
 
 def read_settings(**options: Any) -> Settings:
-    """Settings from the environment and from those options that were given; exits with 2 where one is wrong."""
+    """Settings from options, environment and TOML file, in this order; exits with 2 where one is wrong."""
     given = {name: value for name, value in options.items() if value is not None}
     try:
         return Settings(**given)
+    except (ConfigUnusable, SettingsError) as error:
+        _complain(str(error))
+        raise typer.Exit(USAGE) from None
     except ValidationError as error:
-        for fault in error.errors():
-            name = environment_name(str(fault["loc"][0]))
-            _complain(f"{name} is {fault['input']!r}: {fault['msg']}")
+        for fault in faults(error):
+            _complain(fault)
         raise typer.Exit(USAGE) from None
 
 
@@ -75,6 +78,7 @@ def serve(
     """Serve the HTTP API, with a local Triton unless --triton-url names one. Ctrl-C ends it."""
     from service import serving
     from service.telemetry import configure_logging
+    from service.tracing import TracingUnavailable
     from service.triton.errors import LocalTritonError
 
     settings = read_settings(
@@ -93,7 +97,7 @@ def serve(
 
     try:
         serving.serve(settings, announce=announce)
-    except (serving.PortTaken, serving.NotReady, LocalTritonError, OSError) as error:
+    except (serving.PortTaken, serving.NotReady, LocalTritonError, TracingUnavailable, OSError) as error:
         _complain(str(error))
         raise typer.Exit(FAILED) from None
     except KeyboardInterrupt:  # while Triton was starting
@@ -118,8 +122,18 @@ def install_triton(triton_home: TritonHome = None) -> None:
 
 @app.command()
 def predict(
-    photos: Annotated[list[Path], typer.Argument(help="JPEG, PNG, WebP or HEIC files.", show_default=False)],
+    photos: Annotated[
+        list[Path], typer.Argument(help="JPEG, PNG, WebP or HEIC files, and folders of them.", show_default=False)
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a photo, a line each.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the answers to this .jsonl, .csv or .parquet file, errors too, instead of printing them. "
+            "The same command goes on where it was interrupted."
+        ),
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Photos asked for at a time, with --out.")] = 8,
     annotate: Annotated[
         Path | None,
         typer.Option(help="Write the photo with boxes and labels to this file; for several photos, a folder."),
@@ -131,25 +145,38 @@ def predict(
             help="Gateway to ask. Default: the one on this machine, else one that runs for this command only.",
         ),
     ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="TANDEM_API_KEY", help="Key to show the gateway, where it wants one.")
+    ] = None,
 ) -> None:
-    """Print the emotion that each face in PHOTOS shows. Exits with 1 when a photo failed."""
-    from service.prediction import DEFAULT_URL, annotation_paths, listens, own_gateway, remote_gateway
+    """Tell the emotion that each face in PHOTOS shows. Exits with 1 when a photo failed."""
+    from service import prediction
+    from service.records import OutputUnusable
     from service.triton.errors import LocalTritonError
 
     settings = read_settings()
+    if out and (annotate or as_json):
+        raise typer.BadParameter("goes with neither --json nor --annotate", param_hint="--out")
+    photos = prediction.expand(photos)
     targets: list[Path] | None = None
     if annotate:
         try:
-            targets = annotation_paths(photos, annotate)
+            targets = prediction.annotation_paths(photos, annotate)
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="--annotate") from None
-    if url is None and listens(DEFAULT_URL):
-        url = DEFAULT_URL
-    gateway = remote_gateway(url, settings) if url else own_gateway(settings)
+    if url is None and prediction.listens(prediction.DEFAULT_URL):
+        url = prediction.DEFAULT_URL
+    gateway = prediction.remote_gateway(url, settings, api_key) if url else prediction.own_gateway(settings)
     try:
-        failures = asyncio.run(_predict(gateway, photos, targets, settings, as_json=as_json))
-    except LocalTritonError as error:
+        if out:
+            failures = asyncio.run(_predict_to_file(gateway, photos, out, concurrency))
+        else:
+            failures = asyncio.run(_predict(gateway, photos, targets, settings, as_json=as_json))
+    except (LocalTritonError, OutputUnusable) as error:
         _complain(str(error))
+        raise typer.Exit(FAILED) from None
+    except prediction.Stopped as error:
+        _complain(f"{error}\nwhat is done is kept; the same command goes on from there")
         raise typer.Exit(FAILED) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
@@ -158,7 +185,7 @@ def predict(
 
 
 async def _predict(
-    gateway: "AbstractAsyncContextManager[httpx.AsyncClient]",
+    gateway: "AbstractAsyncContextManager[AsyncClient]",
     photos: list[Path],
     targets: list[Path] | None,
     settings: Settings,
@@ -166,7 +193,7 @@ async def _predict(
     as_json: bool,
 ) -> int:
     """Print an answer for each photo; returns how many failed."""
-    from service.prediction import PhotoFailed, predict, write_annotated
+    from service.prediction import PhotoFailed, Stopped, predict, write_annotated
     from service.terminal import face_table
 
     console = Console()
@@ -181,6 +208,9 @@ async def _predict(
                 failures += 1
                 _complain(f"{photo}: {error}")
                 continue
+            except Stopped as error:
+                _complain(f"{photo}: {error}")
+                return failures + 1
             if as_json:
                 typer.echo(json.dumps({"photo": str(photo), **answer.model_dump()}))
             else:
@@ -188,9 +218,60 @@ async def _predict(
     return failures
 
 
+async def _predict_to_file(
+    gateway: "AbstractAsyncContextManager[AsyncClient]", photos: list[Path], out: Path, concurrency: int
+) -> int:
+    """Write an answer for each photo, with progress on standard error; returns how many failed."""
+    from service.prediction import predict_all
+    from service.records import Journal, finish, journal_path
+    from service.terminal import photo_progress
+
+    journal = Journal(journal_path(out))
+    failures = 0
+    try:
+        with photo_progress(errors, total=len(photos)) as advance:
+            already = sum(str(photo) in journal.done for photo in photos)
+            advance(already)
+
+            def on_done(photo: Path, error: str | None) -> None:
+                nonlocal failures
+                advance(1)
+                if error:
+                    failures += 1
+                    _complain(f"{photo}: {error}")
+
+            async with gateway as client:
+                await predict_all(client, photos, journal, concurrency=concurrency, on_done=on_done)
+    finally:
+        journal.close()
+    finish(journal.path, out)
+    done = f"{len(photos)} photos, {failures} failed"
+    errors.print(
+        f"{done}, {already} done before: {out}" if already else f"{done}: {out}", soft_wrap=True, highlight=False
+    )
+    return failures
+
+
+@app.command("create-key")
+def create_api_key(
+    name: Annotated[str, typer.Argument(help="Whose key it is: letters, digits, dots, dashes, underscores.")],
+) -> None:
+    """Print a new API key, which is shown this once, and the line to keep of it in TANDEM_API_KEYS_FILE."""
+    from service.keys import create_key
+
+    try:
+        key = create_key(name)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="NAME") from None
+    errors.print("The key, for its owner; it cannot be shown again:", highlight=False)
+    typer.echo(key.secret)
+    errors.print("Its line, for the gateway's TANDEM_API_KEYS_FILE:", highlight=False)
+    typer.echo(key.line)
+
+
 @app.command("settings")
 def show_settings() -> None:
-    """List every setting: its variable, its value now (bold where not the default), its meaning."""
+    """List every setting: its variable, its value now and where that is from, what is allowed, its meaning."""
     from service.terminal import settings_table
 
     Console().print(settings_table(read_settings()))

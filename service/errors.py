@@ -10,7 +10,7 @@ class TandemError(Exception):
     status: ClassVar[int] = HTTPStatus.INTERNAL_SERVER_ERROR
     slug: ClassVar[str] = "internal"
     title: ClassVar[str] = "Internal error"
-    retry_after_s: ClassVar[int | None] = None
+    retry_after_s: int | None = None
 
     @property
     def detail(self) -> str:
@@ -50,12 +50,28 @@ class NotAcceptable(TandemError):
     title = "No acceptable form of answer"
 
 
+class ForeignOrigin(TandemError):
+    """A page of another site tries to open a stream from its visitor's browser."""
+
+    status = HTTPStatus.FORBIDDEN
+    slug = "foreign-origin"
+    title = "Streams are not open to pages of other sites"
+
+
 class UploadTooLarge(TandemError):
     """More bytes than ``max_upload_bytes``."""
 
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     slug = "upload-too-large"
     title = "The upload is too large"
+
+
+class TooManyPhotos(TandemError):
+    """More photos in a batch than ``max_batch_photos``."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    slug = "too-many-photos"
+    title = "The batch has too many photos"
 
 
 class PhotoTooLarge(TandemError):
@@ -97,6 +113,33 @@ class Overloaded(TandemError):
     slug = "overloaded"
     title = "Too many requests are waiting"
     retry_after_s = 1
+
+
+class TooManyStreams(Overloaded):
+    """As many streams are open as ``max_streams`` allows."""
+
+    slug = "too-many-streams"
+    title = "Too many streams are open"
+
+
+class Unauthorized(TandemError):
+    """API keys are configured, and the request carries none of them."""
+
+    status = HTTPStatus.UNAUTHORIZED
+    slug = "unauthorized"
+    title = "A valid API key is needed"
+
+
+class TooManyRequests(TandemError):
+    """The caller is over its rate limit or its limit of concurrent requests."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    slug = "too-many-requests"
+    title = "Too many requests from this caller"
+
+    def __init__(self, detail: str, *, retry_after_s: int) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
 
 
 class TritonUnavailable(TandemError):

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,7 +102,12 @@ class TritonClient:
         return ModelContract.from_config(answer.config, version)
 
     async def infer(
-        self, crops: NDArray[np.uint8], *, contract: ModelContract, timeout_s: float
+        self,
+        crops: NDArray[np.uint8],
+        *,
+        contract: ModelContract,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
     ) -> NDArray[np.float32]:
         """The probabilities of each label for each crop, float32 [N, labels].
 
@@ -111,6 +117,7 @@ class TritonClient:
             crops: uint8 [N, 1, height, width], N >= 1, of the contract's crop size.
             contract: the contract by which the crops were cut.
             timeout_s: seconds until the call is given up.
+            headers: what Triton is sent beside it, such as the trace context.
 
         Raises:
             ModelChanged: Triton serves another version now: read the contract, cut the crops and infer again.
@@ -127,11 +134,15 @@ class TritonClient:
         rows = []
         for start in range(0, len(crops), contract.max_batch_size):
             batch = crops[start : start + contract.max_batch_size]
-            rows.append(await self._infer_batch(batch, contract, ends_at - time.monotonic()))
+            rows.append(await self._infer_batch(batch, contract, ends_at - time.monotonic(), headers))
         return np.concatenate(rows)
 
     async def _infer_batch(
-        self, crops: NDArray[np.uint8], contract: ModelContract, timeout_s: float
+        self,
+        crops: NDArray[np.uint8],
+        contract: ModelContract,
+        timeout_s: float,
+        headers: Mapping[str, str] | None,
     ) -> NDArray[np.float32]:
         if timeout_s <= 0:
             raise DeadlineExceeded("no time was left for inference")
@@ -144,6 +155,7 @@ class TritonClient:
                 model_version=self._model_version,
                 outputs=[InferRequestedOutput(contract.output_name)],
                 client_timeout=timeout_s,
+                headers=headers and dict(headers),
             )
         except InferenceServerException as error:
             failure = self._failure(error, timeout_s)

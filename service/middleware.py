@@ -11,7 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import TandemError
 from service.problems import problem_response
-from service.telemetry import REQUEST_LOGGER, Telemetry
+from service.telemetry import REQUEST_LOGGER, Telemetry, exemplar
+from service.tracing import Tracing, route_of
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 """What is taken over from a caller's X-Request-ID: nothing that could break a log or a header."""
@@ -30,21 +31,34 @@ SEVERE = 500
 logger = logging.getLogger(REQUEST_LOGGER)
 
 
+def request_id_of(scope: Scope) -> str:
+    """The caller's X-Request-ID, or a new one where there is none or one that could break a log."""
+    given = Headers(scope=scope).get("x-request-id", "")
+    return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
 class RequestObserver:
     """Pure ASGI middleware around the whole app."""
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
+    def __init__(self, app: ASGIApp, telemetry: Telemetry, tracing: Tracing) -> None:
         self._app = app
         self._telemetry = telemetry
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens in it."""
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
+        with self._tracing.exchange(scope):
+            if scope["type"] == "http":
+                await self._observe(scope, receive, send)
+            else:
+                await self._app(scope, receive, send)
+
+    async def _observe(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = scope.setdefault("state", {})
-        state["request_id"] = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        state["request_id"] = request_id_of(scope)
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -81,10 +95,11 @@ class RequestObserver:
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         state = scope["state"]
-        route = getattr(scope.get("route"), "path", "unmatched")
+        route = route_of(scope)
+        state["status"] = status
         method = scope["method"] if scope["method"] in METHODS else "other"
         self._telemetry.requests.labels(route, method, str(status)).inc()
-        self._telemetry.duration.labels(route).observe(seconds)
+        self._telemetry.duration.labels(route).observe(seconds, exemplar())
         fields = {
             "request_id": state["request_id"],
             "method": scope["method"],
@@ -92,6 +107,8 @@ class RequestObserver:
             "status": status,
             "duration_ms": round(seconds * 1000, 1),
         }
+        if "caller" in state:
+            fields["caller"] = state["caller"]
         if "faces" in state:
             fields["faces"] = state["faces"]
         if "problem" in state:

@@ -1,8 +1,10 @@
-"""`tandem predict`: photos from files, answers from a gateway."""
+"""`tandem predict`: photos from files and folders, answers from a gateway."""
 
+import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -10,20 +12,34 @@ import httpx
 
 from service.annotation import annotate
 from service.app import create_app
+from service.client import DEFAULT_URL, AsyncClient, CallFailed, NoAnswer, Refused
 from service.faces.decode import decode_photo
+from service.records import Journal
 from service.schemas import PhotoEmotions
 from service.settings import Settings
 from service.triton.server import LocalTriton
-from service.uploads import FIELD
 
-DEFAULT_URL = "http://127.0.0.1:8080"
+__all__ = ["DEFAULT_URL"]
 
 SUFFIXES = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png", ".webp": "image/webp"}
 """What an annotated photo can be written as."""
 
+PHOTO_SUFFIXES = (*SUFFIXES, ".heic", ".heif")
+"""What is taken for a photo in a folder."""
+
+RETRIES = 10
+"""How often a photo is tried again while the gateway is busy; it says itself for how long to wait."""
+
+STOPPING = (HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+"""Answers that say nothing of the photo: every other one would get the same."""
+
 
 class PhotoFailed(Exception):
     """One photo has no answer; the message says why."""
+
+
+class Stopped(Exception):
+    """No photo gets an answer any more; the message says why. What is done is kept."""
 
 
 def listens(url: str) -> bool:
@@ -37,19 +53,24 @@ def listens(url: str) -> bool:
 
 
 @asynccontextmanager
-async def remote_gateway(url: str, settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+async def remote_gateway(url: str, settings: Settings, api_key: str | None = None) -> AsyncIterator[AsyncClient]:
     """A client of the gateway at ``url``."""
-    async with httpx.AsyncClient(base_url=url, timeout=_timeout_s(settings)) as client:
+    timeout_s = settings.upload_timeout_s + settings.request_timeout_s
+    async with AsyncClient(url, api_key=api_key, timeout_s=timeout_s, retries=RETRIES) as client:
         yield client
 
 
 @asynccontextmanager
-async def own_gateway(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+async def own_gateway(settings: Settings) -> AsyncIterator[AsyncClient]:
     """A client of a gateway in this process; its Triton is a local one unless ``triton_url`` is set.
 
     Raises:
         LocalTritonError: it cannot be started.
     """
+    # Keys and limits are for callers from elsewhere.
+    settings = settings.model_copy(
+        update={"api_keys": (), "api_keys_file": None, "rate_limit": None, "concurrent_limit": None}
+    )
     if settings.triton_url is not None:
         async with _app_client(settings) as client:
             yield client
@@ -64,42 +85,88 @@ async def own_gateway(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @asynccontextmanager
-async def _app_client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+async def _app_client(settings: Settings) -> AsyncIterator[AsyncClient]:
     app = create_app(settings)
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://tandem", timeout=None) as client,  # noqa: S113 - the app has its own
+        AsyncClient("http://tandem", timeout_s=None, retries=RETRIES, transport=transport) as client,
     ):
         yield client
 
 
-def _timeout_s(settings: Settings) -> float:
-    return settings.upload_timeout_s + settings.request_timeout_s
-
-
-async def predict(client: httpx.AsyncClient, path: Path) -> PhotoEmotions:
+async def predict(client: AsyncClient, path: Path) -> PhotoEmotions:
     """The answer for the photo in one file.
 
     Raises:
-        PhotoFailed: the file cannot be read, or the gateway gave an error or none.
+        PhotoFailed: the file cannot be read, or the gateway has no answer for this photo.
+        Stopped: the gateway has none for any.
     """
     try:
-        response = await client.post("/v1/emotions", files={FIELD: (path.name, path.read_bytes())})
+        return await client.read(path)
     except OSError as error:
         raise PhotoFailed(f"cannot be read: {error.strerror}") from None
-    except httpx.HTTPError as error:
-        raise PhotoFailed(f"no answer from {client.base_url}: {error or type(error).__name__}") from None
-    if not response.is_success:
-        raise PhotoFailed(_detail(response))
-    return PhotoEmotions.model_validate_json(response.content)
+    except NoAnswer as error:
+        raise Stopped(str(error)) from None
+    except Refused as error:
+        if error.problem.status in STOPPING:
+            raise Stopped(str(error)) from None
+        raise PhotoFailed(str(error)) from None
+    except CallFailed as error:
+        raise PhotoFailed(str(error)) from None
 
 
-def _detail(response: httpx.Response) -> str:
+def expand(paths: Sequence[Path]) -> list[Path]:
+    """The files named, and the photos in the folders named and theirs, in order; hidden ones are left out."""
+    return [photo for path in paths for photo in (_photos_in(path) if path.is_dir() else [path])]
+
+
+def _photos_in(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in PHOTO_SUFFIXES and not hidden and path.is_file():
+            yield path
+
+
+async def predict_all(
+    client: AsyncClient,
+    photos: Sequence[Path],
+    journal: Journal,
+    *,
+    concurrency: int,
+    on_done: Callable[[Path, str | None], None],
+) -> None:
+    """Ask for every photo that the journal has not, several at a time, and write each answer as it comes.
+
+    Args:
+        client: of the gateway to ask.
+        photos: all of them.
+        journal: what is done already, and where to write; a photo without an answer is written with its error.
+        concurrency: how many at a time.
+        on_done: called for each photo, with its error if it has one.
+
+    Raises:
+        Stopped: no photo gets an answer any more. What is done is in the journal, where the next call goes on.
+    """
+    todo = iter([photo for photo in photos if str(photo) not in journal.done])
+
+    async def work() -> None:
+        for photo in todo:
+            error = None
+            try:
+                answer = await predict(client, photo)
+                journal.add(str(photo), answer.model_dump(mode="json"))
+            except PhotoFailed as failure:
+                error = str(failure)
+                journal.add(str(photo), {"error": error})
+            on_done(photo, error)
+
     try:
-        return str(response.json()["detail"])
-    except (ValueError, KeyError, TypeError):
-        return f"{response.url} answered {response.status_code}, and is no Tandem"
+        async with asyncio.TaskGroup() as group:
+            for _ in range(concurrency):
+                group.create_task(work())
+    except* Stopped as stopped:
+        raise stopped.exceptions[0] from None
 
 
 def annotation_paths(photos: list[Path], out: Path) -> list[Path]:

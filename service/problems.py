@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -45,7 +46,23 @@ def problem_response(
     )
 
 
-def from_error(scope: Scope, error: TandemError, errors: list[ParameterError] | None = None) -> Response:
+def describe(error: TandemError, request_id: str) -> Problem:
+    """One of the service's own errors, as part of an answer."""
+    return Problem(
+        type=f"urn:tandem:problem:{error.slug}",
+        title=error.title,
+        status=error.status,
+        detail=error.detail,
+        request_id=request_id,
+    )
+
+
+def from_error(
+    scope: Scope,
+    error: TandemError,
+    errors: list[ParameterError] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
     """The answer for one of the service's own errors."""
     retry = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
     return problem_response(
@@ -54,9 +71,25 @@ def from_error(scope: Scope, error: TandemError, errors: list[ParameterError] | 
         slug=error.slug,
         title=error.title,
         detail=error.detail,
-        headers=retry,
+        headers={**retry, **(headers or {})},
         errors=errors,
     )
+
+
+def documented(description: str) -> dict[str, Any]:
+    """A problem as a route's answer in the OpenAPI document."""
+    schema = {"$ref": f"#/components/schemas/{Problem.__name__}"}
+    return {"description": description, "content": {PROBLEM_TYPE: {"schema": schema}}}
+
+
+ACCESS_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    401: documented("API keys are configured, and the request carries none of them."),
+    429: documented("The caller is over its limit; Retry-After says when to retry."),
+}
+
+UNAVAILABLE: dict[int | str, dict[str, Any]] = {
+    503: documented("Busy, shutting down, or without a working inference server; Retry-After says when to retry.")
+}
 
 
 def add_problem_handlers(app: FastAPI) -> None:

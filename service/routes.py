@@ -2,77 +2,37 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import RedirectResponse
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from service.analysis import Options
+from service import batch
 from service.annotation import FORMATS
-from service.errors import BadParameter, Draining
-from service.gateway import Gateway
-from service.negotiation import choose_media_type
-from service.problems import PROBLEM_TYPE
-from service.schemas import (
-    Alive,
-    CropSize,
-    ModelDescription,
-    ModelIdentity,
-    PhotoEmotions,
-    Problem,
-    Ready,
-)
-from service.telemetry import METRICS_TYPE, server_timing
+from service.answers import JSON_TYPE, MIXED_TYPE, Form, render
+from service.gateway import GatewayParts
+from service.problems import ACCESS_PROBLEMS, UNAVAILABLE, documented
+from service.query import PhotoQuery
+from service.schemas import BatchLine, CropSize, ModelDescription, PhotoEmotions
 from service.uploads import FIELD, read_photo
-
-JSON_TYPE = "application/json"
-ANSWER_TYPES = (JSON_TYPE, *FORMATS)
 
 router = APIRouter()
 
 
-def gateway_of(request: Request) -> Gateway:
-    """The parts that the app built at its start."""
-    gateway: Gateway = request.app.state.gateway
-    return gateway
-
-
-GatewayParts = Annotated[Gateway, Depends(gateway_of)]
-
-
-class PhotoQuery(BaseModel):
-    """Query parameters of a photo's analysis."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-
-    max_faces: int | None = Field(None, ge=1)
-    """Most faces to answer, largest first; the server's limit where not given."""
-    min_face_size: float = Field(0, ge=0, allow_inf_nan=False)
-    """Leave out faces whose box has a shorter side than this, in pixels of the upright photo."""
-    threshold: float | None = Field(None, ge=0.05, le=1, allow_inf_nan=False)
-    """Least detection score of a face, 0.05 to 1; the server's setting where not given."""
-
-
-def _problem(description: str) -> dict[str, Any]:
-    return {"description": description, "content": {PROBLEM_TYPE: {"schema": Problem.model_json_schema()}}}
-
-
-UNAVAILABLE: dict[int | str, dict[str, Any]] = {
-    503: _problem("Busy, shutting down, or without a working inference server; Retry-After says when to retry.")
-}
-
 PHOTO_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: _problem("The request carries no photo, or is broken."),
-    406: _problem("The Accept header allows no form of answer."),
-    408: _problem("The upload did not arrive in time."),
-    413: _problem("Too many bytes or too many pixels."),
-    415: _problem("Not a content type or an image format that is read."),
-    422: _problem("The image cannot be decoded, or a parameter is wrong."),
+    400: documented("The request carries no photo, or is broken."),
+    **ACCESS_PROBLEMS,
+    406: documented("The Accept header allows no form of answer."),
+    408: documented("The upload did not arrive in time."),
+    413: documented("Too many bytes or too many pixels."),
+    415: documented("Not a content type or an image format that is read."),
+    422: documented("The image cannot be decoded, or a parameter is wrong."),
     **UNAVAILABLE,
-    504: _problem("The answer did not come in time."),
+    504: documented("The answer did not come in time."),
 }
 
 BINARY = {"type": "string", "format": "binary"}
+
+ONE_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgYGAAAAAEAAH2FzhVAAAAAElFTkSuQmCC"
+"""A PNG of one pixel in base64: the smallest photo, without a face."""
 
 PHOTO_BODY = {
     "required": True,
@@ -81,16 +41,18 @@ PHOTO_BODY = {
         "multipart/form-data": {"schema": {"type": "object", "required": [FIELD], "properties": {FIELD: BINARY}}},
         **{kind: {"schema": BINARY} for kind in ("image/jpeg", "image/png", "image/webp", "image/heic")},
         JSON_TYPE: {
+            "example": {FIELD: ONE_PIXEL},
             "schema": {
                 "type": "object",
                 "required": [FIELD],
                 "properties": {
                     FIELD: {
                         "type": "string",
+                        "format": "byte",
                         "description": "The photo's bytes in base64; the prefix of a data: URL is allowed.",
                     }
                 },
-            }
+            },
         },
     },
 }
@@ -103,8 +65,10 @@ PHOTO_BODY = {
     response_model=PhotoEmotions,
     responses={
         200: {
-            "description": "The faces, or with an image type in Accept the photo with boxes and labels drawn.",
-            "content": {kind: {"schema": BINARY} for kind in FORMATS},
+            "description": "The faces, or with an image type in Accept the photo with boxes and labels drawn. "
+            "With multipart/mixed both: first the JSON, then the picture, of the image type that Accept names "
+            "too, else JPEG.",
+            "content": {kind: {"schema": BINARY} for kind in (*FORMATS, MIXED_TYPE)},
         },
         **PHOTO_PROBLEMS,
     },
@@ -114,29 +78,72 @@ async def read_emotions(
     request: Request, gateway: GatewayParts, query: Annotated[PhotoQuery, Query()]
 ) -> Response:
     """Labels describe what a face shows, not what a person feels. Photos are neither kept nor logged."""
-    media_type = choose_media_type(request.headers.get("accept"), ANSWER_TYPES)
-    options = _options(query, gateway)
+    form = Form.for_accept(request.headers.get("accept"))
+    options = query.options(gateway.settings)
     gateway.threads.check_room()
     settings = gateway.settings
     data = await read_photo(request, max_bytes=settings.max_upload_bytes, timeout_s=settings.upload_timeout_s)
-    draw_as = None if media_type == JSON_TYPE else media_type
-    analysis = await gateway.reader.read(data, options, draw_as=draw_as)
+    analysis = await gateway.reader.read(data, options, draw_as=form.picture_type)
     request.state.faces = len(analysis.answer.faces)
-    content = analysis.picture or analysis.answer.model_dump_json()
-    headers = {"Server-Timing": server_timing(analysis.seconds), "Vary": "Accept"}
-    return Response(content, media_type=media_type, headers=headers)
+    return render(analysis, form, query.face_fields())
 
 
-def _options(query: PhotoQuery, gateway: Gateway) -> Options:
-    settings = gateway.settings
-    max_faces = query.max_faces or settings.max_faces
-    if max_faces > settings.max_faces:
-        raise BadParameter(f"max_faces is {max_faces}; the limit is {settings.max_faces} (TANDEM_MAX_FACES)")
-    threshold = settings.detection_threshold if query.threshold is None else query.threshold
-    return Options(max_faces=max_faces, min_face_size=query.min_face_size, threshold=threshold)
+BATCH_BODY = {
+    "required": True,
+    "description": "The photos: files in the repeated field «images», or a ZIP archive of files in any folders.",
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": [batch.FIELD],
+                "properties": {batch.FIELD: {"type": "array", "minItems": 1, "items": BINARY}},
+            }
+        },
+        "application/zip": {"schema": BINARY},
+    },
+}
 
 
-@router.get("/v1/model", tags=["model"], summary="Describe the model that answers", responses=UNAVAILABLE)
+@router.post(
+    "/v1/emotions/batch",
+    tags=["emotions"],
+    summary="Read many photos in one request",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "A line of JSON of this form for each photo, in the order in which they are done.",
+            "content": {batch.LINES_TYPE: {"schema": {"$ref": f"#/components/schemas/{BatchLine.__name__}"}}},
+        },
+        **{status: answer for status, answer in PHOTO_PROBLEMS.items() if status not in (406, 504)},
+    },
+    openapi_extra={"requestBody": BATCH_BODY},
+)
+async def read_batch_of_emotions(
+    request: Request, gateway: GatewayParts, query: Annotated[PhotoQuery, Query()]
+) -> Response:
+    """Each photo has an answer or a problem of its own; one that cannot be read harms no other.
+
+    A batch gives way to single photos: under load it takes longer instead of being refused.
+    """
+    options = query.options(gateway.settings)
+    gateway.batches.take()
+    try:
+        photos = await batch.read_batch(request, gateway.settings)
+        await gateway.triton.contract()  # without a model, one problem says it for all
+        request.state.spend(len(photos.names) - 1)
+        reader = batch.BatchReader(gateway, options, query.face_fields(), request_id=request.state.request_id)
+        return batch.BatchResponse(request, reader, photos, gateway.batches.leave)
+    except BaseException:
+        gateway.batches.leave()
+        raise
+
+
+@router.get(
+    "/v1/model",
+    tags=["model"],
+    summary="Describe the model that answers",
+    responses={**ACCESS_PROBLEMS, **UNAVAILABLE},
+)
 async def describe_model(gateway: GatewayParts) -> ModelDescription:
     """What the served model states: its labels, its input, and what identifies its weights."""
     contract = await gateway.triton.contract()
@@ -149,39 +156,3 @@ async def describe_model(gateway: GatewayParts) -> ModelDescription:
         max_batch_size=contract.max_batch_size,
         provenance=dict(contract.provenance),
     )
-
-
-@router.get("/livez", tags=["operation"], summary="Tell whether the process runs")
-async def livez() -> Alive:
-    """Asks nothing else, Triton neither: a gateway is not to be restarted because Triton is away."""
-    return Alive()
-
-
-@router.get("/readyz", tags=["operation"], summary="Tell whether photos can be answered", responses=UNAVAILABLE)
-async def readyz(gateway: GatewayParts) -> Ready:
-    """Makes a real inference, at most one a second."""
-    if gateway.draining:
-        raise Draining("the service was told to stop")
-    contract = await gateway.triton.ready()
-    return Ready(model=ModelIdentity(name=contract.name, version=contract.version))
-
-
-@router.get(
-    "/metrics",
-    tags=["operation"],
-    summary="Give the metrics in Prometheus' text format",
-    response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
-)
-async def metrics(gateway: GatewayParts) -> Response:
-    """Requests, durations of the steps, faces, rejections; nothing of a photo."""
-    contract = gateway.triton.known_contract
-    if contract:
-        gateway.telemetry.model.info({"name": contract.name, "version": contract.version})
-    return Response(gateway.telemetry.exposition(), media_type=METRICS_TYPE)
-
-
-@router.get("/", include_in_schema=False)
-async def root() -> RedirectResponse:
-    """The documentation, until there is a page."""
-    return RedirectResponse("/docs", status_code=307)

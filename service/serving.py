@@ -5,13 +5,14 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
-from service.app import create_app
+from service.app import create_app, create_operations_app
 from service.errors import TandemError
 from service.gateway import Gateway
 from service.settings import Settings
@@ -39,7 +40,7 @@ class NotReady(Exception):
     """No inference worked within ``start_timeout_s``."""
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, *, setting: str = "TANDEM_PORT") -> socket.socket:
     """A listening socket; listening at once, since two that are only bound may share a port.
 
     Raises:
@@ -54,8 +55,13 @@ def bind(host: str, port: int) -> socket.socket:
             probe.settimeout(1)
             taken = port != 0 and probe.connect_ex((host, port)) == 0
         if taken:
-            raise PortTaken(f"port {port} on {host} is taken (TANDEM_PORT)") from None
+            raise PortTaken(f"port {port} on {host} is taken ({setting})") from None
         raise OSError(f"cannot listen on {host} port {port}: {error.strerror or error}") from None
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
@@ -70,20 +76,25 @@ def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
         LocalTritonError: the local Triton cannot be started.
         NotReady: it runs, but no inference works.
     """
-    with bind(settings.host, settings.port) as listener:
+    with ExitStack() as sockets:
+        listeners = [sockets.enter_context(bind(settings.host, settings.port))]
+        if settings.operations_port is not None:
+            operations = bind(settings.host, settings.operations_port, setting="TANDEM_OPERATIONS_PORT")
+            listeners.append(sockets.enter_context(operations))
         if settings.triton_url is not None:
-            _run(settings, listener, announce, triton=None)
+            _run(settings, listeners, announce, triton=None)
             return
         triton = LocalTriton(
             home=settings.triton_home,
             model_repository=settings.model_repository,
             start_timeout_s=settings.start_timeout_s,
+            log_level=settings.log_level,
         )
         # Before uvicorn's handlers are there, and after them, SIGTERM would end us without stopping Triton.
         former = signal.signal(signal.SIGTERM, _exit)
         try:
             triton.start()
-            _run(settings.model_copy(update={"triton_url": triton.grpc_url}), listener, announce, triton)
+            _run(settings.model_copy(update={"triton_url": triton.grpc_url}), listeners, announce, triton)
         finally:
             triton.stop()
             signal.signal(signal.SIGTERM, former)
@@ -94,7 +105,10 @@ def _exit(_number: int, _frame: FrameType | None) -> None:
 
 
 def _run(
-    settings: Settings, listener: socket.socket, announce: Callable[[str], None], triton: LocalTriton | None
+    settings: Settings,
+    listeners: Sequence[socket.socket],
+    announce: Callable[[str], None],
+    triton: LocalTriton | None,
 ) -> None:
     app = create_app(settings)
     config = uvicorn.Config(
@@ -103,12 +117,40 @@ def _run(
         access_log=False,
         server_header=False,
         lifespan="on",
+        ws_max_size=settings.max_frame_bytes,
         timeout_graceful_shutdown=round(settings.request_timeout_s) + 1,
     )
-    server = _Server(config, app, settings, triton, announce)
-    server.run(sockets=[listener])
+    operations = _OperationsServer(app, listeners[1]) if len(listeners) > 1 else None
+    server = _Server(config, app, settings, triton, announce, operations)
+    server.run(sockets=[listeners[0]])
     if server.failure:
         raise server.failure
+
+
+class _OperationsServer(uvicorn.Server):
+    """A second server in the same loop, for the operations routes; it stops last."""
+
+    def __init__(self, app: FastAPI, listener: socket.socket) -> None:
+        config = uvicorn.Config(
+            create_operations_app(app), log_config=None, access_log=False, server_header=False, lifespan="off"
+        )
+        super().__init__(config)
+        self._listener = listener
+        self._running: asyncio.Task[None] | None = None
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to the other server."""
+        yield
+
+    def begin(self) -> None:
+        self._running = asyncio.create_task(self.serve(sockets=[self._listener]))
+        logger.info("operations routes at %s", _url(self._listener))
+
+    async def end(self) -> None:
+        self.should_exit = True
+        if self._running:
+            await self._running
 
 
 class _Server(uvicorn.Server):
@@ -121,8 +163,10 @@ class _Server(uvicorn.Server):
         settings: Settings,
         triton: LocalTriton | None,
         announce: Callable[[str], None],
+        operations: _OperationsServer | None,
     ) -> None:
         super().__init__(config)
+        self._operations = operations
         self.failure: Exception | None = None
         self._app = app
         self._settings = settings
@@ -134,13 +178,19 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started and sockets:
-            self._watch = asyncio.create_task(self._watch_triton(sockets[0].getsockname()))
+            if self._operations:
+                self._operations.begin()
+            self._watch = asyncio.create_task(self._watch_triton(_url(sockets[0])))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._watch:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
+        # Before uvicorn, which would tell them of a restart of this very service (1012).
+        await self._gateway.streams.close()
         await super().shutdown(sockets)
+        if self._operations:
+            await self._operations.end()
 
     async def on_tick(self, counter: int) -> bool:
         if time.monotonic() >= self._drained_at:
@@ -166,11 +216,10 @@ class _Server(uvicorn.Server):
         gateway: Gateway = self._app.state.gateway
         return gateway
 
-    async def _watch_triton(self, address: tuple[str, int]) -> None:
+    async def _watch_triton(self, url: str) -> None:
         try:
             await self._await_ready()
-            host = f"[{address[0]}]" if ":" in address[0] else address[0]
-            self._announce(f"http://{host}:{address[1]}")
+            self._announce(url)
             if self._triton:
                 await self._keep_alive(self._triton)
         except Exception as error:

@@ -1,10 +1,15 @@
 """What the command line prints."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from service.schemas import PhotoEmotions
-from service.settings import Settings, environment_name
+from service.settings import Settings, allowed, environment_name, origin_of
 
 BAR = 20
 """Characters of a bar that stands for probability 1."""
@@ -32,10 +37,32 @@ def face_table(name: str, answer: PhotoEmotions) -> Table:
 
 
 def settings_table(settings: Settings) -> Table:
-    """Every setting: its variable, its value now, its meaning."""
-    table = Table("variable", "value", "meaning")
+    """Every setting: its variable, its value now, where that is from, what is allowed, its meaning."""
+    table = Table("variable", "value", "from", "allowed", "meaning")
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
-        shown = Text("-" if value is None else str(value), style="" if value == field.default else "bold")
-        table.add_row(environment_name(name), shown, field.description or "")
+        origin = origin_of(name, value)
+        shown = "-" if value in (None, "", ()) else str(value) if field.repr else "set"
+        style = "" if origin == "default" else "bold"
+        table.add_row(
+            environment_name(name), Text(shown, style=style), origin, allowed(field), field.description or ""
+        )
     return table
+
+
+class RateColumn(ProgressColumn):
+    """Photos a second."""
+
+    def render(self, task: Task) -> Text:
+        """The rate of late, or over all once it is done."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f} photos/s")
+
+
+@contextmanager
+def photo_progress(console: Console, *, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar with rate and time left; gives what advances it by a number of photos."""
+    columns = (BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("photos", total=total)
+        yield lambda count: progress.advance(task, count)

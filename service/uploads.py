@@ -6,12 +6,11 @@ import binascii
 import json
 from collections.abc import AsyncIterator
 
-from python_multipart import MultipartParser
-from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
 from service.errors import BrokenUpload, SlowUpload, UnsupportedUpload, UploadTooLarge
+from service.forms import FormReader
 from service.settings import MEBIBYTE
 
 FIELD = "image"
@@ -68,28 +67,41 @@ def base64_length(count: int) -> int:
     return (count + 2) // 3 * 4
 
 
-def too_large(size: int | None, max_bytes: int) -> UploadTooLarge:
-    """The error for a photo of ``size`` bytes, or of an unknown number of them."""
-    given = f"the upload has {size / MEBIBYTE:,.1f} MiB" if size else "the upload is larger than allowed"
-    return UploadTooLarge(f"{given}; the limit is {max_bytes / MEBIBYTE:,.1f} MiB (TANDEM_MAX_UPLOAD_BYTES)")
+def too_large(
+    size: int | None, max_bytes: int, *, what: str = "upload", setting: str = "TANDEM_MAX_UPLOAD_BYTES"
+) -> UploadTooLarge:
+    """The error for an upload of ``size`` bytes, or of an unknown number of them."""
+    given = f"the {what} has {size / MEBIBYTE:,.1f} MiB" if size else f"the {what} is larger than allowed"
+    return UploadTooLarge(f"{given}; the limit is {max_bytes / MEBIBYTE:,.1f} MiB ({setting})")
 
 
-async def _chunks(request: Request, max_bytes: int, body_limit: int) -> AsyncIterator[bytes]:
-    """The body in pieces, as long as it keeps to ``body_limit``."""
+async def read_chunks(
+    request: Request,
+    max_bytes: int,
+    body_limit: int,
+    *,
+    what: str = "upload",
+    setting: str = "TANDEM_MAX_UPLOAD_BYTES",
+) -> AsyncIterator[bytes]:
+    """The body in pieces, as long as it keeps to ``body_limit``.
+
+    Raises:
+        UploadTooLarge: it does not; the error names ``max_bytes``, what the photo in the body may have.
+    """
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > body_limit:
-        raise too_large(int(announced), max_bytes)
+        raise too_large(int(announced), max_bytes, what=what, setting=setting)
     seen = 0
     async for chunk in request.stream():
         seen += len(chunk)
         if seen > body_limit:
-            raise too_large(None, max_bytes)
+            raise too_large(None, max_bytes, what=what, setting=setting)
         yield chunk
 
 
 async def _read(request: Request, max_bytes: int, body_limit: int) -> bytearray:
     body = bytearray()
-    async for chunk in _chunks(request, max_bytes, body_limit):
+    async for chunk in read_chunks(request, max_bytes, body_limit):
         body += chunk
     if not body:
         raise BrokenUpload("the request's body is empty")
@@ -127,50 +139,34 @@ def photo_from_json(body: bytes) -> bytes:
 
 
 async def _from_multipart(request: Request, boundary: bytes | None, max_bytes: int) -> bytes:
-    if not boundary:
-        raise BrokenUpload("the multipart content type has no boundary")
-    try:
-        form = _PhotoForm(boundary, max_bytes)
-        async for chunk in _chunks(request, max_bytes, max_bytes + ENVELOPE_BYTES):
-            form.feed(chunk)
-    except FormParserError as error:
-        raise BrokenUpload(f"the multipart body is broken: {error}") from None
+    form = _PhotoForm(boundary, max_bytes)
+    async for chunk in read_chunks(request, max_bytes, max_bytes + ENVELOPE_BYTES):
+        form.feed(chunk)
     return form.photo()
 
 
-class _PhotoForm:
-    """Collects the one part of a multipart body that is the photo, and drops the others.
+class _PhotoForm(FormReader):
+    """Collects the one part of a multipart body that is the photo, and drops the others."""
 
-    Starlette's own form parser would put parts above a megabyte into temporary files.
-    """
-
-    def __init__(self, boundary: bytes, max_bytes: int) -> None:
+    def __init__(self, boundary: bytes | None, max_bytes: int) -> None:
+        super().__init__(boundary, max_parts=MAX_PARTS)
         self._max_bytes = max_bytes
-        self._header_name = bytearray()
-        self._header_value = bytearray()
-        self._headers: dict[bytes, bytes] = {}
         self._names: list[str] = []
         self._photo = bytearray()
-        self._complete = False
-        self._parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._on_part_begin,
-                "on_header_field": self._on_header_field,
-                "on_header_value": self._on_header_value,
-                "on_header_end": self._on_header_end,
-                "on_headers_finished": self._on_headers_finished,
-                "on_part_data": self._on_part_data,
-                "on_end": self._on_end,
-            },
-        )
 
-    def feed(self, chunk: bytes) -> None:
-        self._parser.write(chunk)
+    def begin(self, name: str, filename: str) -> None:
+        self._names.append(name)
+
+    def take(self, content: bytes) -> None:
+        if self._names[-1] != FIELD or self._names.count(FIELD) > 1:
+            return
+        self._photo += content
+        if len(self._photo) > self._max_bytes:
+            raise too_large(None, self._max_bytes)
 
     def photo(self) -> bytes:
         count = self._names.count(FIELD)
-        if not self._complete:
+        if not self.complete:
             raise BrokenUpload("the multipart body is empty or cut off")
         if count == 0:
             others = f"; it has {', '.join(f'«{name[:50]}»' for name in self._names)}" if self._names else ""
@@ -180,33 +176,3 @@ class _PhotoForm:
         if not self._photo:
             raise BrokenUpload(f"the file in field «{FIELD}» is empty")
         return bytes(self._photo)
-
-    def _on_part_begin(self) -> None:
-        self._headers = {}
-        if len(self._names) >= MAX_PARTS:
-            raise BrokenUpload(f"the form has more than {MAX_PARTS} fields")
-
-    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self._header_name += data[start:end]
-
-    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._header_value += data[start:end]
-
-    def _on_header_end(self) -> None:
-        self._headers[bytes(self._header_name).lower()] = bytes(self._header_value)
-        self._header_name.clear()
-        self._header_value.clear()
-
-    def _on_headers_finished(self) -> None:
-        _, options = parse_options_header(self._headers.get(b"content-disposition"))
-        self._names.append(options.get(b"name", b"").decode("utf-8", "replace"))
-
-    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
-        if self._names[-1] != FIELD or self._names.count(FIELD) > 1:
-            return
-        self._photo += data[start:end]
-        if len(self._photo) > self._max_bytes:
-            raise too_large(None, self._max_bytes)
-
-    def _on_end(self) -> None:
-        self._complete = True

@@ -44,10 +44,11 @@ class Unhealthy(Exception):
 
 
 def command(extra: list[str]) -> list[str]:
-    """The server's command line; ``extra`` comes last and wins."""
+    """The server's command line; ``extra`` comes last and wins, and may name other model repositories."""
+    own_repository = any(each.startswith("--model-repository") for each in extra)  # Triton would take both
     return [
         "tritonserver",
-        f"--model-repository={MODELS}",
+        *([] if own_repository else [f"--model-repository={MODELS}"]),
         # A new version's folder, moved in as a whole, goes live without a restart. Polling also turns off loading
         # and unloading on a caller's request.
         "--model-control-mode=poll",

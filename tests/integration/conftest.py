@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from toy import write_toy_repository
+from toy_model import write_repository
 
 from service.triton import wheel
 from service.triton.server import LocalTriton
@@ -18,6 +19,20 @@ def triton_home() -> Path:
     home = REPOSITORY_ROOT / ".triton"
     wheel.install(home)
     return home
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Asynchronous tests run as the service does."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def toy_triton(triton_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
+    """A running Triton that serves a small model, for tests of the gateway."""
+    repository = write_repository(tmp_path_factory.mktemp("toy"))
+    with LocalTriton(home=triton_home, model_repository=repository) as triton:
+        yield triton
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -30,18 +30,6 @@ from service.settings import Settings
 from service.triton.server import LocalTriton
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-def toy_triton(triton_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
-    repository = write_repository(tmp_path_factory.mktemp("toy"))
-    with LocalTriton(home=triton_home, model_repository=repository) as triton:
-        yield triton
 
 
 @asynccontextmanager

@@ -129,6 +129,20 @@ def test_serves_and_stops_in_order(triton_home: Path, repository: Path, photo: P
         ]
 
 
+def test_operations_have_a_port_of_their_own(triton_home: Path, repository: Path) -> None:
+    with serving(triton_home=triton_home, model_repository=repository, operations_port=0) as served:
+        wait_until(lambda: served.has_logged("operations routes at"), "the second port")
+        message = next(str(e["message"]) for e in served.entries() if "operations routes" in str(e["message"]))
+        operations = message.rpartition(" ")[2]
+        assert operations != served.url
+        assert httpx.get(f"{operations}/readyz", timeout=30).json()["status"] == "ready"
+        assert "tandem_in_flight" in httpx.get(f"{operations}/metrics", timeout=30).text
+        assert httpx.get(f"{operations}/v1/model", timeout=30).status_code == 404
+        assert httpx.get(f"{served.url}/metrics", timeout=30).status_code == 404
+        assert httpx.get(f"{served.url}/v1/model", timeout=30).status_code == 200
+        assert served.end() == 0
+
+
 def test_ctrl_c_stops_triton_too(triton_home: Path, repository: Path) -> None:
     with serving(triton_home=triton_home, model_repository=repository) as served:
         triton = served.triton()
@@ -257,3 +271,30 @@ def test_predict_says_when_nobody_answers(photo: Path) -> None:
     ended = predict(str(photo), url="http://127.0.0.1:9")
     assert ended.returncode == 1
     assert f"{photo}: no answer from http://127.0.0.1:9" in ended.stderr
+
+
+def test_predict_writes_a_folder_to_a_file_and_goes_on_where_it_was(
+    triton_home: Path, repository: Path, photo: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(12):
+        content = photo.read_bytes()
+        (folder / f"{number:02}.jpg").write_bytes(content if number != 5 else content[:9000])
+    lines, table = tmp_path / "out.jsonl", tmp_path / "out.csv"
+    with serving(triton_home=triton_home, model_repository=repository) as served:
+        first = predict(str(folder / "00.jpg"), "--out", str(lines), "--url", served.url)
+        assert first.returncode == 0, first.stderr
+        assert f"1 photos, 0 failed: {lines}" in first.stderr
+        second = predict(str(folder), "--out", str(lines), "--url", served.url)
+        third = predict(str(folder), "--out", str(table), "--url", served.url)
+        fourth = predict(str(folder), "--out", str(table), "--url", served.url)
+    assert second.returncode == 1
+    assert f"12 photos, 1 failed, 1 done before: {lines}" in second.stderr
+    written = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert sorted(Path(line["photo"]).name for line in written) == [f"{n:02}.jpg" for n in range(12)]
+    assert [Path(line["photo"]).name for line in written if "error" in line] == ["05.jpg"]
+    assert "photos/s" in third.stderr
+    assert len(table.read_text().splitlines()) == 13
+    assert fourth.returncode == 1
+    assert "is there already, finished" in fourth.stderr

@@ -21,6 +21,7 @@ CONTRACT = ModelContract(
     max_batch_size=8,
     provenance={},
 )
+BLACK = np.zeros((1, 1, 48, 48), np.uint8)
 
 
 def face(width: float, height: float) -> Face:
@@ -36,7 +37,13 @@ def test_selects_by_the_shorter_side_and_by_number() -> None:
 
 def test_composes_the_answer() -> None:
     photo = np.zeros((30, 40, 3), np.uint8)
-    answer = compose(photo, [face(10, 20)], np.array([[0.25, 0.75]], np.float32), CONTRACT)
+    answer = compose(
+        photo,
+        [face(10, 20)],
+        np.full((1, 1, 48, 48), 51, np.uint8),
+        np.array([[0.25, 0.75]], np.float32),
+        CONTRACT,
+    )
     assert answer.model_dump() == {
         "image": {"width": 40, "height": 30},
         "faces": [
@@ -53,6 +60,10 @@ def test_composes_the_answer() -> None:
                 "emotion": "happiness",
                 "confidence": 0.75,
                 "emotions": {"neutral": 0.25, "happiness": 0.75},
+                "pose": {"roll": 45.0, "yaw": 0.0},
+                "quality": {"size": 10.0, "sharpness": 0.0, "brightness": 0.2},
+                "reliable": False,
+                "unreliable_because": ["small", "blurred"],
             }
         ],
         "model": {"name": "tandem", "version": "3"},
@@ -61,7 +72,7 @@ def test_composes_the_answer() -> None:
 
 def test_probabilities_stay_in_their_range_in_spite_of_rounding() -> None:
     answer = compose(
-        np.zeros((9, 9, 3), np.uint8), [face(1, 1)], np.array([[-1e-7, 1.0000001]], np.float32), CONTRACT
+        np.zeros((9, 9, 3), np.uint8), [face(1, 1)], BLACK, np.array([[-1e-7, 1.0000001]], np.float32), CONTRACT
     )
     assert answer.faces[0].emotions == {"neutral": 0.0, "happiness": 1.0}
 

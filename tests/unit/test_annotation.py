@@ -7,7 +7,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from service.annotation import FORMATS, Pen, annotate, draw_emotions, label_place
-from service.schemas import FaceBox, FaceEmotion, ImageSize, Landmarks, ModelIdentity, PhotoEmotions, Point
+from service.schemas import (
+    FaceBox,
+    FaceEmotion,
+    ImageSize,
+    Landmarks,
+    ModelIdentity,
+    PhotoEmotions,
+    PictureQuality,
+    Point,
+    Pose,
+)
 
 POINT = Point(x=0, y=0)
 MARKS = Landmarks(left_eye=POINT, right_eye=POINT, nose=POINT, mouth_left=POINT, mouth_right=POINT)
@@ -22,6 +32,10 @@ def answer(width: int, height: int, *boxes: tuple[float, float, float, float]) -
             emotion="happiness",
             confidence=0.8,
             emotions={"neutral": 0.2, "happiness": 0.8},
+            pose=Pose(roll=0, yaw=0),
+            quality=PictureQuality(size=w, sharpness=0.5, brightness=0.5),
+            reliable=True,
+            unreliable_because=[],
         )
         for x, y, w, h in boxes
     ]
@@ -41,6 +55,15 @@ def test_draws_at_the_face_and_leaves_the_rest_and_the_original_alone() -> None:
     assert columns.min() == 200
     assert columns.max() < 320
     assert not drawn[160:260, 210:290].any()
+
+
+def test_the_bar_is_as_long_as_the_confidence() -> None:
+    drawn = np.asarray(draw_emotions(np.full((400, 600, 3), 255, np.uint8), answer(600, 400, (200, 150, 100, 120))))
+    rows, columns = np.nonzero((drawn != 255).any(axis=2))
+    above = rows < 150
+    left, right, bottom = columns[above].min(), columns[above].max(), rows[above].max()
+    dark = np.nonzero((drawn[bottom] == 0).all(axis=1))[0]
+    assert (dark.min(), len(dark)) == (left, pytest.approx(0.8 * (right - left + 1), abs=2))
 
 
 def test_without_a_face_the_photo_stays_as_it_is() -> None:

@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from service.cli import app
+from service.keys import KeyRing
 from service.settings import Settings, environment_name
 
 runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
@@ -14,7 +15,7 @@ runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
 def test_help_names_every_command() -> None:
     result = runner.invoke(app, ["--help"])
     assert result.exit_code == 0
-    for command in ("serve", "install-triton", "predict", "settings", "openapi"):
+    for command in ("serve", "install-triton", "predict", "create-key", "settings", "openapi"):
         assert command in result.output
         assert runner.invoke(app, [command, "--help"]).exit_code == 0
 
@@ -38,6 +39,13 @@ def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_openapi_is_printed() -> None:
     result = runner.invoke(app, ["openapi"])
     assert "/v1/emotions" in json.loads(result.stdout)["paths"]
+
+
+def test_a_new_key_and_its_line_fit_together() -> None:
+    result = runner.invoke(app, ["create-key", "ci"])
+    secret, line = result.stdout.split()
+    assert KeyRing.from_lines([line]).name_of(secret) == "ci"
+    assert runner.invoke(app, ["create-key", "a:b"]).exit_code == 2
 
 
 def test_annotate_is_checked_before_anything_is_done() -> None:

@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from service.middleware import RequestObserver
 from service.problems import add_problem_handlers
 from service.telemetry import Telemetry
+from service.tracing import Tracing
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def app(telemetry: Telemetry) -> FastAPI:
         return len(await request.body())
 
     add_problem_handlers(app)
-    app.add_middleware(RequestObserver, telemetry=telemetry)
+    app.add_middleware(RequestObserver, telemetry=telemetry, tracing=Tracing())
     return app
 
 
@@ -68,7 +69,7 @@ def test_an_unexpected_error_is_a_problem_without_a_traceback(
     assert problem["request_id"] == response.headers["X-Request-ID"]
     assert "secret" not in response.text
     assert "a secret" in caplog.text
-    assert b'tandem_rejected_total{reason="internal"} 1.0' in telemetry.exposition()
+    assert b'tandem_rejected_total{reason="internal"} 1.0' in telemetry.exposition()[0]
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nothing", 404), ("PUT", "/fine", 405)])
@@ -85,7 +86,7 @@ def test_counts_by_route_and_not_by_path_or_invented_method(app: FastAPI, teleme
     for number in range(3):
         ask(app, "GET", f"/nothing/{number}")
         ask(app, f"ODD{number}", "/fine")
-    text = telemetry.exposition().decode()
+    text = telemetry.exposition()[0].decode()
     assert 'tandem_requests_total{method="GET",route="unmatched",status="404"} 3.0' in text
     assert 'tandem_requests_total{method="other",route="/fine",status="405"} 3.0' in text
     assert "tandem_in_flight 0.0" in text
@@ -113,6 +114,6 @@ def test_a_caller_who_leaves_is_counted_and_not_an_error(
 
     scope = {"type": "http", "method": "POST", "path": "/upload", "headers": [], "query_string": b""}
     asyncio.run(app(scope, receive, send))  # type: ignore[arg-type]
-    assert b'tandem_requests_total{method="POST",route="/upload",status="499"} 1.0' in telemetry.exposition()
+    assert b'tandem_requests_total{method="POST",route="/upload",status="499"} 1.0' in telemetry.exposition()[0]
     assert sent == []
     assert "Traceback" not in caplog.text

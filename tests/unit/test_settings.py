@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings, environment_name
+from service.keys import create_key
+from service.settings import ConfigUnusable, Settings, allowed, environment_name, faults, origin_of
 
 
 def test_every_setting_is_described_and_has_a_default() -> None:
@@ -24,3 +27,79 @@ def test_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_refuses_what_cannot_be(name: str, value: object) -> None:
     with pytest.raises(ValidationError):
         Settings(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own to run in, and the file there that is read."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "tandem.toml"
+
+
+def test_arguments_go_before_environment_before_file_before_default(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.write_text('port = 1\nmax_faces = 2\nworkers = 3\ncors_origins = ["https://example.org"]\n')
+    monkeypatch.setenv("TANDEM_PORT", "11")
+    monkeypatch.setenv("TANDEM_MAX_FACES", "12")
+    settings = Settings(port=21)
+    assert (settings.port, settings.max_faces, settings.workers) == (21, 12, 3)
+    assert settings.cors_origins == ("https://example.org",)
+    origins = [origin_of(name, getattr(settings, name)) for name in ("max_faces", "workers", "host")]
+    assert origins == ["environment", "tandem.toml", "default"]
+    assert origin_of("host", "0.0.0.0") == "option"  # noqa: S104 - compared only
+
+
+def test_another_file_can_be_named(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config.write_text("port = 1\n")
+    other = config.with_name("other.toml")
+    other.write_text("port = 2\n")
+    monkeypatch.setenv("TANDEM_CONFIG", str(other))
+    assert Settings().port == 2
+    other.unlink()
+    with pytest.raises(ConfigUnusable, match="cannot be read: No such file"):
+        Settings()
+
+
+def test_what_is_no_toml_or_no_setting_is_said(config: Path) -> None:
+    config.write_text("port 1")
+    with pytest.raises(ConfigUnusable, match=r"tandem\.toml is no TOML"):
+        Settings()
+    config.write_text("prot = 1")
+    with pytest.raises(ValidationError) as raised:
+        Settings()
+    assert list(faults(raised.value)) == ["«prot» in tandem.toml is no setting; `tandem settings` lists them"]
+
+
+def test_a_wrong_value_is_named_with_what_is_allowed(config: Path) -> None:
+    config.write_text('port = 70000\nlog_level = "loud"\n')
+    with pytest.raises(ValidationError) as raised:
+        Settings(drain_s=-1)
+    port, level, drain = faults(raised.value)
+    assert port.startswith("TANDEM_PORT is 70000: Input should be less than or equal to 65535")
+    assert port.endswith("(allowed: 0 to 65535), in tandem.toml")
+    assert "(allowed: debug, info, warning, error)" in level
+    assert drain == "TANDEM_DRAIN_S is -1: Input should be greater than or equal to 0 (allowed: 0 or more)"
+
+
+def test_keys_are_checked_and_never_shown(config: Path) -> None:
+    secret = create_key("a").secret
+    keys = config.with_name("keys")
+    keys.write_text(secret)
+    with pytest.raises(ValidationError) as raised:
+        Settings(api_keys=(secret,), api_keys_file=keys)
+    told = list(faults(raised.value))
+    assert len(told) == 2
+    assert secret not in "".join(told)
+    assert "is not «name:sha256:<64 hex digits>»" in told[0]
+    with pytest.raises(ValidationError, match="cannot be read: No such file"):
+        Settings(api_keys_file=config.with_name("none"))
+
+
+def test_ranges_in_words() -> None:
+    fields = Settings.model_fields
+    assert allowed(fields["port"]) == "0 to 65535"
+    assert allowed(fields["workers"]) == "1 to 256"
+    assert allowed(fields["request_timeout_s"]) == "above 0"
+    assert allowed(fields["max_faces"]) == "1 or more"
+    assert allowed(fields["host"]) == ""

@@ -10,15 +10,15 @@ def test_each_app_counts_for_itself() -> None:
     first, second = Telemetry(), Telemetry()
     first.requests.labels("/v1/emotions", "POST", "200").inc()
     line = b'tandem_requests_total{method="POST",route="/v1/emotions",status="200"} 1.0'
-    assert line in first.exposition()
-    assert line not in second.exposition()
+    assert line in first.exposition()[0]
+    assert line not in second.exposition()[0]
 
 
 def test_stages_and_build_are_exposed() -> None:
     telemetry = Telemetry()
     telemetry.observe_stages({"decode": 0.02})
-    text = telemetry.exposition().decode()
-    assert 'tandem_stage_seconds_bucket{le="0.025",stage="decode"} 1.0' in text
+    text = telemetry.exposition()[0].decode()
+    assert 'tandem_stage_seconds_bucket{le="0.025",route="",stage="decode"} 1.0' in text
     assert f'tandem_build_info{{version="{__version__}"}} 1.0' in text
     assert "process_resident_memory_bytes" in text
 

@@ -26,6 +26,10 @@ def test_shows_each_face_with_its_runner_up() -> None:
         "emotion": "happiness",
         "confidence": 0.75,
         "emotions": {"neutral": 0.05, "happiness": 0.75, "fear": 0.2},
+        "pose": {"roll": 0, "yaw": 0},
+        "quality": {"size": 90.4, "sharpness": 0.3, "brightness": 0.5},
+        "reliable": True,
+        "unreliable_because": [],
     }
     text = shown({**ANSWER, "faces": [face]})
     for part in ("photo.jpg  512 x 400", "90 x 113 at 10, 20", "happiness", "75%", "█" * 15, "fear 20%"):

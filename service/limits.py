@@ -1,0 +1,109 @@
+"""How much one caller may ask for: photos in a time, and requests at a time."""
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from service.errors import TooManyRequests
+
+MOST_CALLERS = 10_000
+"""Callers remembered; of more, those heard of longest ago are forgotten, with what they had used."""
+
+
+@dataclass
+class _Caller:
+    tokens: float
+    at: float
+    inside: int = 0
+
+
+@dataclass(frozen=True)
+class CallerLimits:
+    """A token bucket and a count for each caller. To be used inside one event loop.
+
+    ``rate`` photos in ``window_s`` seconds, all at once if a caller likes; ``concurrent`` requests at a time; None
+    is no limit. ``clock`` gives seconds.
+    """
+
+    rate: int | None
+    window_s: float
+    concurrent: int | None
+    clock: Callable[[], float] = time.monotonic
+    _callers: OrderedDict[str, _Caller] = field(default_factory=OrderedDict)
+
+    @property
+    def any(self) -> bool:
+        """Whether there is a limit at all."""
+        return self.rate is not None or self.concurrent is not None
+
+    def enter(self, name: str) -> None:
+        """Count a request; ``leave`` when it is done.
+
+        Raises:
+            TooManyRequests: it would be over a limit; nothing is counted.
+        """
+        caller = self._caller(name)
+        if self.concurrent is not None and caller.inside >= self.concurrent:
+            raise TooManyRequests(
+                f"{caller.inside} requests are being answered for you; the limit is {self.concurrent} "
+                "(TANDEM_CONCURRENT_LIMIT)",
+                retry_after_s=1,
+            )
+        self.take(name)
+        caller.inside += 1
+
+    def take(self, name: str) -> None:
+        """Count one photo of a request that was let in, as a frame of a stream is.
+
+        Raises:
+            TooManyRequests: it would be over the rate; it is not counted.
+        """
+        if self.rate is None:
+            return
+        caller = self._caller(name)
+        if caller.tokens < 1:
+            wait_s = (1 - caller.tokens) * self.window_s / self.rate
+            raise TooManyRequests(
+                f"you have used your {self.rate} photos in {self.window_s:g} s (TANDEM_RATE_LIMIT)",
+                retry_after_s=math.ceil(wait_s),
+            )
+        caller.tokens -= 1
+
+    def spend(self, name: str, photos: int) -> None:
+        """Count further photos of a request that was let in; it may go into debt, the next one then waits."""
+        if self.rate is not None:
+            self._caller(name).tokens -= photos
+
+    def leave(self, name: str) -> None:
+        """A request is done."""
+        self._caller(name).inside -= 1
+
+    def headers(self, name: str) -> dict[str, str]:
+        """RateLimit and RateLimit-Policy, after draft-ietf-httpapi-ratelimit-headers-10."""
+        policies, left = [], []
+        caller = self._caller(name)
+        if self.rate is not None:
+            missing_s = (self.rate - caller.tokens) * self.window_s / self.rate
+            policies.append(f'"photos";q={self.rate};w={math.ceil(self.window_s)}')
+            left.append(f'"photos";r={max(0, math.floor(caller.tokens))};t={math.ceil(missing_s)}')
+        if self.concurrent is not None:
+            policies.append(f'"concurrent";q={self.concurrent};qu="concurrent-requests"')
+            left.append(f'"concurrent";r={max(0, self.concurrent - caller.inside)}')
+        return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(left)} if policies else {}
+
+    def _caller(self, name: str) -> _Caller:
+        now = self.clock()
+        rate = self.rate or 0
+        caller = self._callers.setdefault(name, _Caller(float(rate), now))
+        self._callers.move_to_end(name)
+        caller.tokens = min(float(rate), caller.tokens + (now - caller.at) * rate / self.window_s)
+        caller.at = now
+        if len(self._callers) > MOST_CALLERS:
+            oldest = next(iter(self._callers))
+            if self._callers[oldest].inside == 0:
+                del self._callers[oldest]
+            else:
+                self._callers.move_to_end(oldest)  # it is here still
+        return caller

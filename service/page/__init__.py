@@ -1,0 +1,73 @@
+"""The page at ``/``: static files of this folder, held in memory, under a strict Content-Security-Policy."""
+
+import hashlib
+from pathlib import Path
+from typing import Final
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+FOLDER: Final = Path(__file__).parent
+
+MEDIA_TYPES: Final = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+"""The files of this folder that are served, by suffix."""
+
+SECURITY_HEADERS: Final = {
+    # Nothing from elsewhere, nothing inline, no string becomes markup; blob: is a photo that the visitor chose.
+    "Content-Security-Policy": "; ".join(
+        (
+            "default-src 'none'",
+            "script-src 'self'",
+            "style-src 'self'",
+            "img-src 'self' blob:",
+            "media-src 'self' blob:",
+            "connect-src 'self'",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+            "require-trusted-types-for 'script'",
+            "trusted-types 'none'",
+        )
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+router = APIRouter()
+
+
+class PageFile:
+    """One static file as an endpoint."""
+
+    def __init__(self, path: Path) -> None:
+        self._content = path.read_bytes()
+        etag = f'"{hashlib.sha256(self._content).hexdigest()[:32]}"'
+        # Asked for anew each time, and answered with 304 till a new version of the service is there.
+        self._headers = {**SECURITY_HEADERS, "ETag": etag, "Cache-Control": "no-cache"}
+        self._media_type = MEDIA_TYPES[path.suffix]
+
+    async def __call__(self, request: Request) -> Response:
+        """The file, or 304 where the browser has it already."""
+        if request.headers.get("if-none-match") == self._headers["ETag"]:
+            return Response(status_code=304, headers=self._headers)
+        return Response(self._content, media_type=self._media_type, headers=self._headers)
+
+
+def _add_files() -> None:
+    for path in sorted(FOLDER.iterdir()):
+        if path.suffix in MEDIA_TYPES:
+            url = "/" if path.name == "index.html" else f"/page/{path.name}"
+            router.add_route(url, PageFile(path).__call__, methods=["GET", "HEAD"], include_in_schema=False)
+
+
+_add_files()

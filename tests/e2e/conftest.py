@@ -1,0 +1,165 @@
+"""A real browser before a real gateway with a real Triton."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from photos import astronaut, encoded, tiles
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from toy_model import write_repository
+
+from service.keys import create_key
+from service.triton import wheel
+from service.triton.server import LocalTriton
+
+pytest.register_assert_rewrite("browser")
+from browser import Browser  # noqa: E402 - after the line above, which makes its assertions tell their values
+
+ROOT = Path(__file__).parents[2]
+
+ARGUMENTS = (
+    "--no-sandbox",
+    "--headless=new",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-dev-shm-usage",
+    "--disable-sync",
+    "--no-first-run",
+)
+
+
+@pytest.fixture(scope="session")
+def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
+    """A running Triton with the trained model, or with a small one where there is none yet."""
+    home = ROOT / ".triton"
+    wheel.install(home)
+    models = ROOT / "model_repository"
+    if not (models / "tandem" / "1" / "model.pt").exists():
+        models = write_repository(tmp_path_factory.mktemp("toy"))
+    with LocalTriton(home=home, model_repository=models) as triton:
+        yield triton
+
+
+@pytest.fixture(scope="session")
+def tandem(triton: LocalTriton) -> Iterator[str]:
+    """The base URL of a running `tandem serve`."""
+    with serve(triton) as url:
+        yield url
+
+
+@contextmanager
+def serve(triton: LocalTriton, **settings: str) -> Iterator[str]:
+    """`tandem serve` as a process of its own; yields its base URL."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")}
+    environment |= {"TANDEM_PORT": "0", "TANDEM_TRITON_URL": triton.grpc_url, "TANDEM_LOG_LEVEL": "warning"}
+    environment |= {f"TANDEM_{name.upper()}": value for name, value in settings.items()}
+    command = [sys.executable, "-m", "service.cli", "serve"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            announced = re.search(r"http://[\d.:]+", process.stdout.readline())
+            assert announced, "tandem serve did not become ready"
+            yield announced.group()
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+@pytest.fixture
+def guarded(triton: LocalTriton) -> Iterator[tuple[str, str]]:
+    """The base URL of a gateway that wants an API key, and a key that it takes."""
+    key = create_key("visitor")
+    with serve(triton, api_keys=json.dumps([key.line])) as url:
+        yield url, key.secret
+
+
+@pytest.fixture(scope="session")
+def chromium() -> tuple[str, str]:
+    """Paths of Chromium and of its driver."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
+    driver = shutil.which("chromedriver")
+    if browser and driver:
+        return browser, driver
+    missing = "no Chromium with its chromedriver; on Debian: apt-get install chromium chromium-driver"
+    if os.environ.get("CI", "").lower() in ("1", "true"):
+        pytest.fail(missing)
+    pytest.skip(missing)
+
+
+@pytest.fixture
+def open_page(
+    chromium: tuple[str, str], tandem: str, tmp_path: Path, artefacts: Path
+) -> Iterator[Callable[..., Browser]]:
+    """Opens the page in a new browser with a profile of its own; its misconduct fails the test at the end."""
+    browsers: list[Browser] = []
+
+    def open_page(
+        *arguments: str, size: tuple[int, int] = (1280, 900), dark: bool = False, url: str = tandem
+    ) -> Browser:
+        options = webdriver.ChromeOptions()
+        options.binary_location = chromium[0]
+        profile = tmp_path / f"profile-{len(browsers)}"
+        for argument in (*ARGUMENTS, f"--user-data-dir={profile}", *arguments):
+            options.add_argument(argument)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        driver = webdriver.Chrome(options, Service(chromium[1]))
+        driver.get("about:blank")
+        driver.get_log("performance")  # of the browser's own first tab
+        browser = Browser(driver, url, artefacts)
+        browsers.append(browser)
+        browser.look(size, dark=dark)
+        driver.get(url)
+        return browser
+
+    yield open_page
+    try:
+        for browser in browsers:
+            browser.check_conduct()
+    finally:
+        for browser in browsers:
+            browser.driver.quit()
+
+
+@pytest.fixture(scope="session")
+def artefacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where screenshots go: TANDEM_SCREENSHOTS, else a temporary folder."""
+    given = os.environ.get("TANDEM_SCREENSHOTS")
+    folder = Path(given) if given else tmp_path_factory.mktemp("screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one.jpg, four.jpg and one.heic (as many faces as they say), nobody.png and text.jpg."""
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "one.jpg").write_bytes(encoded(astronaut()))
+    (folder / "four.jpg").write_bytes(encoded(tiles(2, 2)))
+    (folder / "one.heic").write_bytes(encoded(astronaut(), "HEIF"))
+    (folder / "nobody.png").write_bytes(encoded(astronaut().crop((300, 300, 500, 500)), "PNG"))
+    (folder / "text.jpg").write_text("This is a text, whatever its name.")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def camera_film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the fake camera shows: a face that moves slowly, as uncompressed YUV4MPEG2 of 640 x 480 pixels."""
+    path = tmp_path_factory.mktemp("film") / "face.y4m"
+    photo = np.asarray(astronaut().resize((700, 700)))
+    with path.open("wb") as film:
+        film.write(b"YUV4MPEG2 W640 H480 F20:1 Ip A1:1 C420mpeg2\n")
+        for step in (*range(0, 60, 4), *range(60, 0, -4)):
+            picture = np.ascontiguousarray(photo[10 : 10 + 480, step : step + 640])
+            film.write(b"FRAME\n" + cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420).tobytes())
+    return path

@@ -1,0 +1,317 @@
+"""The page in a real browser."""
+
+import base64
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from browser import Browser
+from PIL import Image
+from selenium.webdriver.common.keys import Keys
+from waiting import wait_until
+
+Open = Callable[..., Browser]
+
+MEANING = "Labels describe what a face shows, not what a person feels."
+
+
+def ask(tandem: str, photo: Path) -> dict:
+    return httpx.post(f"{tandem}/v1/emotions", files={"image": photo.read_bytes()}, timeout=60).json()
+
+
+def shown(probability: float) -> str:
+    return "<1%" if 0 < probability < 0.005 else f"{int(100 * probability + 0.5)}%"
+
+
+def fake_camera(film: Path) -> tuple[str, ...]:
+    return (
+        "--use-fake-device-for-media-stream",
+        "--use-fake-ui-for-media-stream",
+        f"--use-file-for-fake-video-capture={film}",
+    )
+
+
+def test_a_photo_gets_a_box_and_a_bar_for_every_emotion(open_page: Open, tandem: str, files: Path) -> None:
+    page = open_page()
+    assert MEANING in page.texts("main p")
+    page.choose(files / "one.jpg")
+    page.wait_for_faces(1)
+    (face,) = ask(tandem, files / "one.jpg")["faces"]
+    assert page.face() == {label: shown(p) for label, p in face["emotions"].items()}
+    assert len(page.face()) == 8
+    assert page.texts(".card .emotion") == [face["emotion"]]
+    assert page.texts(".box .words") == [f"{face['emotion']} {shown(face['confidence'])}"]
+    assert page.texts("#status") == [f"1 face: {face['emotion']} {shown(face['confidence'])}."]
+    # The box lies where the answer says, in the picture as it is shown.
+    photo, box = page.find("#photo").rect, page.find(".box").rect
+    scale = photo["width"] / 512
+    assert photo["height"] == pytest.approx(photo["width"], abs=1)
+    for key, origin in (("x", photo["x"]), ("y", photo["y"]), ("width", 0), ("height", 0)):
+        assert box[key] == pytest.approx(origin + scale * face["box"][key], abs=2)
+    # A bar is as long as its probability.
+    tracks, fills = page.all(".bars .track"), page.all(".bars .fill")
+    wait_until(lambda: not page.run("return document.getAnimations().length"), "the bars stand")
+    for track, fill, probability in zip(tracks, fills, face["emotions"].values(), strict=True):
+        end = fill.rect["x"] + fill.rect["width"]
+        assert end == pytest.approx(track.rect["x"] + probability * track.rect["width"], abs=1.5)
+    assert json.loads(page.texts("#json")[0])["faces"][0]["emotion"] == face["emotion"]
+    page.screenshot("photo")
+
+
+def test_several_faces_have_a_card_and_a_box_each(open_page: Open, tandem: str, files: Path) -> None:
+    page = open_page()
+    page.choose(files / "four.jpg")
+    page.wait_for_faces(4)
+    answer = ask(tandem, files / "four.jpg")
+    assert page.texts(".card .name") == ["Face 1", "Face 2", "Face 3", "Face 4"]
+    assert page.texts(".card .emotion") == [face["emotion"] for face in answer["faces"]]
+    assert page.texts(".box .number") == ["1", "2", "3", "4"]
+    page.all(".card .head")[2].click()
+    wait_until(lambda: len(page.all(".box.chosen")) == 1, "one box is chosen")
+    assert page.find(".box.chosen .number").text == "3"
+    page.screenshot("several-faces")
+
+
+def test_the_picture_without_a_face_says_so(open_page: Open, files: Path) -> None:
+    page = open_page()
+    page.choose(files / "nobody.png")
+    page.wait_for_text("#status", "No face was found")
+    assert page.all(".card") == []
+    assert not page.all(".problem.shown")
+
+
+def test_an_error_is_told_in_words_and_the_next_photo_works(open_page: Open, files: Path) -> None:
+    page = open_page()
+    page.expected_errors = ("/v1/emotions - Failed to load resource: the server responded with a status of 415",)
+    page.choose(files / "text.jpg")
+    page.wait_for_text("#problem", "is not a photo in JPEG, PNG, WebP or HEIC")
+    assert page.find("#problem strong").text == "Not an image format that is read here"
+    assert page.find("#problem").get_attribute("role") == "alert"
+    page.screenshot("error")
+    page.choose(files / "one.jpg")
+    page.wait_for_faces(1)
+    assert page.texts("#problem") == [""]
+
+
+def test_a_photo_that_the_browser_cannot_show_comes_back_drawn(open_page: Open, files: Path) -> None:
+    page = open_page()
+    page.choose(files / "one.heic")
+    page.wait_for_faces(1)
+    assert page.run("return document.querySelector('#photo').naturalWidth") == 512
+    assert page.all(".box") == []
+
+
+def test_a_photo_can_be_pasted_and_dropped(open_page: Open, files: Path) -> None:
+    page = open_page()
+    make = """
+        const bytes = Uint8Array.from(atob(arguments[0]), (c) => c.charCodeAt(0));
+        const carried = new DataTransfer();
+        carried.items.add(new File([bytes], "photo.jpg", { type: "image/jpeg" }));
+    """
+    one, four = (base64.b64encode((files / name).read_bytes()).decode() for name in ("one.jpg", "four.jpg"))
+    paste = "document.dispatchEvent(new ClipboardEvent('paste', { clipboardData: carried, bubbles: true }))"
+    page.run(make + paste, one)
+    page.wait_for_faces(1)
+    drop = "document.body.dispatchEvent(new DragEvent('drop', { dataTransfer: carried, bubbles: true }))"
+    page.run(make + drop, four)
+    page.wait_for_faces(4)
+    page.run("const carried = new DataTransfer();" + drop)
+    page.wait_for_text("#problem", "links to pictures elsewhere are not fetched")
+
+
+def test_the_webcam_shows_its_face_live(open_page: Open, camera_film: Path) -> None:
+    page = open_page(*fake_camera(camera_film))
+    page.find("#camera").click()
+    page.wait_for_faces(1)
+    assert page.find("#camera").text == "Stop the webcam"
+    first = page.find(".card")
+    left = page.find(".box").rect["x"]
+    wait_until(lambda: abs(page.find(".box").rect["x"] - left) > 10, "the box follows the face", 20)
+    wait_until(lambda: "frames a second" in page.find("#rate").text, "the rate is shown", 20)
+    assert page.find(".card") == first, "the face keeps its card"
+    assert page.texts(".card .name") == ["Face 1"]
+    assert page.texts("#status")[0].startswith("Live, 1 face: ")
+    # The picture is a mirror, and the box lies over the face in it: it is left of the middle in the film.
+    frame, box = page.find("#frame").rect, page.find(".box").rect
+    assert box["x"] + box["width"] / 2 > frame["x"] + frame["width"] / 2
+    page.screenshot("webcam", live=True)
+    page.find("#camera").click()
+    wait_until(lambda: not page.all(".card"), "the faces are gone")
+    assert page.find("#video").get_property("srcObject") is None
+    assert page.find("#camera").text == "Use the webcam"
+
+
+def test_a_photo_ends_the_webcam(open_page: Open, camera_film: Path, files: Path) -> None:
+    page = open_page(*fake_camera(camera_film))
+    page.find("#camera").click()
+    page.wait_for_faces(1)
+    page.choose(files / "four.jpg")
+    page.wait_for_faces(4)
+    assert page.find("#video").get_property("srcObject") is None
+    assert not page.find("#video").is_displayed()
+
+
+def test_without_a_camera_it_says_so(open_page: Open) -> None:
+    page = open_page()
+    page.find("#camera").click()
+    page.wait_for_text("#problem", "camera")
+    assert page.find("#problem strong").text == "No camera"
+    assert page.find("#camera").text == "Use the webcam"
+
+
+def test_a_service_with_keys_asks_for_one(open_page: Open, guarded: tuple[str, str], files: Path) -> None:
+    url, key = guarded
+    page = open_page(url=url)
+    page.expected_errors = ("/v1/emotions - Failed to load resource: the server responded with a status of 401",)
+    page.choose(files / "one.jpg")
+    page.wait_for_text("#problem", "carries no API key")
+    page.screenshot("key")
+    wait_until(lambda: page.focused.get_attribute("id") == "key", "the key can be typed")
+    page.press(*key, Keys.ENTER)
+    page.wait_for_faces(1)
+    assert not page.find("#key-form").is_displayed()
+    stored = "return localStorage.length + sessionStorage.length + document.cookie.length"
+    assert page.run(stored) == 0
+
+
+def test_the_webcam_asks_for_a_key_too(open_page: Open, guarded: tuple[str, str], camera_film: Path) -> None:
+    url, key = guarded
+    page = open_page(*fake_camera(camera_film), url=url)
+    page.expected_errors = ("/v1/stream", "/v1/model")
+    page.find("#camera").click()
+    page.wait_for_text("#problem", "API key")
+    page.press(*key, Keys.ENTER)
+    page.wait_for_faces(1)
+
+
+def test_everything_can_be_reached_by_keyboard(open_page: Open, files: Path) -> None:
+    page = open_page()
+    page.choose(files / "four.jpg")
+    page.wait_for_faces(4)
+    page.run("document.activeElement.blur(); window.scrollTo(0, 0)")
+    order = []
+    for _ in range(20):
+        page.press(Keys.TAB)
+        focused = page.focused
+        if focused.tag_name == "body":
+            break
+        order.append(focused.get_attribute("id") or focused.get_attribute("class") or focused.text)
+        # Whatever has the focus can be seen to have it.
+        ringed = focused if order[-1] != "file" else page.find("label[for=file]")
+        assert page.run("return getComputedStyle(arguments[0]).outlineStyle", ringed) != "none", order[-1]
+    expected = ["skip", "brand", "API reference", "file", "camera", "head", "head", "head", "head"]
+    assert [name for name in order if name != "faces"][: len(expected)] == expected
+    assert "copy" in order
+    page.run("document.querySelectorAll('.head')[1].focus()")
+    page.press(Keys.ENTER)
+    wait_until(lambda: len(page.all(".box.chosen")) == 1, "Enter chooses a face")
+    assert page.focused.get_attribute("aria-pressed") == "true"
+    page.press(Keys.SPACE)
+    wait_until(lambda: not page.all(".box.chosen"), "Space lets it go")
+
+
+def test_the_webcam_is_used_by_keyboard(open_page: Open, camera_film: Path) -> None:
+    page = open_page(*fake_camera(camera_film))
+    while page.focused.get_attribute("id") != "camera":
+        page.press(Keys.TAB)
+    page.press(Keys.ENTER)
+    page.wait_for_faces(1)
+    page.press(Keys.SPACE)
+    wait_until(lambda: page.find("#camera").text == "Use the webcam", "it is off again")
+
+
+def test_the_layout_does_not_jump(open_page: Open, files: Path) -> None:
+    page = open_page()
+    page.run(
+        """
+        window.shifts = [];
+        new PerformanceObserver((list) => {
+          for (const { value, sources } of list.getEntries())
+            window.shifts.push([value, ...sources.map(({ node }) => node?.id || node?.className)]);
+        }).observe({ type: "layout-shift", buffered: true });
+        """
+    )
+    page.choose(files / "one.jpg")
+    page.wait_for_faces(1)
+    page.choose(files / "four.jpg")
+    page.wait_for_faces(4)
+    page.choose(files / "nobody.png")
+    page.wait_for_faces(0)
+    page.screenshot("no-face")
+    shifts = page.run("return window.shifts")
+    assert sum(value for value, *_ in shifts) < 0.02, shifts
+
+
+@pytest.mark.parametrize("size", [(1280, 900), (390, 844), (320, 640)], ids=["desktop", "phone", "small phone"])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_it_looks_right(open_page: Open, files: Path, size: tuple[int, int], dark: bool) -> None:
+    page = open_page(size=size, dark=dark)
+    name = f"{size[0]}-{'dark' if dark else 'light'}"
+    page.screenshot(f"empty-{name}")
+    page.choose(files / "one.jpg")
+    page.wait_for_faces(1)
+    path = page.screenshot(f"photo-{name}")
+    with Image.open(path) as picture:
+        assert picture.size == size
+        corner = picture.convert("L").getpixel((3, 3))
+        assert (corner < 60) == dark
+    width = page.run("return document.documentElement.scrollWidth")
+    assert width <= size[0], "nothing has to be scrolled sideways for"
+
+
+def test_every_text_has_enough_contrast(open_page: Open, files: Path) -> None:
+    for dark in (False, True):
+        page = open_page(dark=dark)
+        page.choose(files / "one.jpg")
+        page.wait_for_faces(1)
+        for ground, colours in (
+            ("--ground", ("--text", "--muted", "--accent")),
+            ("--surface", ("--text", "--muted", "--accent")),
+            ("--problem-ground", ("--problem", "--text")),
+            ("--accent", ("--on-accent",)),
+        ):
+            for colour in colours:
+                assert contrast(token(page, colour), token(page, ground)) >= 4.5, (dark, colour, ground)
+
+
+def token(page: Browser, name: str) -> tuple[int, ...]:
+    value: str = page.run("return getComputedStyle(document.documentElement).getPropertyValue(arguments[0])", name)
+    digits = value.strip().removeprefix("#")
+    return tuple(int(digits[place : place + 2], 16) for place in (0, 2, 4))
+
+
+def contrast(a: tuple[int, ...], b: tuple[int, ...]) -> float:
+    """Contrast ratio after WCAG 2.2, 1 to 21."""
+
+    def luminance(colour: tuple[int, ...]) -> float:
+        parts = [c / 255 for c in colour]
+        red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_names_and_roles_are_there_for_a_screen_reader(open_page: Open, files: Path) -> None:
+    page = open_page()
+    page.choose(files / "one.jpg")
+    page.wait_for_faces(1)
+    assert page.run("return document.documentElement.lang") == "en"
+    assert page.find("#status").aria_role == "status"
+    assert page.find("#file").accessible_name == "Choose a photo"
+    assert page.find("#camera").accessible_name == "Use the webcam"
+    head = page.find(".card .head").accessible_name.lower()
+    assert head.startswith("face 1")
+    assert page.texts(".card .emotion")[0] in head
+    assert page.find("#photo").accessible_name.startswith("The photo you chose. 1 face: ")
+    assert page.find("main").aria_role == "main"
+    assert [heading.tag_name for heading in page.all("h1, h2")] == ["h1", "h2", "h2", "h2"]
+
+
+def test_says_how_to_do_it_without_the_page(open_page: Open, tandem: str) -> None:
+    page = open_page()
+    assert page.texts("#command") == [f"curl -F image=@photo.jpg {tandem}/v1/emotions"]
+    links = [link.get_attribute("href") for link in page.all("a")]
+    assert f"{tandem}/docs" in links

@@ -1,0 +1,135 @@
+"""The typed client, with and without asyncio, against the running service."""
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from photos import astronaut, encoded
+from test_openapi import served
+
+from service.client import AsyncClient, Client, NoAnswer, Options, Refused
+from service.keys import create_key
+from service.prediction import Stopped, expand, predict_all
+from service.records import Journal
+from service.settings import Settings
+from service.triton.server import LocalTriton
+
+PHOTO = encoded(astronaut())
+KEY = create_key("client")
+
+
+@pytest.fixture(scope="module")
+def url(toy_triton: LocalTriton) -> Iterator[str]:
+    with served(Settings(triton_url=toy_triton.grpc_url, api_keys=(KEY.line,))) as url:
+        yield url
+
+
+def test_reads_draws_and_describes(url: str, tmp_path: Path) -> None:
+    file = tmp_path / "photo.jpg"
+    file.write_bytes(PHOTO)
+    with Client(url, api_key=KEY.secret) as client:
+        answer = client.read(PHOTO)
+        assert answer == client.read(file)
+        assert answer.faces[0].emotion in client.model().labels
+        assert client.read(PHOTO, Options(min_face_size=500)).faces == []
+        assert client.annotate(PHOTO, media_type="image/png").startswith(b"\x89PNG")
+        lines = list(client.read_batch([("a", PHOTO), ("b", b"broken"), ("c", file)]))
+    assert {line.name: bool(line.answer) for line in lines} == {"a": True, "b": False, "c": True}
+
+
+@pytest.mark.anyio
+async def test_does_the_same_with_asyncio(url: str) -> None:
+    async with AsyncClient(url, api_key=KEY.secret) as client:
+        answer = await client.read(PHOTO, Options(max_faces=1))
+        assert len(answer.faces) == 1
+        assert (await client.model()).name == answer.model.name
+        assert (await client.annotate(PHOTO)).startswith(b"\xff\xd8")
+        lines = [line async for line in client.read_batch([("a", PHOTO), ("b", b"")])]
+        assert {line.name: line.problem is None for line in lines} == {"a": True, "b": False}
+        with pytest.raises(Refused, match="is not a photo") as raised:
+            await client.read(b"text")
+    assert raised.value.problem.type == "urn:tandem:problem:unsupported-photo"
+
+
+def test_problems_are_errors_that_say_what_was_wrong(url: str) -> None:
+    with Client(url) as stranger, pytest.raises(Refused, match="carries no API key") as raised:
+        stranger.read(PHOTO)
+    assert raised.value.problem.status == 401
+    with Client(url, api_key="wrong") as stranger, pytest.raises(Refused, match="not known"):
+        list(stranger.read_batch([("a", PHOTO)]))
+    with Client("http://127.0.0.1:9") as nobody, pytest.raises(NoAnswer, match="no answer from http://127"):
+        nobody.model()
+
+
+def test_what_is_no_gateway_is_said() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nhi")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with Client(url) as client, pytest.raises(NoAnswer, match="answered 404, and is no Tandem"):
+            client.model()
+        thread.join()
+
+
+def test_waits_as_long_as_the_gateway_asks_for(toy_triton: LocalTriton) -> None:
+    settings = Settings(triton_url=toy_triton.grpc_url, rate_limit=1, rate_window_s=1)
+    with served(settings) as url, Client(url) as hasty, Client(url, retries=3) as patient:
+        hasty.read(PHOTO)
+        with pytest.raises(Refused) as raised:
+            hasty.read(PHOTO)
+        assert raised.value.retry_after_s == 1
+        assert patient.read(PHOTO).faces
+
+
+def test_needs_little() -> None:
+    heavy = "{'cv2', 'onnxruntime', 'grpc', 'fastapi', 'numpy', 'torch'}"
+    code = f"import service.client, sys; sys.exit(' '.join({heavy} & {{*sys.modules}}) or 0)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.anyio
+async def test_a_run_that_is_stopped_goes_on_from_there(url: str, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    for number in range(6):
+        path = photos / f"{number % 2}" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(PHOTO if number != 3 else PHOTO[:5000])
+    (photos / ".hidden.jpg").write_bytes(PHOTO)
+    (photos / "notes.txt").write_text("no photo")
+    found = expand([photos])
+    assert [path.name for path in found] == ["0.jpg", "2.jpg", "4.jpg", "1.jpg", "3.jpg", "5.jpg"]
+    out = tmp_path / "out.jsonl"
+    done: list[str] = []
+
+    async def run(target: str, some: list[Path]) -> None:
+        journal = Journal(out)
+        try:
+            async with AsyncClient(target, api_key=KEY.secret) as client:
+                await predict_all(
+                    client, some, journal, concurrency=3, on_done=lambda photo, _: done.append(photo.name)
+                )
+        finally:
+            journal.close()
+
+    await run(url, found[:2])
+    with pytest.raises(Stopped, match="no answer from"):
+        await run("http://127.0.0.1:9", found)
+    assert sorted(done) == ["0.jpg", "2.jpg"]
+    await run(url, found)
+    assert sorted(done) == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "4.jpg", "5.jpg"]
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert sum("error" in line for line in lines) == 1
+    assert sum("faces" in line for line in lines) == 5

@@ -1,0 +1,103 @@
+"""What an answer tells of a face, and in which form, on real parts."""
+
+import io
+import json
+from collections.abc import AsyncIterator
+
+import httpx
+import numpy as np
+import pytest
+from gateways import gateway, post, problem
+from photos import astronaut, encoded
+from PIL import Image, ImageFilter
+
+from service.schemas import FACE_FIELDS
+from service.triton.server import LocalTriton
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def client(toy_triton: LocalTriton) -> AsyncIterator[httpx.AsyncClient]:
+    async with gateway(triton_url=toy_triton.grpc_url) as client:
+        yield client
+
+
+async def only_face(client: httpx.AsyncClient, photo: Image.Image) -> dict[str, object]:
+    (face,) = (await post(client, encoded(photo, "PNG"), "image/png")).json()["faces"]
+    assert isinstance(face, dict)
+    return face
+
+
+async def test_a_portrait_is_reliable(client: httpx.AsyncClient) -> None:
+    face = await only_face(client, astronaut())
+    assert (face["reliable"], face["unreliable_because"]) == (True, [])
+    assert face["pose"]["roll"] == pytest.approx(4, abs=5)
+    assert face["pose"]["yaw"] == pytest.approx(0, abs=20)
+    assert face["quality"]["size"] == min(face["box"]["width"], face["box"]["height"])
+    assert 0.05 < face["quality"]["sharpness"] < 2
+    assert 0.4 < face["quality"]["brightness"] < 0.9
+
+
+async def test_roll_follows_the_photo(client: httpx.AsyncClient) -> None:
+    upright = await only_face(client, astronaut())
+    turned = await only_face(client, astronaut().rotate(-20, Image.Resampling.BICUBIC, center=(220, 120)))
+    assert turned["pose"]["roll"] - upright["pose"]["roll"] == pytest.approx(20, abs=4)
+
+
+@pytest.mark.parametrize(
+    ("photo", "doubt"),
+    [
+        (astronaut().filter(ImageFilter.GaussianBlur(7)), "blurred"),
+        (astronaut().point(lambda value: value // 12), "dark"),
+        (astronaut().resize((80, 80)).crop((10, 0, 60, 45)), "small"),
+        (astronaut().crop((205, 0, 512, 400)), "cut_off"),
+    ],
+    ids=["blurred", "dark", "small", "cut_off"],
+)
+async def test_a_bad_face_says_why(client: httpx.AsyncClient, photo: Image.Image, doubt: str) -> None:
+    face = await only_face(client, photo)
+    assert face["reliable"] is False
+    assert doubt in face["unreliable_because"]
+
+
+async def test_fields_leaves_out_the_others(client: httpx.AsyncClient) -> None:
+    photo = encoded(astronaut())
+    whole = (await post(client, photo)).json()
+    assert set(whole["faces"][0]) == set(FACE_FIELDS)
+    some = (await post(client, photo, query="?fields=emotion,confidence")).json()
+    assert some["faces"] == [{key: whole["faces"][0][key] for key in ("emotion", "confidence")}]
+    assert some["image"] == whole["image"]
+
+
+async def test_an_unknown_field_is_named(client: httpx.AsyncClient) -> None:
+    response = await post(client, encoded(astronaut()), query="?fields=emotion,age")
+    assert "no fields of a face: ['age']; there are box, landmarks" in problem(response, 422, "bad-parameter")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+async def test_both_forms_in_one_answer(client: httpx.AsyncClient, kind: str) -> None:
+    photo = encoded(astronaut())
+    accept = f"multipart/mixed, image/{kind.lower()};q=0.5"
+    response = await post(client, photo, query="?fields=emotion", Accept=accept)
+    media_type, _, boundary = response.headers["Content-Type"].partition("; boundary=")
+    assert media_type == "multipart/mixed"
+    before, text, picture, after = response.content.split(f"--{boundary}".encode())
+    assert (before, after) == (b"", b"--\r\n")
+    head, _, body = text.partition(b"\r\n\r\n")
+    assert b"Content-Type: application/json" in head
+    assert json.loads(body) == (await post(client, photo, query="?fields=emotion")).json()
+    head, _, body = picture.partition(b"\r\n\r\n")
+    assert f"Content-Type: image/{kind.lower()}\r\n".encode() in head
+    with Image.open(io.BytesIO(body[:-2])) as drawn:
+        assert (drawn.format, drawn.size) == (kind, (512, 512))
+
+
+@pytest.mark.parametrize("size", [(48, 48), (160, 160), (4000, 3000)])
+async def test_draws_in_photos_of_any_size(client: httpx.AsyncClient, size: tuple[int, int]) -> None:
+    photo = astronaut().crop((120, 0, 376, 256)).resize(size)
+    response = await post(client, encoded(photo, quality=95), Accept="image/webp")
+    with Image.open(io.BytesIO(response.content)) as drawn:
+        assert drawn.size == size
+        change = np.abs(np.asarray(drawn.convert("RGB")).astype(int) - np.asarray(photo)).max(axis=2) > 60
+    assert 0.01 < change.mean() < 0.4

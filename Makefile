@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # PIP_ARGS="--extra-index-url <PyTorch's CPU wheel index>".
 PIP_ARGS ?=
 
-.PHONY: serve test lint format train clean lock
+.PHONY: serve test lint format train up down sbom clean lock
 
 serve: $(VENV)/.serve ## set up once, then serve on http://127.0.0.1:8080
 	$(BIN)/tandem serve
@@ -26,14 +26,36 @@ format: $(VENV)/.dev ## rewrite the code in the project's style
 train: $(VENV)/.dev ## the three stages and the export; DATA=folder with ferplus/ and identity/
 	$(BIN)/training all --data "$(or $(DATA),$(error make train DATA=FOLDER, a folder that holds ferplus/ and identity/))"
 
+# What runs beside the gateway: cpu or gpu, and observability if wanted, separated by commas.
+PROFILES ?= cpu
+COMPOSE := docker compose -f docker/compose.yaml
+PASSWORD := docker/secrets/grafana_admin_password
+
+up: $(PASSWORD) ## build and start the service in Docker on http://127.0.0.1:8080; PROFILES=gpu,observability
+	COMPOSE_PROFILES=$(PROFILES) REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) $(COMPOSE) up -d --build --wait
+
+down: ## stop it, whatever its profiles; what Prometheus and Grafana have stored stays
+	COMPOSE_PROFILES=cpu,gpu,observability $(COMPOSE) down --remove-orphans
+
+sbom: ## what is in each image that is here, as build/sbom/*.spdx.json; needs syft
+	mkdir -p build/sbom
+	for image in $$(docker images -q --no-trunc --filter reference='tandem-*' | sort -u); do \
+	  name=$$(docker inspect -f '{{index .RepoTags 0}}' $$image | tr : -); \
+	  syft -q "docker:$$image" -o spdx-json=build/sbom/$$name.spdx.json || exit 1; done
+
+# Grafana's user, who is none of this machine's, must read the file: only its folder can be kept to its owner.
+$(PASSWORD):
+	chmod 700 $(@D)
+	umask 022 && head -c 24 /dev/urandom | base64 > $@
+
 clean: ## what setting up, training and testing made; asks for nothing
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 lock: $(VENV)/bin/python ## compile the lock files anew from pyproject.toml
 	$(BIN)/pip install -q pip-tools
-	$(call compile,dev,--extra triton --extra training --extra dev)
+	$(call compile,dev,--all-extras)
 	$(call compile,serve,--extra triton -c requirements/dev.txt)
-	$(call compile,gateway,--generate-hashes -c requirements/dev.txt)
+	$(call compile,gateway,--generate-hashes --extra otel -c requirements/dev.txt)
 
 # The local label of a CPU build (2.13.0+cpu) is dropped, so that any index's 2.13.0 satisfies the pin.
 define compile

@@ -1,6 +1,7 @@
 """The gateway's one way to infer: the Open Inference Protocol over gRPC to a Triton."""
 
 import asyncio
+import json
 import time
 from collections.abc import Mapping
 
@@ -26,6 +27,23 @@ PROBE_TIMEOUT_S = 2.0
 PROBE_LIFETIME_S = 1.0
 """How long the outcome of a readiness probe is believed."""
 
+SERVICE_CONFIG = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "methodConfig": [
+        {
+            "name": [{"service": "inference.GRPCInferenceService"}],
+            "retryPolicy": {
+                "maxAttempts": 2,
+                "initialBackoff": "0.02s",
+                "maxBackoff": "0.2s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
+}
+
 CHANNEL = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -33,6 +51,10 @@ CHANNEL = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # Behind a name with several addresses (`dns:///tandem-triton:8001`) every Triton gets its share; one connection
+    # would pin one of them. What one of them refuses, another may take: one more attempt, within the deadline.
+    ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
+    ("grpc.dns_min_time_between_resolutions_ms", 5000),
 ]
 
 QUEUE_MESSAGES = ("exceeds maximum queue size", "timeout expired")

@@ -1,0 +1,356 @@
+"""The rendered manifests: what a schema cannot see."""
+
+import functools
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from deployment_tools import ROOT, find_tool, missing
+
+from service.settings import Settings, environment_name
+from service.triton import container as launcher
+
+K8S = ROOT / "k8s"
+KUBERNETES = "1.34"
+VARIANTS = (
+    "cpu",
+    "gpu",
+    "local",
+    "cpu+keda",
+    "gpu+keda",
+    "cpu+prometheus-adapter",
+    "gpu+prometheus-adapter",
+    "cpu+api-keys+servicemonitor",
+)
+FOREIGN = {"ScaledObject", "ServiceMonitor", "PrometheusRule"}
+"""Kinds of KEDA and of the Prometheus operator, of which there is no schema here."""
+
+Object = dict[str, Any]
+
+
+@functools.cache
+def render(variant: str) -> list[Object]:
+    """The objects of an overlay with components, as ``kubectl apply -k`` would send them."""
+    kustomize = find_tool("kustomize build", "kubectl kustomize")
+    overlay, *components = variant.split("+")
+    with tempfile.TemporaryDirectory() as folder:
+        # kustomize takes no absolute paths.
+        base = os.path.relpath(K8S, Path(folder).resolve())
+        content = {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "resources": [f"{base}/overlays/{overlay}"],
+            "components": [f"{base}/components/{component}" for component in components],
+        }
+        Path(folder, "kustomization.yaml").write_text(yaml.safe_dump(content))
+        result = subprocess.run([*kustomize, folder], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return list(yaml.safe_load_all(result.stdout))
+
+
+@pytest.fixture(params=VARIANTS)
+def objects(request: pytest.FixtureRequest) -> list[Object]:
+    return render(request.param)
+
+
+def of(objects: list[Object], *kinds: str) -> list[Object]:
+    return [each for each in objects if each["kind"] in kinds]
+
+
+def named(objects: list[Object], kind: str, name: str) -> Object:
+    (found,) = [each for each in of(objects, kind) if each["metadata"]["name"] == name]
+    return found
+
+
+def pods(objects: list[Object], selector: dict[str, str]) -> list[Object]:
+    """The pod templates that a selector's labels match; an empty one matches all."""
+    templates = [each["spec"]["template"] for each in of(objects, "Deployment")]
+    return [each for each in templates if selector.items() <= each["metadata"]["labels"].items()]
+
+
+def containers(objects: list[Object]) -> Iterator[Object]:
+    for deployment in of(objects, "Deployment"):
+        spec = deployment["spec"]["template"]["spec"]
+        yield from spec.get("initContainers", [])
+        yield from spec["containers"]
+
+
+def port_names(pod: Object) -> set[str]:
+    return {port["name"] for each in pod["spec"]["containers"] for port in each["ports"]}
+
+
+def quantity(value: str | int) -> float:
+    """A Kubernetes quantity as number: ``500m`` is 0.5, ``2Gi`` is 2147483648."""
+    units = {"": 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+    number, unit = re.fullmatch(r"([0-9.]+)([a-zA-Z]*)", str(value)).groups()  # type: ignore[union-attr]
+    return float(number) * units[unit]
+
+
+def test_schemas() -> None:
+    try:
+        import kubernetes_validate  # noqa: PLC0415
+    except ImportError:
+        missing("kubernetes-validate is not installed")
+    distinct = {yaml.safe_dump(each): each for variant in VARIANTS for each in render(variant)}
+    for each in distinct.values():
+        if each["kind"] not in FOREIGN:
+            # Raises for a field that is none, and for a kind or version that it does not know.
+            assert kubernetes_validate.validate(each, KUBERNETES, strict=True) == KUBERNETES
+
+
+def test_nothing_is_named_twice_and_all_is_in_one_namespace(objects: list[Object]) -> None:
+    names = [(each["kind"], each["metadata"]["name"]) for each in objects]
+    assert len(set(names)) == len(names)
+    spaces = {each["metadata"].get("namespace") for each in objects if each["kind"] != "Namespace"}
+    assert spaces == {"tandem"}
+
+
+def test_selectors_match(objects: list[Object]) -> None:
+    for deployment in of(objects, "Deployment"):
+        selector = deployment["spec"]["selector"]["matchLabels"]
+        assert pods(objects, selector) == [deployment["spec"]["template"]]
+        for spread in deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]:
+            assert spread["labelSelector"]["matchLabels"] == selector
+    for service in of(objects, "Service"):
+        assert len(pods(objects, service["spec"]["selector"])) == 1
+    for budget in of(objects, "PodDisruptionBudget"):
+        assert len(pods(objects, budget["spec"]["selector"]["matchLabels"])) == 1
+        assert budget["spec"]["maxUnavailable"] == 1, "minAvailable of a single pod would stop every drain"
+    for monitor in of(objects, "ServiceMonitor"):
+        labels = monitor["spec"]["selector"]["matchLabels"]
+        (service,) = [
+            each for each in of(objects, "Service") if labels.items() <= each["metadata"]["labels"].items()
+        ]
+        ports = {port["name"] for port in service["spec"]["ports"]}
+        assert {endpoint["port"] for endpoint in monitor["spec"]["endpoints"]} <= ports
+
+
+def test_ports_exist(objects: list[Object]) -> None:
+    for service in of(objects, "Service"):
+        (pod,) = pods(objects, service["spec"]["selector"])
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= port_names(pod)
+    for container in containers(objects):
+        for port in container.get("ports", []):
+            assert 1024 <= port["containerPort"] <= 65535
+    gateway = named(objects, "Deployment", "tandem-gateway")["spec"]["template"]["spec"]["containers"][0]
+    listening = {port["name"]: port["containerPort"] for port in gateway["ports"]}
+    settings = settings_of(objects)
+    assert listening == {"http": settings.port, "operations": settings.operations_port}
+    triton = named(objects, "Deployment", "tandem-triton")["spec"]["template"]["spec"]["containers"][0]
+    listening = {port["name"]: port["containerPort"] for port in triton["ports"]}
+    assert listening == {"grpc": launcher.GRPC_PORT, "metrics": launcher.METRICS_PORT}
+
+
+def test_every_container_is_probed(objects: list[Object]) -> None:
+    for deployment in of(objects, "Deployment"):
+        for container in deployment["spec"]["template"]["spec"]["containers"]:
+            names = {port["name"] for port in container["ports"]}
+            for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+                probe = container[kind]
+                assert ("exec" in probe) != ("httpGet" in probe)
+                assert probe.get("httpGet", {}).get("port", next(iter(names))) in names
+    paths = {
+        kind: named(objects, "Deployment", "tandem-gateway")["spec"]["template"]["spec"]["containers"][0][kind][
+            "httpGet"
+        ]["path"]
+        for kind in ("startupProbe", "readinessProbe", "livenessProbe")
+    }
+    assert paths == {"startupProbe": "/livez", "readinessProbe": "/readyz", "livenessProbe": "/livez"}, (
+        "a gateway is not to be restarted because Triton is away"
+    )
+
+
+def test_the_probe_of_triton_is_where_the_images_have_it(objects: list[Object]) -> None:
+    triton = named(objects, "Deployment", "tandem-triton")["spec"]["template"]["spec"]["containers"][0]
+    command = triton["readinessProbe"]["exec"]["command"]
+    for dockerfile in ("Dockerfile.triton-cpu", "nvidia/Dockerfile"):
+        text = (ROOT / "docker" / dockerfile).read_text()
+        assert f"COPY service/triton/container.py {command[2]}" in text
+    assert command[3:] == ["probe"]
+
+
+def test_requests_are_within_limits(objects: list[Object]) -> None:
+    for container in containers(objects):
+        resources = container["resources"]
+        assert {"cpu", "memory", "ephemeral-storage"} <= set(resources["limits"])
+        for name, request in resources["requests"].items():
+            assert quantity(request) <= quantity(resources["limits"][name]), (container["name"], name)
+
+
+def test_pods_are_restricted(objects: list[Object]) -> None:
+    (namespace,) = of(objects, "Namespace")
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    for account in of(objects, "ServiceAccount"):
+        assert account["automountServiceAccountToken"] is False
+    for deployment in of(objects, "Deployment"):
+        pod = deployment["spec"]["template"]["spec"]
+        assert pod["automountServiceAccountToken"] is False
+        assert named(objects, "ServiceAccount", pod["serviceAccountName"])
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] > 10000
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+        assert not [volume for volume in pod["volumes"] if "hostPath" in volume]
+    for container in containers(objects):
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+
+
+def test_autoscalers_scale_what_exists_and_alone(objects: list[Object]) -> None:
+    targets = [
+        each["spec"]["scaleTargetRef"]["name"] for each in of(objects, "HorizontalPodAutoscaler", "ScaledObject")
+    ]
+    assert len(set(targets)) == len(targets), "two autoscalers of one Deployment fight"
+    for deployment in of(objects, "Deployment"):
+        scaled = deployment["metadata"]["name"] in targets
+        # A number in the manifest would undo the autoscaler's with every apply.
+        assert ("replicas" in deployment["spec"]) != scaled
+    for name in targets:
+        assert named(objects, "Deployment", name)
+    for scaler in of(objects, "HorizontalPodAutoscaler"):
+        assert 2 <= scaler["spec"]["minReplicas"] < scaler["spec"]["maxReplicas"]
+        assert scaler["spec"]["metrics"]
+
+
+def test_policies_deny_by_default_and_allow_what_exists(objects: list[Object]) -> None:
+    policies = [each["spec"] for each in of(objects, "NetworkPolicy")]
+    deny = named(objects, "NetworkPolicy", "default-deny")["spec"]
+    assert deny == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    for policy in policies:
+        chosen = pods(objects, policy["podSelector"].get("matchLabels", {}))
+        assert chosen
+        for rule in policy.get("ingress", []):
+            for pod in chosen:
+                assert {port["port"] for port in rule["ports"]} <= port_names(pod)
+        for rule in policy.get("egress", []):
+            for peer in rule["to"]:
+                if "namespaceSelector" in peer:
+                    continue
+                for pod in pods(objects, peer["podSelector"]["matchLabels"]):
+                    assert {port["port"] for port in rule["ports"]} <= port_names(pod)
+        for rule in policy.get("ingress", []):
+            for peer in rule.get("from", []):
+                if "namespaceSelector" not in peer:
+                    assert pods(objects, peer["podSelector"]["matchLabels"])
+    assert reaches(objects, "tandem-gateway", "tandem-triton", "grpc")
+    assert not reaches(objects, "tandem-gateway", "tandem-triton", "metrics")
+    assert not reaches(objects, "tandem-triton", "tandem-gateway", "operations")
+
+
+def reaches(objects: list[Object], source: str, target: str, port: str) -> bool:
+    """Whether the policies let one Deployment's pods connect to a port of another's; both ends must allow it."""
+    labels = {
+        name: named(objects, "Deployment", name)["spec"]["template"]["metadata"]["labels"]
+        for name in (source, target)
+    }
+
+    def allowed(direction: str, peers: str, own: str, other: str) -> bool:
+        for policy in (each["spec"] for each in of(objects, "NetworkPolicy")):
+            if not policy["podSelector"].get("matchLabels", {}).items() <= labels[own].items():
+                continue
+            for rule in policy.get(direction, []):
+                matching = [
+                    peer
+                    for peer in rule.get(peers, [{}])
+                    if "namespaceSelector" not in peer
+                    and peer.get("podSelector", {}).get("matchLabels", {}).items() <= labels[other].items()
+                ]
+                if matching and port in {each["port"] for each in rule["ports"]}:
+                    return True
+        return False
+
+    return allowed("egress", "to", source, target) and allowed("ingress", "from", target, source)
+
+
+def environment(objects: list[Object]) -> dict[str, str]:
+    """What the gateway's container gets; a value that the cluster fills in is ``1``."""
+    (container,) = named(objects, "Deployment", "tandem-gateway")["spec"]["template"]["spec"]["containers"]
+    values: dict[str, str] = {}
+    for source in container["envFrom"]:
+        values |= named(objects, "ConfigMap", source["configMapRef"]["name"])["data"]
+    return values | {each["name"]: each.get("value", "1") for each in container["env"]}
+
+
+def settings_of(objects: list[Object]) -> Settings:
+    prefix = environment_name("")
+    # Files are there only where it runs.
+    given = {name: value for name, value in environment(objects).items() if not name.endswith("_FILE")}
+    return Settings(**{name.removeprefix(prefix).lower(): value for name, value in given.items()})
+
+
+def test_every_variable_is_a_setting(objects: list[Object]) -> None:
+    known = {environment_name(field) for field in Settings.model_fields}
+    assert set(environment(objects)) <= known
+    settings = settings_of(objects)
+    triton = named(objects, "Service", "tandem-triton")
+    ports = {port["name"]: port["port"] for port in triton["spec"]["ports"]}
+    assert settings.triton_url == f"dns:///{triton['metadata']['name']}:{ports['grpc']}"
+    assert triton["spec"]["clusterIP"] == "None", "one address would keep one Triton busy"
+
+
+def test_a_pod_has_time_to_finish(objects: list[Object]) -> None:
+    settings = settings_of(objects)
+    gateway = named(objects, "Deployment", "tandem-gateway")["spec"]["template"]["spec"]
+    assert settings.drain_s >= 2 * gateway["containers"][0]["readinessProbe"]["periodSeconds"]
+    assert gateway["terminationGracePeriodSeconds"] > settings.drain_s + settings.request_timeout_s + 1
+    triton = named(objects, "Deployment", "tandem-triton")["spec"]["template"]["spec"]
+    wait = int(triton["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert triton["terminationGracePeriodSeconds"] > wait + launcher.EXIT_TIMEOUT_S
+
+
+def test_rollouts_take_no_pod_away_first(objects: list[Object]) -> None:
+    for deployment in of(objects, "Deployment"):
+        assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+
+
+def test_images_are_pinned(objects: list[Object]) -> None:
+    for container in containers(objects):
+        _, _, tag = container["image"].rpartition("/")[2].partition(":")
+        assert tag
+        assert tag != "latest"
+
+
+def test_what_is_mounted_exists(objects: list[Object]) -> None:
+    for deployment in of(objects, "Deployment"):
+        pod = deployment["spec"]["template"]["spec"]
+        volumes = {volume["name"] for volume in pod["volumes"]}
+        mounted = {
+            mount["name"]
+            for container in [*pod.get("initContainers", []), *pod["containers"]]
+            for mount in container.get("volumeMounts", [])
+        }
+        assert mounted == volumes
+    for container in containers(objects):
+        for source in container.get("envFrom", []):
+            assert named(objects, "ConfigMap", source["configMapRef"]["name"])
+
+
+def test_the_gpu_goes_to_triton_alone() -> None:
+    claims = {
+        container["name"]: container["resources"]["limits"].get("nvidia.com/gpu")
+        for container in containers(render("gpu"))
+    }
+    assert claims == {"gateway": None, "models": None, "triton": "1"}
+    images = {container["name"]: container["image"] for container in containers(render("gpu"))}
+    assert images["triton"].startswith("tandem-triton:")
+
+
+def test_triton_is_scaled_on_its_queue_where_the_metric_is_there() -> None:
+    for variant in ("cpu+prometheus-adapter", "gpu+prometheus-adapter"):
+        scaler = named(render(variant), "HorizontalPodAutoscaler", "tandem-triton")
+        (metric,) = scaler["spec"]["metrics"]
+        rules = yaml.safe_load((K8S / "components/prometheus-adapter/adapter-rules.yaml").read_text())
+        served = {rule["name"]["as"] for rule in rules["rules"]["custom"]}
+        assert metric["pods"]["metric"]["name"] in served
+    for variant in ("cpu+keda", "gpu+keda"):
+        trigger = named(render(variant), "ScaledObject", "tandem-triton")["spec"]["triggers"][0]
+        assert "nv_inference_queue_duration_us" in trigger["metadata"]["query"]

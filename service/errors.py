@@ -136,8 +136,9 @@ class TooManyRequests(TandemError):
     status = HTTPStatus.TOO_MANY_REQUESTS
     slug = "too-many-requests"
     title = "Too many requests from this caller"
+    retry_after_s = 1
 
-    def __init__(self, detail: str, *, retry_after_s: int) -> None:
+    def __init__(self, detail: str, *, retry_after_s: int = 1) -> None:
         super().__init__(detail)
         self.retry_after_s = retry_after_s
 

@@ -51,7 +51,7 @@ CHANNEL = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # Behind a name with several addresses (`dns:///tandem-triton:8001`) every Triton gets its share; one connection
+    # Behind a name with several addresses (`dns:///tandem-triton:8001`) each Triton gets its share; one connection
     # would pin one of them. What one of them refuses, another may take: one more attempt, within the deadline.
     ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
     ("grpc.dns_min_time_between_resolutions_ms", 5000),

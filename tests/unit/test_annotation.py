@@ -58,7 +58,9 @@ def test_draws_at_the_face_and_leaves_the_rest_and_the_original_alone() -> None:
 
 
 def test_the_bar_is_as_long_as_the_confidence() -> None:
-    drawn = np.asarray(draw_emotions(np.full((400, 600, 3), 255, np.uint8), answer(600, 400, (200, 150, 100, 120))))
+    drawn = np.asarray(
+        draw_emotions(np.full((400, 600, 3), 255, np.uint8), answer(600, 400, (200, 150, 100, 120)))
+    )
     rows, columns = np.nonzero((drawn != 255).any(axis=2))
     above = rows < 150
     left, right, bottom = columns[above].min(), columns[above].max(), rows[above].max()

@@ -18,5 +18,5 @@ def test_each_error_has_a_type_of_its_own_and_an_error_status() -> None:
         assert kind("what was wrong").detail == "what was wrong"
 
 
-def test_every_503_says_when_to_retry() -> None:
-    assert all(kind.retry_after_s for kind in family() if kind.status == 503)
+def test_every_429_and_503_says_when_to_retry() -> None:
+    assert all(kind.retry_after_s for kind in family() if kind.status in (429, 503))

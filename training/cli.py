@@ -9,6 +9,13 @@ from typing import Any
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from training.datasets.prepared import PREPARATIONS
+from training.protocols.settings import (
+    CompareSettings,
+    CrossvalidateSettings,
+    ReportSettings,
+    RobustnessSettings,
+    VerifySettings,
+)
 from training.settings import (
     EmotionSettings,
     EvaluateSettings,
@@ -24,24 +31,38 @@ class PrepareSettings:
     """Cut the face out of every image of a data set, with the service's own pipeline."""
 
     kind: str
-    """ferplus, identity or lfw."""
+    """ferplus, identity, lfw or ckplus."""
     source: Path
     """Folder with the data set as it is downloaded."""
     out: Path
     """Folder for the prepared set."""
     workers: int | None = None
     """Processes; as many as there are cores unless given."""
+    teacher: Path | None = None
+    """ONNX network whose embeddings of each face are kept as a second target; with identity only. It takes
+    [1, 3, 112, 112]: RGB on ArcFace's template, (value - 127.5) / 128."""
+    neutral: bool = False
+    """Take the first frame of each sequence as neutral; with ckplus only."""
 
     def __post_init__(self) -> None:
         if self.kind not in PREPARATIONS:
             raise ValueError(f"kind is {self.kind!r}; there are {', '.join(PREPARATIONS)}")
+        if self.teacher and self.kind != "identity":
+            raise ValueError(f"teacher is {self.teacher}; it goes with kind identity, not {self.kind}")
+        if self.neutral and self.kind != "ckplus":
+            raise ValueError(f"neutral goes with kind ckplus, not {self.kind}")
         if not self.source.is_dir():
             raise ValueError(f"source is {self.source}, which is no folder")
 
 
 def prepare(settings: PrepareSettings) -> None:
     """Prepare one data set."""
-    PREPARATIONS[settings.kind](settings.source, settings.out, settings.workers)
+    options: dict[str, dict[str, Any]] = {
+        "identity": {"teacher": settings.teacher},
+        "ckplus": {"neutral": settings.neutral},
+    }
+    extra = options.get(settings.kind, {})
+    PREPARATIONS[settings.kind](settings.source, settings.out, settings.workers, **extra)
 
 
 def identity(settings: IdentitySettings) -> None:
@@ -79,6 +100,41 @@ def evaluate(settings: EvaluateSettings) -> None:
     evaluate(settings)
 
 
+def verify(settings: VerifySettings) -> None:
+    """Score LFW."""
+    from training.verification import verify
+
+    verify(settings)
+
+
+def crossvalidate(settings: CrossvalidateSettings) -> None:
+    """Train and score CK+."""
+    from training.crossvalidation import crossvalidate
+
+    crossvalidate(settings)
+
+
+def compare(settings: CompareSettings) -> None:
+    """The parts against the whole."""
+    from training.comparison import compare
+
+    compare(settings)
+
+
+def robustness(settings: RobustnessSettings) -> None:
+    """Score FER+ in photos."""
+    from training.robustness import measure
+
+    measure(settings)
+
+
+def report(settings: ReportSettings) -> None:
+    """Pages of tables and plots."""
+    from training.report.page import write_report
+
+    write_report(settings)
+
+
 def recipe(settings: RecipeSettings) -> None:
     """Every step."""
     from training.recipe import run_recipe
@@ -93,6 +149,11 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "joint": (JointSettings, joint),
     "export": (ExportSettings, export),
     "evaluate": (EvaluateSettings, evaluate),
+    "verify": (VerifySettings, verify),
+    "crossvalidate": (CrossvalidateSettings, crossvalidate),
+    "compare": (CompareSettings, compare),
+    "robustness": (RobustnessSettings, robustness),
+    "report": (ReportSettings, report),
     "all": (RecipeSettings, recipe),
 }
 
@@ -115,7 +176,7 @@ def app(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser()
     parsed = parser.parse_args(arguments)
     name = parsed.subcommand
-    options = parser.instantiate_classes(parsed)[name].as_dict()
+    options = parser.instantiate(parsed)[name].as_dict()
     options.pop("config", None)
     settings, run = COMMANDS[name]
     try:

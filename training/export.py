@@ -32,21 +32,30 @@ CONFIG_TEMPLATE = Path(__file__).parent / "config.pbtxt.template"
 class ServedNet(nn.Module):
     """The network as it is served: bytes in, calibrated probabilities out."""
 
-    def __init__(self, network: nn.Module, temperature: float) -> None:
+    def __init__(self, network: nn.Module, temperature: float, *, mirror: bool) -> None:
         super().__init__()
         self.network = network
+        self.mirror = mirror
+        self.temperature: Tensor
         self.register_buffer("temperature", torch.tensor(temperature))
 
     def forward(self, face: Tensor) -> Tensor:
         """uint8 [N, 1, 48, 48] -> float32 [N, 8], each row sums to one. Triton finds the input by this name."""
-        return torch.softmax(self.network(face) / self.temperature, dim=1)
+        return torch.softmax(self.logits(face) / self.temperature, dim=1)
+
+    def logits(self, face: Tensor) -> Tensor:
+        """The network's logits, averaged over each crop and its mirror image where ``mirror`` is set."""
+        if not self.mirror:
+            return self.network(face)  # type: ignore[no-any-return]
+        own, mirrored = self.network(torch.cat([face, face.flip(3)])).chunk(2)
+        return (own + mirrored) / 2  # type: ignore[no-any-return]
 
 
 def load_tandem(run: Path) -> TandemNet:
     """The network of a complete joint run, in eval mode."""
     settings = load_settings(run)
     identity, emotion = (load_settings(Path(settings[stage])) for stage in ("identity", "emotion"))
-    fields = JointSettings.__dataclass_fields__.keys() - {"augmentation"}
+    fields = settings.keys() & (JointSettings.__dataclass_fields__.keys() - {"augmentation"})
     joint = JointSettings(**{name: settings[name] for name in fields})
     network = build_tandem(identity["network"], emotion["network"], joint)
     network.load_state_dict(load_weights(run))
@@ -101,9 +110,10 @@ def export(settings: ExportSettings) -> None:
     joint = load_settings(settings.run)
     valid = load_prepared(Path(joint["data"]) / "valid")
     network = load_tandem(settings.run)
-    logits = predict(network, valid.crops)
+    served = ServedNet(network, 1.0, mirror=settings.mirror).eval()
+    logits = predict(served.logits, valid.crops)
     temperature = fit_temperature(logits[valid.aligned], valid.arrays["votes"][valid.aligned])
-    served = ServedNet(network, temperature).eval()
+    served.temperature.fill_(temperature)
     exported = to_torchscript(served)
     difference = parity(served, exported, valid.crops)
     print(f"TorchScript against eager: largest difference {difference:.2g} (allowed {MAX_DIFFERENCE:g})")
@@ -119,7 +129,10 @@ def export(settings: ExportSettings) -> None:
     checksum = hashlib.sha256((version / "model.pt").read_bytes()).hexdigest()
     (model / "config.pbtxt").write_text(render_config(settings.name, settings.run, reached, checksum))
     write_card(
-        version, settings.run, reached, {"temperature": temperature, "parity": difference, "sha256": checksum}
+        version,
+        settings.run,
+        reached,
+        {"temperature": temperature, "mirror": settings.mirror, "parity": difference, "sha256": checksum},
     )
 
 

@@ -65,11 +65,21 @@ class IdentitySettings(StageSettings):
     """Of the cosine classifier's logits."""
     margin: float = 0.1
     """Of the cosine classifier: how much closer than the others the right person must be."""
+    people_weight: float = 1.0
+    """Weight of the classification over people in the loss."""
+    teacher_weight: float = 0.0
+    """Weight of the second target, 1 - cosine between a linear projection of the features and the teacher's
+    embedding; wants a set prepared with --teacher. 10 is a good one, beside a people_weight of 0.3; 0 is off."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.network not in BACKBONES:
             raise ValueError(f"network is {self.network!r}; there are {', '.join(BACKBONES)}")
+        if min(self.people_weight, self.teacher_weight) < 0 or not self.people_weight + self.teacher_weight:
+            raise ValueError(
+                f"people_weight is {self.people_weight} and teacher_weight {self.teacher_weight}; "
+                "neither may be below 0, nor both be 0"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +94,8 @@ class EmotionSettings(StageSettings):
     """Run of the identity stage with the same network, to start from its weights."""
     dropout: float = 0.2
     """Before the classifier."""
+    keep: Literal["best", "last"] = "best"
+    """The epoch that reads Valid best, or the last: where what is held out is to be reported on, as in folds."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -105,6 +117,8 @@ class JointSettings(StageSettings):
     """Peak rate of the classifier and the emotion network; a large one forgets what was learnt apart."""
     identity_rate: float = 0.1
     """Rate of the identity network as a share of learning_rate; 0 freezes it."""
+    emotion_rate: float = 1.0
+    """Rate of the emotion network as a share of learning_rate; 0 freezes it."""
     epochs: int = 12
     """Passes over the training set."""
     ema_decay: float = 0.995
@@ -113,6 +127,30 @@ class JointSettings(StageSettings):
     """Units of a fully connected layer before the last; 0 for none."""
     dropout: float = 0.2
     """Before each fully connected layer."""
+    keep: Literal["best", "last"] = "best"
+    """The epoch that reads Valid best, or the last."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.identity_rate, self.emotion_rate) < 0:
+            raise ValueError(
+                f"identity_rate is {self.identity_rate} and emotion_rate {self.emotion_rate}; "
+                "neither may be below 0"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeSettings(StageSettings):
+    """Train a classifier of expressions on the features of an identity network, which itself stays as it is."""
+
+    data: Path
+    """Prepared FER+: a folder with train and valid."""
+    identity: Path
+    """Run of the identity stage."""
+    dropout: float = 0.2
+    """Before the classifier."""
+    keep: Literal["best", "last"] = "best"
+    """The epoch that reads Valid best, or the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +165,8 @@ class ExportSettings:
     """Name of the model in it."""
     version: int = 1
     """Version to write; a higher one beside an older goes live without a restart."""
+    mirror: bool = False
+    """Average each crop with its mirror image: somewhat more accurate, at twice the computation."""
 
     def __post_init__(self) -> None:
         if self.version < 1:

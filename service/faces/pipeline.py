@@ -1,6 +1,6 @@
 """From a photo to its faces: at which scales and turns to look, and the landmarks of what was found."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -18,7 +18,7 @@ NORMAL_SIDE = 640
 SMALL_SIDE = 320
 """For a face that fills the frame, and for finding which way is up."""
 
-ENLARGEMENTS = (4, 5, 3, 2)
+ENLARGEMENTS = (4, 5, 6, 3, 2)
 """How much a photo smaller than that is enlarged, in this order until a face is found."""
 
 SURE = 0.9
@@ -49,17 +49,10 @@ class FaceFinder:
             threshold: the least detection score, 0..1.
             lap: called with the name of each step, "detect" and "landmarks", when it is done.
         """
-        turns, found = self._detect(photo, threshold)
-        if lap:
-            lap("detect")
-        upright = np.ascontiguousarray(np.rot90(photo, turns))
-        landmarks, probabilities = self._refiner.refine(upright, found.landmarks)
-        believed = _believed(found, landmarks, probabilities)
-        height, width = upright.shape[:2]
+        turns, found = self._search(photo, threshold, lap or _unheard)
+        height, width = np.rot90(photo, turns).shape[:2]
         faces = []
-        for (x, y, w, h), score, points in zip(
-            found.boxes[believed], found.scores[believed], landmarks[believed], strict=True
-        ):
+        for (x, y, w, h), score, points in zip(found.boxes, found.scores, found.landmarks, strict=True):
             corners = np.array([[x, y], [x + w, y + h]]).clip(0, [width, height])
             (left, top), (right, bottom) = _turn_back(corners, turns, (height, width))
             box = Box(
@@ -69,30 +62,45 @@ class FaceFinder:
                 float(abs(bottom - top)),
             )
             faces.append(Face(box, float(score), _turn_back(points, turns, (height, width))))
-        if lap:
-            lap("landmarks")
         return sorted(faces, key=lambda face: face.box.area, reverse=True)
 
-    def _detect(self, photo: NDArray[np.uint8], threshold: float) -> tuple[int, Detections]:
+    def _search(
+        self, photo: NDArray[np.uint8], threshold: float, lap: Callable[[str], None]
+    ) -> tuple[int, Detections]:
         """How many quarter turns to the left make the photo upright, and its faces after them."""
         sides = _sides(photo)
-        found = NO_FACES
-        for side in sides:
-            found = self._detector.detect(photo, long_side=side, threshold=threshold)
-            if len(found):
-                break
+        found = self._look(photo, sides, threshold, lap)
         if found.best >= SURE:
             return 0, found
         turned = [np.ascontiguousarray(np.rot90(photo, turns)) for turns in range(4)]
         best = [self._detector.detect(t, long_side=sides[-1], threshold=threshold).best for t in turned]
         best[0] = max(best[0] + CLEARLY_BETTER, found.best + CLEARLY_BETTER, TURNED)
+        lap("detect")
         turns = int(np.argmax(best))
-        if turns == 0:
-            return 0, found
-        finer = self._detector.detect(turned[turns], long_side=sides[0], threshold=threshold)
-        if not len(finer):  # a face that fills the frame is seen at the small side only
-            finer = self._detector.detect(turned[turns], long_side=sides[-1], threshold=threshold)
-        return turns, finer
+        return turns, found if turns == 0 else self._look(turned[turns], sides, threshold, lap)
+
+    def _look(
+        self, photo: NDArray[np.uint8], sides: Sequence[int], threshold: float, lap: Callable[[str], None]
+    ) -> Detections:
+        """The faces, with their refined landmarks, at the first of the scales that shows any.
+
+        What is disbelieved is not looked for again at another scale, unless the photo is enlarged: how the detail
+        that it lacks is filled in changes what the networks make of it.
+        """
+        enlarged = sides[0] > max(photo.shape[:2])
+        for side in sides:
+            found = self._detector.detect(photo, long_side=side, threshold=threshold)
+            lap("detect")
+            landmarks, probabilities = self._refiner.refine(photo, found.landmarks)
+            believed = _believed(found, landmarks, probabilities)
+            lap("landmarks")
+            if believed.any() or (len(found) and not enlarged):
+                return Detections(found.boxes[believed], found.scores[believed], landmarks[believed])
+        return NO_FACES
+
+
+def _unheard(_step: str) -> None:
+    """Nobody wants to know how long the steps take."""
 
 
 def _believed(

@@ -3,19 +3,18 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from google.protobuf import text_format
+from stripes import COMMON, flat, write_sets
 from tritonclient.grpc import model_config_pb2
 from waiting import wait_until
 
 from service.contract import ModelContract
 from training.cli import app
-from training.datasets.cropping import Crops
-from training.datasets.prepared import load_prepared, write_prepared
+from training.datasets.prepared import load_prepared
 from training.export import MAX_DIFFERENCE, load_tandem
 from training.framing import TEMPLATE
 from training.stages.run import load_result, load_weights
@@ -26,20 +25,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
-
-COMMON = ["--batch_size", "16", "--precision", "32-true", "--accelerator", "cpu", "--warmup_epochs", "0"]
-
-
-def write_set(folder: Path, count: int, **arrays: np.ndarray) -> None:
-    """Crops that a network can learn: the class is the direction and the width of stripes."""
-    random = np.random.default_rng(count)
-    labels = arrays["labels"]
-    rows, columns = np.indices((48, 48))
-    places = np.where((labels % 2)[:, None, None], rows, columns) + random.integers(0, 48, (count, 1, 1))
-    waves = np.sin(places * 2 * np.pi / np.array([3, 6, 12, 24])[labels // 2][:, None, None])
-    pixels = (127 + 90 * waves + random.normal(0, 15, (count, 48, 48))).clip(0, 255).astype(np.uint8)
-    crops = Crops(pixels, np.zeros(count, np.uint8))
-    write_prepared(folder, folder, crops, np.ones(count, bool), arrays, {})
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -53,13 +38,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("prepared")
-    labels = np.arange(96) % 8
-    votes = np.eye(10, dtype=np.int64)[labels] * 10
-    write_set(folder / "identity", 96, labels=labels)
-    for split in ("train", "valid"):
-        write_set(folder / "ferplus" / split, 96, labels=labels, votes=votes)
-    return folder
+    return write_sets(tmp_path_factory.mktemp("prepared"))
 
 
 def identity(data, out, **options):
@@ -68,10 +47,6 @@ def identity(data, out, **options):
 
 def emotion(data, out, **options):
     return ["emotion", "--data", str(data / "ferplus"), "--out", str(out), *COMMON, *flat(options)]
-
-
-def flat(options):
-    return [text for name, value in options.items() for text in (f"--{name}", str(value))]
 
 
 @pytest.fixture(scope="module")

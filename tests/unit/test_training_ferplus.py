@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service.faces.decode import decode_photo
 from training.datasets.ferplus import (
     COLUMNS,
     DROPPED,
@@ -10,7 +11,8 @@ from training.datasets.ferplus import (
     read_split,
     vote_distributions,
 )
-from training.protocols.ferplus import calibration_error, score
+from training.protocols.calibration import calibration_error
+from training.protocols.ferplus import score
 
 # neutral, happiness, surprise, sadness, anger, disgust, fear, contempt, unknown, NF
 VOTES = np.array(
@@ -63,7 +65,7 @@ def test_rows_without_an_image_are_counted(tmp_path):
     (tmp_path / "FER2013Train").mkdir()
     Image.new("L", (48, 48)).save(tmp_path / "FER2013Train" / "a.png")
     rows = read_split(tmp_path, "train")
-    assert [path.name for path in rows.paths] == ["a.png"]
+    assert [image.name for image in rows.images] == ["a.png"]
     assert rows.votes.tolist() == [votes]
     assert rows.missing == 2
     with pytest.raises(ValueError, match=r"FER2013Valid holds no image that .* names"):
@@ -81,6 +83,69 @@ def test_a_vote_that_is_no_number_names_its_line(tmp_path):
     (tmp_path / "FER2013Train").mkdir()
     Image.new("L", (48, 48)).save(tmp_path / "FER2013Train" / "a.png")
     with pytest.raises(ValueError, match="line 2: a vote is no whole number"):
+        read_split(tmp_path, "train")
+
+
+def write_fer2013(folder, rows, columns="emotion,pixels,Usage"):
+    lines = [columns, *(f'0,"{pixels}",{usage}' for usage, pixels in rows)]
+    (folder / "fer2013.csv").write_text("\n".join(lines) + "\n")
+
+
+def pixel_string(image):
+    return " ".join(map(str, np.asarray(image).ravel()))
+
+
+def test_kaggles_table_gives_the_same_images_as_the_folders(tmp_path):
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 256, (48, 48)).astype(np.uint8) for _ in range(4)]
+    usages, names = ["Training", "Training", "PublicTest", "Training"], ["a.png", "", "v.png", "b.png"]
+    votes = [np.eye(10, dtype=int)[index] * 10 for index in range(4)]
+    for folder in ("folders", "table"):
+        write_ferplus(tmp_path / folder, list(zip(usages, names, votes, strict=True)))
+    write_fer2013(tmp_path / "table", list(zip(usages, map(pixel_string, images), strict=True)))
+    (tmp_path / "folders" / "FER2013Train").mkdir()
+    for index in (0, 3):
+        Image.fromarray(images[index]).save(tmp_path / "folders" / "FER2013Train" / names[index])
+
+    found, expected = (read_split(tmp_path / folder, "train") for folder in ("table", "folders"))
+    assert (
+        [image.name for image in found.images] == [image.name for image in expected.images] == ["a.png", "b.png"]
+    )
+    assert found.votes.tolist() == expected.votes.tolist()
+    assert found.missing == expected.missing == 1
+    for one, other in zip(found.images, expected.images, strict=True):
+        assert np.array_equal(
+            decode_photo(one.read_bytes(), max_pixels=9999), decode_photo(other.read_bytes(), max_pixels=9999)
+        )
+
+
+@pytest.mark.parametrize("pixels", ["1 2 3", "", "x" * 9, " ".join(["300"] * 2304), " ".join(["-1"] * 2304)])
+def test_a_broken_pixel_string_is_an_unreadable_image(tmp_path, pixels):
+    write_ferplus(tmp_path, [("Training", "a.png", [10] + [0] * 9)])
+    write_fer2013(tmp_path, [("Training", pixels)])
+    (image,) = read_split(tmp_path, "train").images
+    assert image.read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("Training", "0"), ("Training", "0")], r"line 3 is 'PublicTest'; fer2013\.csv has 'Training' there"),
+        ([("Training", "0")], r"line 3 is 'PublicTest'; fer2013\.csv ends before it"),
+        ([("Training", "0"), ("PublicTest", "0"), ("PublicTest", "0")], "has more rows than the 2 of"),
+    ],
+)
+def test_tables_that_do_not_belong_together_are_refused(tmp_path, rows, message):
+    write_ferplus(tmp_path, [("Training", "a.png", [10] + [0] * 9), ("PublicTest", "b.png", [10] + [0] * 9)])
+    write_fer2013(tmp_path, rows)
+    with pytest.raises(ValueError, match=message):
+        read_split(tmp_path, "train")
+
+
+def test_kaggles_table_without_its_columns_is_refused(tmp_path):
+    write_ferplus(tmp_path, [("Training", "a.png", [10] + [0] * 9)])
+    write_fer2013(tmp_path, [], columns="emotion, Usage, pixels")
+    with pytest.raises(ValueError, match=r"lacks the columns \['Usage', 'pixels'\]"):
         read_split(tmp_path, "train")
 
 

@@ -23,6 +23,30 @@ def test_matched_and_mismatched_lines(lfw):
     assert pairs.same.tolist() == [True, False]
 
 
+def test_the_folds_of_view_2(lfw):
+    fold = "Ann_Lee\t1\t2\nAnn_Lee\t1\tBob_Ray\t1\n"
+    (lfw / "pairs.txt").write_text("3\t1\n" + 3 * fold)
+    pairs = read_pairs(lfw, "pairs.txt")
+    assert pairs.folds.tolist() == [0, 0, 1, 1, 2, 2]
+    assert pairs.same.tolist() == [True, False] * 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("2\nAnn_Lee\t1\t2\nAnn_Lee\t1\tBob_Ray\t1\n", r"has 1 matched of 2 pairs.* announces 1 x \(2 matched"),
+        ("2 1\nAnn_Lee\t1\t2\nAnn_Lee\t1\tBob_Ray\t1\n", r"announces 2 x \(1 matched"),
+        ("1\nAnn_Lee\t1\tBob_Ray\t1\nAnn_Lee\t1\t2\n", "out of order"),
+        ("Ann_Lee\t1\t2\n", "it should be a count, or folds and a count"),
+        ("", "it should be a count, or folds and a count"),
+    ],
+)
+def test_a_list_of_other_length_than_announced_is_refused(lfw, text, message):
+    (lfw / "pairs.txt").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_pairs(lfw, "pairs.txt")
+
+
 def test_a_missing_image_names_its_line(lfw):
     (lfw / "pairsDevTest.txt").write_text("1\nAnn_Lee\t1\t3\n")
     with pytest.raises(FileNotFoundError, match=r"line 2 names .*Ann_Lee_0003\.jpg"):

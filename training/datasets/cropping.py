@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,8 +17,11 @@ from tqdm import tqdm
 
 from service.errors import TandemError
 from service.faces.alignment import crop_faces
-from service.faces.decode import decode_photo
+from service.faces.decode import Photo, decode_photo
+from service.faces.face import Face
 from service.faces.pipeline import FaceFinder
+from training.datasets.images import EncodedImage, identify
+from training.datasets.teacher import Teacher
 from training.framing import CROP_SIZE, TEMPLATE
 
 MAX_PIXELS = 50_000_000
@@ -32,11 +36,13 @@ OUTCOMES = ("aligned", "no face", "unreadable")
 class Crops:
     """Grey crops uint8 [n, 48, 48], and how each came about [n]: aligned, no face, or unreadable.
 
-    Where no face was found the crop is the middle of the image; where it is unreadable, black.
+    Where no face was found the crop is the middle of the image; where it is unreadable, black. A teacher's
+    embeddings float16 [n, size], where one was asked, are zero for both.
     """
 
     pixels: NDArray[np.uint8]
     outcomes: NDArray[np.uint8]
+    embeddings: NDArray[np.float16] | None = None
 
     def counts(self) -> dict[str, int]:
         """How many images had each outcome."""
@@ -44,62 +50,110 @@ class Crops:
         return {name: found[index] for index, name in enumerate(OUTCOMES)}
 
 
-def crop_images(paths: Sequence[Path], parts: Path, *, title: str, workers: int | None = None) -> Crops:
-    """Crop the largest face of each image; complete parts found in the folder ``parts`` are not made again."""
+def crop_images(
+    images: Sequence[EncodedImage],
+    parts: Path,
+    *,
+    title: str,
+    workers: int | None = None,
+    teacher: Path | None = None,
+) -> Crops:
+    """Crop the largest face of each image; complete parts found in the folder ``parts`` are not made again.
+
+    Args:
+        images: of the data set.
+        parts: folder for what is done.
+        title: of the progress bar.
+        workers: processes; None for as many as there are cores.
+        teacher: ONNX network to take each face's embedding by.
+
+    Raises:
+        ValueError: the teacher is none.
+    """
     parts.mkdir(parents=True, exist_ok=True)
-    chunks = [list(paths[start : start + CHUNK]) for start in range(0, len(paths), CHUNK)]
-    targets = [parts / f"{index:05d}-{_fingerprint(chunk)}.npz" for index, chunk in enumerate(chunks)]
+    taught_by = Teacher(teacher).sha256 if teacher else ""
+    chunks = [list(images[start : start + CHUNK]) for start in range(0, len(images), CHUNK)]
+    targets = [parts / f"{index:05d}-{_fingerprint(chunk, taught_by)}.npz" for index, chunk in enumerate(chunks)]
     todo = [(chunk, target) for chunk, target in zip(chunks, targets, strict=True) if not target.exists()]
     left = sum(len(chunk) for chunk, _ in todo)
     # Forked children of a process with threads may hang; started anew they cannot.
     with (
-        tqdm(total=len(paths), initial=len(paths) - left, desc=title, unit=" images") as progress,
-        ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), _start_worker) as pool,
+        tqdm(total=len(images), initial=len(images) - left, desc=title, unit=" images") as progress,
+        ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), _start_worker, (teacher,)) as pool,
     ):
         for future in as_completed([pool.submit(_crop_chunk, chunk, target) for chunk, target in todo]):
             progress.update(future.result())
     loaded = [np.load(target) for target in targets]
     return Crops(
-        np.concatenate([part["pixels"] for part in loaded]), np.concatenate([part["outcomes"] for part in loaded])
+        np.concatenate([part["pixels"] for part in loaded]),
+        np.concatenate([part["outcomes"] for part in loaded]),
+        np.concatenate([part["embeddings"] for part in loaded]) if teacher else None,
     )
 
 
-def _fingerprint(paths: Sequence[Path]) -> str:
-    """Changes with the list of images and with what each weighs, so that a part of other images is not reused."""
-    text = "\n".join(f"{path} {path.stat().st_size}" for path in paths)
+def _fingerprint(images: Sequence[EncodedImage], teacher: str) -> str:
+    """Changes with the images and with the teacher, so that a part of others is not reused."""
+    text = "\n".join(map(identify, images)) + teacher
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 _finder: FaceFinder | None = None
+_teacher: Teacher | None = None
 
 
-def _start_worker() -> None:
-    global _finder  # noqa: PLW0603 - the one thing a worker process builds once
+def _start_worker(teacher: Path | None) -> None:
+    global _finder, _teacher  # noqa: PLW0603 - what a worker process builds once
     cv2.setNumThreads(1)
     _finder = FaceFinder()
+    _teacher = Teacher(teacher) if teacher else None
 
 
-def _crop_chunk(paths: Sequence[Path], target: Path) -> int:
+def _crop_chunk(images: Sequence[EncodedImage], target: Path) -> int:
     assert _finder is not None  # noqa: S101 - _start_worker ran
-    pixels = np.zeros((len(paths), *CROP_SIZE), np.uint8)
-    outcomes = np.full(len(paths), UNREADABLE, np.uint8)
-    for index, path in enumerate(paths):
-        pixels[index], outcomes[index] = crop_image(path.read_bytes(), _finder)
+    arrays: dict[str, NDArray[Any]] = {
+        "pixels": np.zeros((len(images), *CROP_SIZE), np.uint8),
+        "outcomes": np.full(len(images), UNREADABLE, np.uint8),
+    }
+    if _teacher:
+        arrays["embeddings"] = np.zeros((len(images), _teacher.size), np.float16)
+    for index, image in enumerate(images):
+        photo, face = _look(_read(image), _finder)
+        arrays["pixels"][index], arrays["outcomes"][index] = _crop(photo, face)
+        if _teacher and photo is not None and face:
+            arrays["embeddings"][index] = _teacher.embed(photo, face)
     unfinished = target.with_suffix(".unfinished.npz")
-    np.savez(unfinished, pixels=pixels, outcomes=outcomes)
+    np.savez(unfinished, allow_pickle=False, **arrays)
     unfinished.replace(target)
-    return len(paths)
+    return len(images)
+
+
+def _read(image: EncodedImage) -> bytes:
+    """Nothing where the file cannot be read: one bad sector is no reason to stop after an hour."""
+    try:
+        return image.read_bytes()
+    except OSError:
+        return b""
 
 
 def crop_image(data: bytes, finder: FaceFinder) -> tuple[NDArray[np.uint8], int]:
     """The crop [48, 48] of the largest face in an encoded image, and how it came about."""
+    return _crop(*_look(data, finder))
+
+
+def _look(data: bytes, finder: FaceFinder) -> tuple[Photo | None, Face | None]:
+    """The photo, and the largest face in it."""
     try:
         photo = decode_photo(data, max_pixels=MAX_PIXELS)
     except TandemError:
+        return None, None
+    return photo, next(iter(finder.find(photo)), None)
+
+
+def _crop(photo: Photo | None, face: Face | None) -> tuple[NDArray[np.uint8], int]:
+    if photo is None:
         return np.zeros(CROP_SIZE, np.uint8), UNREADABLE
-    faces = finder.find(photo)
-    if faces:
-        return crop_faces(photo, faces[:1], template=TEMPLATE, size=CROP_SIZE)[0, 0], ALIGNED
+    if face:
+        return crop_faces(photo, [face], template=TEMPLATE, size=CROP_SIZE)[0, 0], ALIGNED
     side = min(photo.shape[:2])
     top, left = (photo.shape[0] - side) // 2, (photo.shape[1] - side) // 2
     middle = cv2.cvtColor(photo[top : top + side, left : left + side], cv2.COLOR_RGB2GRAY)

@@ -1,15 +1,22 @@
 """FER+: the images of FER2013 with the votes of ten people each.
 
 Barsoum et al., "Training Deep Networks for Facial Expression Recognition with Crowd-Sourced Label Distribution",
-ICMI 2016. Layout: ``fer2013new.csv`` beside ``FER2013Train/`` and ``FER2013Valid/`` with one PNG a row.
+ICMI 2016. Layout: ``fer2013new.csv`` beside ``FER2013Train/`` and ``FER2013Valid/`` with one PNG a row, or beside
+Kaggle's ``fer2013.csv``, which has the same rows in the same order.
 """
 
 import csv
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from training.datasets.fer2013 import PIXELS_TABLE, read_pixel_rows
+from training.datasets.images import EncodedImage, PixelImage
+
+TABLE = "fer2013new.csv"
 
 EMOTIONS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt")
 COLUMNS = (*EMOTIONS, "unknown", "NF")
@@ -27,7 +34,7 @@ Votes = NDArray[np.int64]
 class Split:
     """The rows of one split that have an image, and how many have none."""
 
-    paths: list[Path]
+    images: Sequence[EncodedImage]
     votes: Votes
     missing: int
 
@@ -35,37 +42,76 @@ class Split:
 def read_split(folder: Path, split: str) -> Split:
     """Read the rows of "train", "valid" or "test".
 
+    The images come from the split's folder or, where there is none, from Kaggle's table.
+
     Raises:
-        ValueError: the table has other columns, a vote is no number, or no image of the split is there.
+        ValueError: a table lacks a column, a vote is no number, the two tables do not belong together, or no
+            image of the split is there.
         FileNotFoundError: the table is not there.
     """
-    table = folder / "fer2013new.csv"
+    table = folder / TABLE
     usage = SPLITS[split]
-    paths: list[Path] = []
+    from_pixels = not (folder / FOLDERS[usage]).is_dir() and (folder / PIXELS_TABLE).is_file()
+    found = _images_in_table(folder, usage) if from_pixels else _images_in_folder(folder, usage)
+    images: list[EncodedImage] = []
     votes: list[list[int]] = []
     missing = 0
+    for line, row, image in found:
+        if image is None:
+            missing += 1
+            continue
+        try:
+            votes.append([int(row[column]) for column in COLUMNS])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{table}, line {line}: a vote is no whole number ({error})") from error
+        images.append(image)
+    if not images:
+        place = folder / (PIXELS_TABLE if from_pixels else FOLDERS[usage])
+        raise ValueError(f"{place} holds no image that {table} names")
+    return Split(images, np.array(votes, np.int64), missing)
+
+
+Row = dict[str, str]
+
+
+def _rows(table: Path) -> Iterator[tuple[int, Row]]:
+    """Each row with its line."""
     with table.open(newline="") as file:
         reader = csv.DictReader(file)
-        wanted = {"Usage", "Image name", *COLUMNS}
-        lacking = wanted - set(reader.fieldnames or ())
+        lacking = {"Usage", "Image name", *COLUMNS} - set(reader.fieldnames or ())
         if lacking:
             raise ValueError(f"{table} lacks the columns {sorted(lacking)}; it has {reader.fieldnames}")
-        for line, row in enumerate(reader, start=2):
-            if row["Usage"] != usage:
-                continue
+        yield from enumerate(reader, start=2)
+
+
+def _images_in_folder(folder: Path, usage: str) -> Iterator[tuple[int, Row, EncodedImage | None]]:
+    for line, row in _rows(folder / TABLE):
+        if row["Usage"] == usage:
             name = row["Image name"].strip()
             path = folder / FOLDERS[usage] / name
-            if not name or not path.is_file():
-                missing += 1
-                continue
-            try:
-                votes.append([int(row[column]) for column in COLUMNS])
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{table}, line {line}: a vote is no whole number ({error})") from error
-            paths.append(path)
-    if not paths:
-        raise ValueError(f"{folder / FOLDERS[usage]} holds no image that {table} names")
-    return Split(paths, np.array(votes, np.int64), missing)
+            yield line, row, path if name and path.is_file() else None
+
+
+def _images_in_table(folder: Path, usage: str) -> Iterator[tuple[int, Row, EncodedImage | None]]:
+    """As FER+'s own script does: a row without an image name is left out."""
+    pixels = read_pixel_rows(folder / PIXELS_TABLE)
+    line = 1
+    for line, row in _rows(folder / TABLE):
+        other = next(pixels, None)
+        if other is None or other.usage != row["Usage"]:
+            told = "ends before it" if other is None else f"has {other.usage!r} there"
+            raise ValueError(
+                f"{folder / TABLE}, line {line} is {row['Usage']!r}; {PIXELS_TABLE} {told}: "
+                "the two do not belong together"
+            )
+        if row["Usage"] == usage:
+            name = row["Image name"].strip()
+            yield line, row, PixelImage(name, other.decode()) if name else None
+    if next(pixels, None) is not None:
+        raise ValueError(
+            f"{folder / PIXELS_TABLE} has more rows than the {line - 1:,} of {TABLE}: "
+            "the two do not belong together"
+        )
 
 
 def majority_labels(votes: Votes) -> NDArray[np.int64]:

@@ -1,10 +1,13 @@
 """Faces by person: one folder a person, as CASIA-WebFace and CelebA are passed on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from training.datasets.images import EncodedImage
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
@@ -13,7 +16,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 class People:
     """Images, the index of the person in each, and the persons' names in order of that index."""
 
-    paths: list[Path]
+    images: Sequence[EncodedImage]
     labels: NDArray[np.int64]
     names: list[str]
 

@@ -1,7 +1,8 @@
-"""Labeled Faces in the Wild, View 1: pairs for choosing models.
+"""Labeled Faces in the Wild: pairs of photos, of the same person or of two.
 
 Huang et al., "Labeled Faces in the Wild", University of Massachusetts 07-49 (2007). Layout:
-``<Name>/<Name>_0001.jpg`` beside ``pairsDevTrain.txt`` and ``pairsDevTest.txt``.
+``<Name>/<Name>_0001.jpg`` beside ``pairsDevTrain.txt`` and ``pairsDevTest.txt`` (View 1, for choosing models) and
+``pairs.txt`` (View 2, ten folds, for reporting).
 """
 
 from dataclasses import dataclass
@@ -13,24 +14,29 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Indices into ``paths`` [pairs, 2], and whether both show the same person [pairs]."""
+    """Indices into ``paths`` [pairs, 2], whether both show the same person [pairs], and the fold [pairs]."""
 
     paths: list[Path]
     indices: NDArray[np.int64]
     same: NDArray[np.bool_]
+    folds: NDArray[np.int64]
 
 
 def read_pairs(folder: Path, file: str) -> Pairs:
     """Read a pair list: a count, then that many matched lines, then as many mismatched.
 
+    Where the first line has two numbers, folds and count, that is repeated for each fold.
+
     Raises:
-        ValueError: a line has neither three nor four columns.
+        ValueError: a line has neither three nor four columns, or there are more or fewer lines than announced.
         FileNotFoundError: the list or an image of it is not there.
     """
     places: dict[Path, int] = {}
     indices: list[tuple[int, int]] = []
     same: list[bool] = []
-    for number, line in enumerate((folder / file).read_text().splitlines()[1:], start=2):
+    first_line, *lines = (folder / file).read_text().splitlines() or [""]
+    folds, count = _read_counts(folder / file, first_line)
+    for number, line in enumerate(lines, start=2):
         columns = line.split()
         match columns:
             case [name, first, second]:
@@ -48,4 +54,20 @@ def read_pairs(folder: Path, file: str) -> Pairs:
         left, right = (places.setdefault(image, len(places)) for image in images)
         indices.append((left, right))
         same.append(len(columns) == 3)
-    return Pairs(list(places), np.array(indices, np.int64), np.array(same, bool))
+    expected = np.tile(np.repeat([True, False], count), folds)
+    if same != expected.tolist():
+        raise ValueError(
+            f"{folder / file} has {sum(same):,} matched of {len(same):,} pairs, or has them out of order; "
+            f"its first line announces {folds} x ({count:,} matched, then {count:,} mismatched)"
+        )
+    fold_of_pair = np.repeat(np.arange(folds), 2 * count)
+    return Pairs(list(places), np.array(indices, np.int64), np.array(same, bool), fold_of_pair)
+
+
+def _read_counts(path: Path, line: str) -> tuple[int, int]:
+    """Folds, and matched pairs in each."""
+    try:
+        *folds, count = (int(part) for part in line.split())
+    except ValueError:
+        raise ValueError(f"{path} begins with {line!r}; it should be a count, or folds and a count") from None
+    return (folds[0] if folds else 1), count

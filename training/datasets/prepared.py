@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from training.datasets.ckplus import read_ckplus
 from training.datasets.cropping import ALIGNED, UNREADABLE, Crops, crop_images
 from training.datasets.ferplus import read_split
 from training.datasets.identity import read_people
 from training.datasets.lfw import read_pairs
+from training.datasets.recordio import RECORDS, read_recorded_people
+from training.datasets.teacher import Teacher
 from training.framing import CROP_SIZE, TEMPLATE
 
 ARRAYS = "arrays.npz"
 MANIFEST = "manifest.json"
+PAIR_LISTS = {"dev-train": "pairsDevTrain.txt", "dev-test": "pairsDevTest.txt", "view2": "pairs.txt"}
+"""LFW's lists, by the folder of the set that each becomes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +74,7 @@ def prepare_ferplus(source: Path, out: Path, workers: int | None = None) -> None
             if split == "test":  # kept back by whoever measures
                 continue
             raise
-        crops = crop_images(rows.paths, out / split / "parts", title=f"FER+ {split}", workers=workers)
+        crops = crop_images(rows.images, out / split / "parts", title=f"FER+ {split}", workers=workers)
         digests = [hashlib.sha256(crop.tobytes()).digest() for crop in crops.pixels]
         kept = crops.outcomes != UNREADABLE
         duplicates = 0
@@ -79,25 +84,58 @@ def prepare_ferplus(source: Path, out: Path, workers: int | None = None) -> None
             kept &= fresh
         known.update(digests)
         counts = {"rows without an image": rows.missing, "also in another split": duplicates}
-        files = np.array([path.name for path in rows.paths])
+        files = np.array([image.name for image in rows.images])
         write_prepared(out / split, source, crops, kept, {"votes": rows.votes, "files": files}, counts)
 
 
-def prepare_identity(source: Path, out: Path, workers: int | None = None) -> None:
-    """A folder-per-person tree to ``out``."""
-    people = read_people(source)
-    crops = crop_images(people.paths, out / "parts", title="identity", workers=workers)
+def prepare_identity(source: Path, out: Path, workers: int | None = None, *, teacher: Path | None = None) -> None:
+    """A folder-per-person tree, or MXNet's ``train.rec`` with its index, to ``out``.
+
+    Args:
+        teacher: ONNX embedding network; its embeddings become the array ``teacher``.
+    """
+    people = read_recorded_people(source) if (source / RECORDS).is_file() else read_people(source)
+    crops = crop_images(people.images, out / "parts", title="identity", workers=workers, teacher=teacher)
     kept = crops.outcomes == ALIGNED  # a crop of no face teaches no identity
-    write_prepared(out, source, crops, kept, {"labels": people.labels}, {"people": len(people.names)})
+    arrays: dict[str, NDArray[Any]] = {"labels": people.labels}
+    facts: dict[str, Any] = {"people": len(people.names)}
+    if teacher and crops.embeddings is not None:
+        arrays["teacher"] = crops.embeddings
+        facts |= {"teacher": teacher.name, "teacher_sha256": Teacher(teacher).sha256}
+    write_prepared(out, source, crops, kept, arrays, facts)
 
 
 def prepare_lfw(source: Path, out: Path, workers: int | None = None) -> None:
-    """LFW View 1 to ``out``/dev-train and ``out``/dev-test."""
-    for name, file in (("dev-train", "pairsDevTrain.txt"), ("dev-test", "pairsDevTest.txt")):
+    """LFW's pair lists, those that are there: View 1 to ``out``/dev-train and /dev-test, View 2 to ``out``/view2.
+
+    Raises:
+        FileNotFoundError: no pair list is there.
+    """
+    present = {name: file for name, file in PAIR_LISTS.items() if (source / file).is_file()}
+    if not present:
+        raise FileNotFoundError(f"{source} holds none of {', '.join(PAIR_LISTS.values())}")
+    for name, file in present.items():
         pairs = read_pairs(source, file)
         crops = crop_images(pairs.paths, out / name / "parts", title=f"LFW {name}", workers=workers)
-        arrays = {"pairs": pairs.indices, "same": pairs.same}
+        arrays = {"pairs": pairs.indices, "same": pairs.same, "folds": pairs.folds}
         write_prepared(out / name, source, crops, None, arrays, {"pairs": len(pairs.same)})
+
+
+def prepare_ckplus(source: Path, out: Path, workers: int | None = None, *, neutral: bool = False) -> None:
+    """CK+ in either form to ``out``, with the subject of each image.
+
+    Args:
+        neutral: take each sequence's first frame as neutral.
+    """
+    frames = read_ckplus(source, neutral=neutral)
+    crops = crop_images(frames.paths, out / "parts", title="CK+", workers=workers)
+    arrays: dict[str, NDArray[Any]] = {
+        "votes": frames.votes(),
+        "subjects": frames.subjects,
+        "files": np.array([path.name for path in frames.paths]),
+    }
+    counts = {"subjects": len(np.unique(frames.subjects)), **frames.skipped}
+    write_prepared(out, source, crops, crops.outcomes != UNREADABLE, arrays, counts)
 
 
 def write_prepared(
@@ -106,7 +144,7 @@ def write_prepared(
     crops: Crops,
     kept: NDArray[np.bool_] | None,
     arrays: Mapping[str, NDArray[Any]],
-    counts: Mapping[str, int],
+    facts: Mapping[str, Any],
 ) -> None:
     """Write a prepared set; the crops' parts are done with then.
 
@@ -116,7 +154,7 @@ def write_prepared(
         crops: of every image.
         kept: which images to keep [n]; None keeps all, as arrays that index them demand.
         arrays: further arrays, a row for each image unless ``kept`` is None.
-        counts: what else the manifest should count.
+        facts: what else the manifest should say.
     """
     chosen = slice(None) if kept is None else kept
     pixels = crops.pixels[chosen]
@@ -129,7 +167,7 @@ def write_prepared(
         "images": len(crops.pixels),
         "kept": len(pixels),
         "outcomes": crops.counts(),
-        **counts,
+        **facts,
         "crop_size": list(CROP_SIZE),
         "template": TEMPLATE.tolist(),
         "crops_sha256": _digest(pixels),
@@ -142,5 +180,10 @@ def _digest(crops: NDArray[np.uint8]) -> str:
     return hashlib.sha256(np.ascontiguousarray(crops).tobytes()).hexdigest()
 
 
-PREPARATIONS = {"ferplus": prepare_ferplus, "identity": prepare_identity, "lfw": prepare_lfw}
+PREPARATIONS: dict[str, Callable[..., None]] = {
+    "ferplus": prepare_ferplus,
+    "identity": prepare_identity,
+    "lfw": prepare_lfw,
+    "ckplus": prepare_ckplus,
+}
 """What can be prepared, by name."""

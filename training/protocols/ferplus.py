@@ -14,6 +14,7 @@ from training.datasets.ferplus import (
     majority_labels,
     vote_distributions,
 )
+from training.protocols.calibration import calibration_error
 
 NO_ANSWER = -1
 """Predicted where no face was found; counts as wrong."""
@@ -80,20 +81,6 @@ def _score(probabilities: NDArray[np.float64], labels: NDArray[np.int64], known:
         recall=recall,
         calibration_error=calibration_error(probabilities[known].max(axis=1), right[known]),
     )
-
-
-def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_], bins: int = 15) -> float:
-    """Expected calibration error: how far confidence and accuracy lie apart, averaged over bins of confidence.
-
-    Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
-    """
-    places = np.minimum((confidence * bins).astype(int), bins - 1)
-    total = 0.0
-    for place in range(bins):
-        inside = places == place
-        if inside.any():
-            total += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
-    return float(total)
 
 
 def negative_log_likelihood(probabilities: ArrayLike, votes: Votes) -> float:

@@ -9,22 +9,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-Batch = tuple[Tensor, Tensor]
-"""Crops uint8 [N, 1, H, W] and their targets [N, ...]."""
+Batch = tuple[Tensor, ...]
+"""Crops uint8 [N, 1, H, W] and their targets, each [N, ...]."""
 
 
 class CropBatches(Dataset[Batch]):
-    """Crops [n, H, W] and targets [n, ...], taken a batch of indices at a time."""
+    """Crops [n, H, W] and one or more targets, each [n, ...], taken a batch of indices at a time."""
 
-    def __init__(self, crops: NDArray[np.uint8], targets: NDArray[np.generic]) -> None:
+    def __init__(self, crops: NDArray[np.uint8], *targets: NDArray[np.generic]) -> None:
         self.crops = torch.from_numpy(np.ascontiguousarray(crops))[:, None]
-        self.targets = torch.from_numpy(np.ascontiguousarray(targets))
+        self.targets = [torch.from_numpy(np.ascontiguousarray(each)) for each in targets]
 
     def __len__(self) -> int:
         return len(self.crops)
 
     def __getitem__(self, indices: list[int]) -> Batch:
-        return self.crops[indices], self.targets[indices]
+        return self.crops[indices], *(each[indices] for each in self.targets)
 
 
 class ShuffledBatches(Sampler[list[int]]):

@@ -1,5 +1,6 @@
 """Stages two and three: the emotion network alone, then the tandem, both on expressions."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from training.datasets.ferplus import DROPPED, EMOTIONS, argmax_labels, vote_dis
 from training.datasets.prepared import PreparedSet, load_prepared
 from training.networks.tandem import EmotionNet, TandemNet
 from training.protocols.ferplus import FerPlusScore, score
-from training.settings import EmotionSettings, JointSettings, StageSettings
+from training.settings import EmotionSettings, JointSettings, ProbeSettings, StageSettings
 from training.stages.batches import Batch, CropBatches, OrderedBatches, ShuffledBatches, batches
 from training.stages.module import ParameterGroup, Stage
 from training.stages.run import begin, finish, fit, load_settings, load_weights
@@ -48,22 +49,41 @@ class ExpressionStage(Stage):
 
 
 class JointStage(ExpressionStage):
-    """The tandem: the identity network learns at a rate of its own."""
+    """The tandem: each of its networks learns at a rate of its own."""
 
     network: TandemNet
     settings: JointSettings
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """The identity network's rate is a share of the others'."""
-        identity = list(self.network.identity.parameters())
-        others = [*self.network.emotion.parameters(), *self.network.classifier.parameters()]
+        """The rates of both networks are shares of the classifier's."""
         rate = self.settings.learning_rate
-        return [{"params": others}, {"params": identity, "lr": rate * self.settings.identity_rate}]
+        emotion = {"params": list(self.network.emotion.parameters())}
+        identity = {"params": list(self.network.identity.parameters()), "lr": rate * self.settings.identity_rate}
+        classifier = list(self.network.classifier.parameters())
+        if self.settings.emotion_rate == 1:  # one group, as checkpoints from before there was a rate have it
+            return [{"params": emotion["params"] + classifier}, identity]
+        return [{"params": classifier}, {**emotion, "lr": rate * self.settings.emotion_rate}, identity]
 
     def on_train_epoch_start(self) -> None:
         """A frozen network keeps its batch statistics too."""
         if not self.settings.identity_rate:
             self.network.identity.eval()
+        if not self.settings.emotion_rate:
+            self.network.emotion.eval()
+
+
+class ProbeStage(ExpressionStage):
+    """A classifier over frozen features."""
+
+    network: EmotionNet
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """The classifier alone."""
+        return [{"params": list(self.network.classifier.parameters())}]
+
+    def on_train_epoch_start(self) -> None:
+        """Frozen features come from fixed batch statistics."""
+        self.network.backbone.eval()
 
 
 def score_prepared(probabilities: NDArray[np.float32], prepared: PreparedSet) -> FerPlusScore:
@@ -71,7 +91,7 @@ def score_prepared(probabilities: NDArray[np.float32], prepared: PreparedSet) ->
     return score(probabilities, prepared.arrays["votes"], prepared.aligned)
 
 
-def predict(network: nn.Module, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+def predict(network: Callable[[Tensor], Tensor], crops: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Logits float32 [n, classes] of crops [n, H, W], on the CPU."""
     with torch.inference_mode():
         chunks = torch.split(torch.from_numpy(crops)[:, None], EVALUATION_BATCH)
@@ -98,7 +118,18 @@ def train_joint(settings: JointSettings) -> None:
     alone.load_state_dict(load_weights(settings.emotion))
     network = build_tandem(identity["network"], emotion["network"], settings)
     network.start_from(load_weights(settings.identity), alone)
+    network.identity.requires_grad_(settings.identity_rate > 0)
+    network.emotion.requires_grad_(settings.emotion_rate > 0)
     _train(JointStage, settings, network)
+
+
+def train_probe(settings: ProbeSettings) -> None:
+    """Read expressions off an identity run's features."""
+    begin(settings)
+    network = EmotionNet(load_settings(settings.identity)["network"], len(EMOTIONS), settings.dropout)
+    network.backbone.load_state_dict(load_weights(settings.identity))
+    network.backbone.requires_grad_(False)
+    _train(ProbeStage, settings, network)
 
 
 def build_tandem(identity: str, emotion: str, settings: JointSettings) -> TandemNet:
@@ -107,7 +138,9 @@ def build_tandem(identity: str, emotion: str, settings: JointSettings) -> Tandem
 
 
 def _train(
-    kind: type[ExpressionStage], settings: EmotionSettings | JointSettings, network: EmotionNet | TandemNet
+    kind: type[ExpressionStage],
+    settings: EmotionSettings | JointSettings | ProbeSettings,
+    network: EmotionNet | TandemNet,
 ) -> None:
     train, valid = load_prepared(settings.data / "train"), load_prepared(settings.data / "valid")
     targets = vote_distributions(train.arrays["votes"])
@@ -120,7 +153,7 @@ def _train(
         stage,
         batches(CropBatches(train.crops[kept], targets[kept]), sampler),
         batches(checked, OrderedBatches(len(checked), EVALUATION_BATCH)),
-        monitor="valid_majority",
+        monitor="valid_majority" if settings.keep == "best" else None,
     )
     logits = predict(network.cpu(), valid.crops)
     reached = score_prepared(torch.from_numpy(logits).softmax(dim=1).numpy(), valid)

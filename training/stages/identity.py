@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cosine_similarity, cross_entropy
 
 from training.datasets.prepared import PreparedSet, load_prepared
 from training.networks.blocks import CosineClassifier
@@ -19,24 +19,39 @@ EVALUATION_BATCH = 512
 
 
 class IdentityStage(Stage):
-    """Classification over people with a cosine margin; checked on LFW's pairs after each epoch."""
+    """Classification over people with a cosine margin; checked on LFW's pairs after each epoch.
+
+    Where a teacher's embeddings of ``teacher_size`` numbers are given, the features are drawn to them as well.
+    """
 
     settings: IdentitySettings
 
     def __init__(
-        self, settings: IdentitySettings, people: int, steps_per_epoch: int, lfw: "LfwView1 | None"
+        self,
+        settings: IdentitySettings,
+        people: int,
+        steps_per_epoch: int,
+        lfw: "LfwView1 | None",
+        teacher_size: int = 0,
     ) -> None:
         super().__init__(settings, steps_per_epoch)
         self.backbone = build_backbone(settings.network)
         self.classifier = CosineClassifier(
             self.backbone.features, people, scale=settings.scale, margin=settings.margin
         )
+        if teacher_size:
+            self.projection = torch.nn.Linear(self.backbone.features, teacher_size, bias=False)
         self.lfw = lfw
         self._features: list[Tensor] = []
 
-    def loss(self, crops: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy over people."""
-        return cross_entropy(self.classifier(self.backbone(crops), targets), targets)
+    def loss(self, crops: Tensor, people: Tensor, embeddings: Tensor | None = None) -> Tensor:
+        """Cross-entropy over ``people`` [N]; and 1 - cosine to the teacher's ``embeddings`` [N, teacher_size]."""
+        features = self.backbone(crops)
+        loss = self.settings.people_weight * cross_entropy(self.classifier(features, people), people)
+        if embeddings is None:
+            return loss
+        nearness = cosine_similarity(self.projection(features).float(), embeddings.float(), dim=1)
+        return loss + self.settings.teacher_weight * (1 - nearness.mean())
 
     def validation_step(self, batch: Batch, index: int) -> None:
         """Features of each crop and of its mirror image."""
@@ -82,14 +97,23 @@ def train_identity(settings: IdentitySettings) -> None:
     if settings.lfw:
         lfw = LfwView1(load_prepared(settings.lfw / "dev-train"), load_prepared(settings.lfw / "dev-test"))
     sampler = ShuffledBatches(len(labels), settings.batch_size, seed=settings.seed, replicas=settings.devices)
-    stage = IdentityStage(settings, people, len(sampler), lfw)
+    targets = [labels]
+    if settings.teacher_weight:
+        if "teacher" not in faces.arrays:
+            raise ValueError(
+                f"teacher_weight is {settings.teacher_weight}; {settings.data} holds no teacher's embeddings: "
+                "prepare it with --teacher"
+            )
+        targets.append(faces.arrays["teacher"])
+    teacher_size = targets[1].shape[1] if settings.teacher_weight else 0
+    stage = IdentityStage(settings, people, len(sampler), lfw, teacher_size)
     validation = None
     if lfw:
         checked = CropBatches(lfw.crops, np.zeros(len(lfw.crops)))
         validation = batches(checked, OrderedBatches(len(checked), EVALUATION_BATCH))
     curves = fit(
         stage,
-        batches(CropBatches(faces.crops, labels), sampler),
+        batches(CropBatches(faces.crops, *targets), sampler),
         validation,
         monitor="lfw_accuracy" if lfw else None,
     )

@@ -5,7 +5,7 @@ import logging
 import platform
 import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import (
     TQDMProgressBar,
 )
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -38,12 +39,26 @@ def begin(settings: StageSettings) -> None:
     settings.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(asdict(settings), indent=2, default=str) + "\n"
     file = settings.out / SETTINGS
-    if file.exists() and file.read_text() != text:
+    if not file.exists():
+        _write(file, text)
+    elif _with_defaults(json.loads(file.read_text()), settings) != json.loads(text):
         raise ValueError(f"{settings.out} holds a run with other settings ({file}): choose another --out")
-    file.write_text(text)
     made_by = {"commit": commit(), "torch": torch.__version__, "machine": platform.machine()}
-    (settings.out / MADE_BY).write_text(json.dumps(made_by, indent=2) + "\n")
+    _write(settings.out / MADE_BY, json.dumps(made_by, indent=2) + "\n")
     seed_everything(settings.seed, verbose=False)
+
+
+def _with_defaults(written: dict[str, Any], settings: StageSettings) -> dict[str, Any]:
+    """Settings that a run wrote, completed by those that have come since: it ran as their defaults say."""
+    defaults = {field.name: field.default for field in fields(settings) if field.default is not MISSING}
+    completed: dict[str, Any] = json.loads(json.dumps(defaults, default=str))
+    return completed | written
+
+
+@rank_zero_only
+def _write(file: Path, text: str) -> None:
+    """Of several processes of a run the first one writes."""
+    file.write_text(text)
 
 
 def fit(
@@ -97,8 +112,12 @@ def fit(
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
+@rank_zero_only
 def finish(settings: StageSettings, weights: Mapping[str, Tensor], result: Mapping[str, Any]) -> None:
-    """Write the kept weights and, last of all, what was reached: a run with a result is complete."""
+    """Write the kept weights and, last of all, what was reached: a run with a result is complete.
+
+    Of several processes of a run the first one writes.
+    """
     torch.save(dict(weights), settings.out / WEIGHTS)
     (settings.out / RESULT).write_text(json.dumps(result, indent=2) + "\n")
 

@@ -1,0 +1,192 @@
+"""The comparison the method rests on: are joined features better than either alone, or than their scores fused?"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.datasets.ferplus import DROPPED, argmax_labels, majority_labels
+from training.datasets.prepared import PreparedSet, load_prepared
+from training.protocols.bootstrap import interval_over_runs
+from training.protocols.ferplus import score
+from training.protocols.settings import CompareSettings
+from training.settings import EmotionSettings, IdentitySettings, JointSettings, ProbeSettings
+from training.stages.expression import train_emotion, train_joint, train_probe
+from training.stages.identity import train_identity
+from training.stages.run import is_complete
+from training.tables import Table, share, share_between
+from training.trained import read_expressions
+
+RESULT, PAGE = "comparison.json", "comparison.md"
+
+IDENTITY, EMOTION, FUSION = "identity features alone", "emotion network alone", "score fusion"
+FROZEN, JOINT = "tandem, parts frozen", "tandem, trained jointly"
+METHODS = (IDENTITY, EMOTION, FUSION, FROZEN, JOINT)
+REFERENCE = EMOTION
+"""What every method's gain is counted from."""
+
+FUSION_WEIGHTS = np.linspace(0, 1, 21)
+"""Of the emotion network's probabilities; the rest is the identity classifier's."""
+
+Probabilities = NDArray[np.float32]
+"""[rows of Valid, 8]."""
+
+
+def compare(settings: CompareSettings) -> None:
+    """Train what is not complete, score all on Valid, print the table and write it."""
+    valid = load_prepared(settings.data / "valid")
+    answers: dict[str, list[Probabilities]] = {method: [] for method in METHODS}
+    weights: list[float] = []
+    for seed in range(1, settings.seeds + 1):
+        runs = train_all(settings, seed)
+        for method, run in runs.items():
+            answers[method].append(read_expressions(run, valid.crops))
+        weight = fusion_weight(answers[EMOTION][-1], answers[IDENTITY][-1], valid)
+        answers[FUSION].append(fuse(answers[EMOTION][-1], answers[IDENTITY][-1], weight))
+        weights.append(weight)
+    result = summarise(answers, valid)
+    result |= {"fusion_weights": weights, "settings": json.loads(json.dumps(asdict(settings), default=str))}
+    (settings.out / RESULT).write_text(json.dumps(result, indent=2) + "\n")
+    (settings.out / PAGE).write_text(table(result).markdown())
+    table(result).print()
+
+
+def train_all(settings: CompareSettings, seed: int) -> dict[str, Path]:
+    """Every network of one seed; those that are complete are not trained again.
+
+    Returns:
+        The run of each method that has one of its own.
+    """
+    out = settings.out / f"seed-{seed}"
+    common: dict[str, Any] = {
+        "seed": seed,
+        "batch_size": settings.batch_size,
+        "precision": settings.precision,
+        "accelerator": settings.accelerator,
+    }
+    if settings.ema_decay is not None:
+        common["ema_decay"] = settings.ema_decay
+    identity, emotion = settings.identity or out / "identity", out / "emotion"
+    joined = {**common, "data": settings.data, "identity": identity, "emotion": emotion}
+    joined["epochs"] = settings.joint_epochs
+
+    def train(run: Path, start: Callable[[], None]) -> Path:
+        if not is_complete(run):
+            start()
+        return run
+
+    if settings.people:
+        people = IdentitySettings(
+            out=identity, data=settings.people, lfw=settings.lfw, epochs=settings.identity_epochs, **common
+        )
+        train(identity, lambda: train_identity(people))
+    probe = ProbeSettings(
+        out=out / "probe", data=settings.data, identity=identity, epochs=settings.probe_epochs, **common
+    )
+    alone = EmotionSettings(
+        out=emotion,
+        data=settings.data,
+        network=settings.network,
+        start=settings.start,
+        epochs=settings.emotion_epochs,
+        **common,
+    )
+    frozen = JointSettings(out=out / "frozen", identity_rate=0, emotion_rate=0, **joined)
+    joint = JointSettings(out=out / "joint", **joined)
+    return {
+        IDENTITY: train(probe.out, lambda: train_probe(probe)),
+        EMOTION: train(alone.out, lambda: train_emotion(alone)),
+        FROZEN: train(frozen.out, lambda: train_joint(frozen)),
+        JOINT: train(joint.out, lambda: train_joint(joint)),
+    }
+
+
+def fuse(emotion: Probabilities, identity: Probabilities, weight: float) -> Probabilities:
+    """The weighted mean of both answers: the sum rule of Kittler et al., "On Combining Classifiers", PAMI 1998."""
+    return (weight * emotion + (1 - weight) * identity).astype(np.float32)
+
+
+def fusion_weight(emotion: Probabilities, identity: Probabilities, valid: PreparedSet) -> float:
+    """The weight that reads Valid best, as every method's epoch is the one that does; of several the largest."""
+    reached = [
+        score(fuse(emotion, identity, weight), valid.arrays["votes"], valid.aligned).majority.accuracy
+        for weight in FUSION_WEIGHTS
+    ]
+    best = np.flatnonzero(np.array(reached) == max(reached))[-1]
+    return float(FUSION_WEIGHTS[best])
+
+
+def summarise(answers: Mapping[str, list[Probabilities]], valid: PreparedSet) -> dict[str, Any]:
+    """Figures for JSON: of each method the mean over seeds, their deviation, and intervals.
+
+    ``gain`` is over ``REFERENCE``, seed by seed and row by row, which is far surer than the difference of two
+    means: most rows are read alike by both.
+    """
+    methods: dict[str, Any] = {}
+    for rule, labels in _rules(valid):
+        reference = _right(answers[REFERENCE], labels, valid.aligned)
+        for method, runs in answers.items():
+            right = _right(runs, labels, valid.aligned)
+            of_seeds = right.mean(axis=1)
+            methods.setdefault(method, {})[rule] = {
+                "rows": right.shape[1],
+                "seeds": of_seeds.tolist(),
+                "mean": float(of_seeds.mean()),
+                "deviation": float(of_seeds.std(ddof=1)) if len(runs) > 1 else None,
+                "interval": asdict(interval_over_runs(right)),
+                "gain": float((right - reference).mean()),
+                "gain_interval": asdict(interval_over_runs(right - reference)),
+            }
+    for method, runs in answers.items():
+        scores = [score(run, valid.arrays["votes"], valid.aligned).majority for run in runs]
+        methods[method]["macro_f1"] = float(np.mean([each.macro_f1 for each in scores]))
+        methods[method]["macro_recall"] = float(np.mean([each.macro_recall for each in scores]))
+    return {"methods": methods}
+
+
+def _rules(valid: PreparedSet) -> Iterator[tuple[str, NDArray[np.int64]]]:
+    yield "majority", majority_labels(valid.arrays["votes"])
+    yield "argmax", argmax_labels(valid.arrays["votes"])
+
+
+def _right(
+    runs: list[Probabilities], labels: NDArray[np.int64], answered: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """[runs, rows that the rule keeps], 1 where the answer is right; no answer without a face is."""
+    rows = labels != DROPPED
+    right = np.stack([(run.argmax(axis=1) == labels) & answered for run in runs])
+    return right[:, rows].astype(np.float64)
+
+
+def table(result: Mapping[str, Any]) -> Table:
+    """One row a method."""
+    rows = []
+    for method, figures in result["methods"].items():
+        major, top = figures["majority"], figures["argmax"]
+        spread = "" if major["deviation"] is None else f" ± {share(major['deviation'])}"
+        gain = f"{100 * major['gain']:+.2f} ({share_between(**major['gain_interval'])})"
+        rows.append(
+            (
+                method,
+                f"{share(major['mean'])}{spread}",
+                share_between(**major["interval"]),
+                "" if method == REFERENCE else gain,
+                f"{share(top['mean'])} ({share_between(**top['interval'])})",
+                share(figures["macro_f1"]),
+            )
+        )
+    first = next(iter(result["methods"].values()))
+    return Table(
+        "The parts against the whole, FER+ Valid",
+        ("method", "majority %", "95 %", f"gain over {REFERENCE}", "argmax % (95 %)", "macro F1 %"),
+        tuple(rows),
+        f"{len(first['majority']['seeds'])} seed(s); {first['majority']['rows']:,} rows by majority, "
+        f"{first['argmax']['rows']:,} by argmax; intervals by the bootstrap over rows and seeds, ± is the "
+        "deviation over seeds. Every epoch, and the weight of the fusion "
+        f"({', '.join(f'{weight:.2f}' for weight in result['fusion_weights'])}), was chosen on Valid. "
+        "The tandems train on from the emotion network, so they have seen more epochs than it.",
+    )

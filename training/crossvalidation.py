@@ -1,0 +1,120 @@
+"""CK+ in folds by person: a network for each fold, trained on everybody else."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.datasets.cropping import Crops
+from training.datasets.ferplus import EMOTIONS, majority_labels
+from training.datasets.prepared import PreparedSet, load_prepared, write_prepared
+from training.protocols.breakdown import NO_FACE, confusion_matrix
+from training.protocols.folds import check_apart, folds_by_person
+from training.protocols.settings import CrossvalidateSettings
+from training.settings import EmotionSettings, JointSettings
+from training.stages.expression import train_emotion, train_joint
+from training.stages.run import is_complete
+from training.tables import Table, share
+from training.trained import read_expressions
+
+RESULT = "crossvalidation.json"
+
+
+def crossvalidate(settings: CrossvalidateSettings) -> None:
+    """Train and test every fold, print the table and write it; folds that are complete are not done again.
+
+    The last epoch of each fold counts: to choose one by the people who are tested on would flatter it.
+
+    Raises:
+        ValueError: the set knows no subjects, or too few.
+    """
+    prepared = load_prepared(settings.data)
+    if "subjects" not in prepared.arrays:
+        raise ValueError(f"{settings.data} knows no subjects; prepare it with --kind ckplus")
+    subjects = prepared.arrays["subjects"]
+    folds = folds_by_person(subjects, settings.folds)
+    labels = majority_labels(prepared.arrays["votes"])
+    answers = np.full(len(labels), NO_FACE)
+    for fold in range(settings.folds):
+        held_out = folds == fold
+        check_apart(subjects[~held_out], subjects[held_out])
+        run = _train_fold(settings, settings.out / f"fold-{fold + 1:02d}", prepared, held_out)
+        found = read_expressions(run, prepared.crops[held_out]).argmax(axis=1)
+        answers[held_out] = np.where(prepared.aligned[held_out], found, NO_FACE)
+    result = summarise(labels, answers, folds, len(np.unique(subjects)))
+    (settings.out / RESULT).write_text(json.dumps(result, indent=2) + "\n")
+    table(result).print()
+
+
+def _train_fold(
+    settings: CrossvalidateSettings, out: Path, prepared: PreparedSet, held_out: NDArray[np.bool_]
+) -> Path:
+    """The run that is to be tested."""
+    for name, rows in (("train", ~held_out), ("valid", held_out)):
+        crops = Crops(prepared.crops[rows], prepared.arrays["outcomes"][rows])
+        arrays = {key: prepared.arrays[key][rows] for key in ("votes", "subjects", "files")}
+        write_prepared(out / "data" / name, settings.data, crops, None, arrays, {})
+    common: dict[str, Any] = {
+        "data": out / "data",
+        "batch_size": settings.batch_size,
+        "seed": settings.seed,
+        "precision": settings.precision,
+        "accelerator": settings.accelerator,
+        "keep": "last",
+    }
+    if not is_complete(out / "emotion"):
+        train_emotion(
+            EmotionSettings(
+                out=out / "emotion",
+                network=settings.network,
+                start=settings.start,
+                epochs=settings.epochs,
+                learning_rate=settings.learning_rate,
+                ema_decay=settings.ema_decay,
+                **common,
+            )
+        )
+    if not settings.identity:
+        return out / "emotion"
+    if not is_complete(out / "joint"):
+        train_joint(
+            JointSettings(
+                out=out / "joint",
+                identity=settings.identity,
+                emotion=out / "emotion",
+                epochs=settings.joint_epochs,
+                ema_decay=settings.ema_decay,
+                **common,
+            )
+        )
+    return out / "joint"
+
+
+def summarise(
+    labels: NDArray[np.int64], answers: NDArray[np.int64], folds: NDArray[np.int64], subjects: int
+) -> dict[str, Any]:
+    """Figures for JSON: each fold's accuracy, their mean and standard deviation, the confusion matrix of all."""
+    accuracies = [float((labels == answers)[folds == fold].mean()) for fold in range(int(folds.max()) + 1)]
+    return {
+        "images": len(labels),
+        "subjects": subjects,
+        "accuracies": accuracies,
+        "mean": float(np.mean(accuracies)),
+        "deviation": float(np.std(accuracies, ddof=1)),
+        "confusion": confusion_matrix(labels, answers).tolist(),
+        "emotions": [EMOTIONS[index] for index in np.unique(labels)],
+    }
+
+
+def table(result: dict[str, Any]) -> Table:
+    """One row a fold, then all."""
+    folds = [(f"fold {index}", share(value), "") for index, value in enumerate(result["accuracies"], start=1)]
+    return Table(
+        "CK+: folds by person",
+        ("fold", "accuracy %", "deviation"),
+        (*folds, ("mean", share(result["mean"]), share(result["deviation"]))),
+        f"{result['images']:,} images of {result['subjects']} subjects, {len(result['emotions'])} emotions; "
+        "nobody is trained on and tested on in one fold; the last epoch counts; no face found counts as wrong.",
+    )

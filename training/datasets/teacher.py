@@ -1,0 +1,56 @@
+"""A teacher: any face embedding network in ONNX form, run once over a data set when it is prepared."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from service.faces.alignment import similarity_transform, warp
+from service.faces.face import Face
+
+SIDE = 112
+INPUT_SHAPE = (3, SIDE, SIDE)
+
+TEMPLATE = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+)
+"""Where eyes, nose and mouth corners lie in the 112 pixels: Deng et al., "ArcFace", CVPR 2019."""
+
+
+class Teacher:
+    """Embeddings by a network that takes [1, 3, 112, 112], RGB, (grey value - 127.5) / 128."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the network.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            ValueError: it is no ONNX network, or takes something else.
+        """
+        data = path.read_bytes()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1  # there is a process a core already
+        try:
+            self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises classes of its own, one for each kind of fault
+            raise ValueError(f"{path} is no ONNX network that onnxruntime reads: {error}") from error
+        self._input = self._session.get_inputs()[0]
+        shape = tuple(self._input.shape)
+        if shape[1:] != INPUT_SHAPE or (isinstance(shape[0], int) and shape[0] != 1):
+            raise ValueError(f"{path} takes {list(shape)}; a teacher takes {[1, *INPUT_SHAPE]}")
+        self.name = path.name
+        self.sha256 = hashlib.sha256(data).hexdigest()
+        self.size = len(self._embed(np.zeros((SIDE, SIDE, 3), np.uint8)))
+        """Numbers in an embedding."""
+
+    def embed(self, photo: NDArray[np.uint8], face: Face) -> NDArray[np.float16]:
+        """The embedding [size] of a face in an RGB photo [H, W, 3]; of unit length: only its angle is taught."""
+        return self._embed(warp(photo, similarity_transform(face.landmarks, TEMPLATE), (SIDE, SIDE)))
+
+    def _embed(self, crop: NDArray[np.uint8]) -> NDArray[np.float16]:
+        blob = ((crop.astype(np.float32) - 127.5) / 128).transpose(2, 0, 1)[None]
+        output = np.asarray(self._session.run(None, {self._input.name: np.ascontiguousarray(blob)})[0])
+        embedding = output.astype(np.float32).ravel()
+        return (embedding / max(float(np.linalg.norm(embedding)), 1e-12)).astype(np.float16)

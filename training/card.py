@@ -41,6 +41,8 @@ def write_card(version: Path, run: Path, reached: FerPlusScore, exported: dict[s
         sha256=exported["sha256"],
         temperature=f"{exported['temperature']:.3f}",
         parity=f"{exported['parity']:.1g}",
+        mirror_option=" --mirror true" if exported["mirror"] else "",
+        answer="mean of the crop and its mirror image" if exported["mirror"] else "of the crop alone",
         scores=_scores(reached),
         recall=_recall(reached.majority),
         unanswered=f"{reached.unanswered:,}",

@@ -59,4 +59,4 @@ def run_recipe(settings: RecipeSettings) -> None:
                 seed=settings.seed,
             )
         )
-    export(ExportSettings(run=runs["joint"], repository=settings.repository))
+    export(ExportSettings(run=runs["joint"], repository=settings.repository, mirror=True))

@@ -4,13 +4,15 @@ Mitchell et al., "Model Cards for Model Reporting", FAT* 2019.
 """
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from string import Template
 from typing import Any
 
+from training.augmentation import Augmentation
 from training.datasets.prepared import load_prepared
 from training.protocols.ferplus import FerPlusScore, RuleScore
-from training.stages.run import commit, load_made_by, load_result, load_settings
+from training.stages.run import load_made_by, load_result, load_settings
 
 CARD_TEMPLATE = Path(__file__).parent / "card.md.template"
 SILENT = ("out", "augmentation", "accelerator", "devices")
@@ -24,12 +26,12 @@ def write_card(version: Path, run: Path, reached: FerPlusScore, exported: dict[s
         version: folder of the model's version.
         run: the joint run; the stages before it are found through its settings.
         reached: scores of the exported file on Valid.
-        exported: temperature, parity and checksum of the file.
+        exported: commit, temperature, mirror, parity and checksum of the file.
     """
     stages = {name: _stage(folder) for name, folder in _lineage(run).items()}
     data = {name: load_prepared(folder).manifest for name, folder in _sets(stages).items()}
     facts = {
-        "export": {**exported, "commit": commit()},
+        "export": exported,
         "valid": reached.as_dict(),
         "stages": stages,
         "data": data,
@@ -37,7 +39,7 @@ def write_card(version: Path, run: Path, reached: FerPlusScore, exported: dict[s
     (version / "model_card.json").write_text(json.dumps(facts, indent=2) + "\n")
     text = Template(CARD_TEMPLATE.read_text()).substitute(
         commit=stages["joint"]["made_by"]["commit"],
-        export_commit=commit(),
+        export_commit=exported["commit"],
         sha256=exported["sha256"],
         temperature=f"{exported['temperature']:.3f}",
         parity=f"{exported['parity']:.1g}",
@@ -88,6 +90,12 @@ def _command(stage: str, facts: dict[str, Any]) -> str:
     options = {
         key: value for key, value in facts["settings"].items() if key not in SILENT[1:] and value is not None
     }
+    usual = asdict(Augmentation())
+    options |= {
+        f"augmentation.{key}": value
+        for key, value in facts["settings"]["augmentation"].items()
+        if value != usual[key]
+    }
     return f"training {name} " + " ".join(f"--{key} {value}" for key, value in options.items())
 
 
@@ -108,7 +116,7 @@ def _stages(stages: dict[str, Any]) -> str:
     lines = ["| stage | images | seed | epochs | at the end of its curves | kept |", "|---|---|---|---|---|---|"]
     for name, facts in stages.items():
         settings, result = facts["settings"], facts["result"]
-        curves = ", ".join(f"{key} {value:.4g}" for key, value in result["curves"].items())
+        curves = ", ".join(f"{key} {value:.4g}" for key, value in result["curves"].items() if "lr-" not in key)
         kept = f"LFW View 1 {result['lfw_view1_accuracy']:.4f}" if "lfw_view1_accuracy" in result else ""
         if "valid" in result:
             kept = f"Valid majority {result['valid']['majority']['accuracy']:.4f}, "

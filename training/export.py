@@ -20,7 +20,7 @@ from training.networks.tandem import TandemNet
 from training.protocols.ferplus import FerPlusScore
 from training.settings import ExportSettings, JointSettings
 from training.stages.expression import build_tandem, predict, score_prepared
-from training.stages.run import load_made_by, load_settings, load_weights
+from training.stages.run import commit, load_made_by, load_settings, load_weights
 
 MAX_DIFFERENCE = 1e-5
 """How far a probability of the exported network may lie from the trained one's."""
@@ -107,6 +107,7 @@ def export(settings: ExportSettings) -> None:
         ValueError: the exported network does not answer as the trained one does.
         FileNotFoundError: a run is not complete.
     """
+    exporting = commit()  # before anything is written into the checkout
     joint = load_settings(settings.run)
     valid = load_prepared(Path(joint["data"]) / "valid")
     network = load_tandem(settings.run)
@@ -132,7 +133,13 @@ def export(settings: ExportSettings) -> None:
         version,
         settings.run,
         reached,
-        {"temperature": temperature, "mirror": settings.mirror, "parity": difference, "sha256": checksum},
+        {
+            "commit": exporting,
+            "temperature": temperature,
+            "mirror": settings.mirror,
+            "parity": difference,
+            "sha256": checksum,
+        },
     )
 
 

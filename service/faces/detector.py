@@ -56,8 +56,9 @@ class Detector:
     def _run(self, photo: NDArray[np.uint8], threshold: float) -> Detections:
         height, width = photo.shape[:2]
         rows, columns = math.ceil(height / 32) * 32, math.ceil(width / 32) * 32
-        padded = cv2.copyMakeBorder(photo, 0, rows - height, 0, columns - width, cv2.BORDER_CONSTANT)
-        blob = cv2.dnn.blobFromImage(padded, swapRB=True)  # float32 [1, 3, rows, columns], BGR, 0..255
+        blob = np.zeros((1, 3, rows, columns), np.float32)  # BGR, 0..255; half of blobFromImage's time
+        for channel, plane in enumerate(reversed(cv2.split(photo))):
+            blob[0, channel, :height, :width] = plane
         output = dict(zip(self._outputs, self._session.run(None, {"input": blob}), strict=True))
         boxes, scores, landmarks = [], [], []
         for stride in STRIDES:

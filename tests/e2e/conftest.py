@@ -16,7 +16,6 @@ import pytest
 from photos import astronaut, encoded, tiles
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
-from toy_model import write_repository
 
 from service.keys import create_key
 from service.triton import wheel
@@ -40,14 +39,11 @@ ARGUMENTS = (
 
 
 @pytest.fixture(scope="session")
-def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
-    """A running Triton with the trained model, or with a small one where there is none yet."""
+def triton() -> Iterator[LocalTriton]:
+    """A running Triton with the committed model."""
     home = ROOT / ".triton"
     wheel.install(home)
-    models = ROOT / "model_repository"
-    if not (models / "tandem" / "1" / "model.pt").exists():
-        models = write_repository(tmp_path_factory.mktemp("toy"))
-    with LocalTriton(home=home, model_repository=models) as triton:
+    with LocalTriton(home=home, model_repository=ROOT / "model_repository") as triton:
         yield triton
 
 

@@ -4,6 +4,7 @@ import zlib
 
 import numpy as np
 import pytest
+from photos import UNDO_ORIENTATION
 from PIL import Image
 from skimage import data
 
@@ -40,16 +41,7 @@ def test_each_format_gives_the_photo_in_rgb(astronaut, kind):
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_every_exif_orientation_is_undone(astronaut, orientation, kind):
     image = astronaut.resize((64, 48))
-    undo = {
-        1: None,
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_90,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_270,
-    }[orientation]
+    undo = UNDO_ORIENTATION[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = image if undo is None else image.transpose(undo)

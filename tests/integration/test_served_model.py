@@ -20,6 +20,9 @@ from service.triton.server import LocalTriton
 REPOSITORY_ROOT = Path(__file__).parents[2]
 VERSION = REPOSITORY_ROOT / "model_repository" / "tandem" / "1"
 
+# TorchScript is what both of Triton's PyTorch backends load, deprecated or not.
+pytestmark = pytest.mark.filterwarnings(r"ignore:`torch\.jit\.:DeprecationWarning")
+
 
 @pytest.fixture
 def client(local_triton: LocalTriton) -> Iterator[triton_grpc.InferenceServerClient]:

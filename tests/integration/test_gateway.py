@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import anyio
 import httpx
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from gateways import gateway, post, problem
 from photos import astronaut, encoded, oriented, png_bomb, tiles
 from PIL import Image
 from toy_model import write_repository
+from waiting import wait_until
 
 from service.settings import MEBIBYTE
 from service.triton.server import LocalTriton
@@ -78,6 +80,7 @@ async def test_all_faces_of_a_photo_are_one_request_to_triton(
 
         before = served()
         response = await post(client, photo)
+        await anyio.to_thread.run_sync(lambda: wait_until(lambda: served() != before, "Triton has counted it"))
         after = served()
     assert len(response.json()["faces"]) == 12
     assert np.subtract(after, before).tolist() == [1, 1, 12]

@@ -111,7 +111,7 @@ def test_it_ends_with_its_owner_however_that_ends(triton_home: Path, toy_reposit
         for owner, end in zip(owners, ends, strict=True):
             owner.send_signal(end)
         for owner in owners:
-            owner.wait(20)
+            owner.wait(60)
     finally:
         for owner in owners:
             owner.kill()

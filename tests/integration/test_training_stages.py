@@ -1,6 +1,7 @@
 """Every stage and the export, really run on sets small enough for a test."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -114,8 +115,11 @@ def test_a_killed_run_goes_on_to_the_same_weights(data, tmp_path):
     options = {"epochs": 6, "ema_decay": 0.8}
     assert app(emotion(data, whole, **options)) == 0
 
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # sums of another number of threads round otherwise
     command = [sys.executable, "-c", "import sys; from training.cli import app; sys.exit(app())"]
-    process = subprocess.Popen([*command, *emotion(data, cut, **options)], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*command, *emotion(data, cut, **options)], stderr=subprocess.DEVNULL, env=one_thread
+    )
     last = cut / "checkpoints" / "last.ckpt"
     wait_until(
         lambda: last.exists() and torch.load(last, weights_only=True)["epoch"] >= 1, "an epoch is kept", 120

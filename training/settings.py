@@ -60,7 +60,7 @@ class IdentitySettings(StageSettings):
     lfw: Path | None = None
     """Prepared LFW View 1, to check on and to choose the best epoch by; without it the last epoch is kept."""
     network: str = "deepid"
-    """deepid, or an emotion network that is to start from what it learnt about people."""
+    """deepid, deepid-wide, or an emotion network that is to start from what it learnt about people."""
     scale: float = 30.0
     """Of the cosine classifier's logits."""
     margin: float = 0.1
@@ -89,7 +89,7 @@ class EmotionSettings(StageSettings):
     data: Path
     """Prepared FER+: a folder with train and valid."""
     network: str = "small-resnet"
-    """small-resnet (trains on two cores) or resnet18 (wants a GPU)."""
+    """small-resnet, resnet18-half (both train on two cores) or resnet18 (wants a GPU)."""
     start: Path | None = None
     """Run of the identity stage with the same network, to start from its weights."""
     dropout: float = 0.2

@@ -151,7 +151,7 @@ def test_a_start_from_another_network_is_refused(data, runs, tmp_path, capsys):
         ("epochs", 0, "epochs is 0; a run needs at least 1"),
         ("batch_size", 1, "batch_size is 1; batch normalisation needs at least 2"),
         ("learning_rate", 0, "learning_rate is 0.0; it must be above 0"),
-        ("network", "vgg", "network is 'vgg'; there are small-resnet, resnet18"),
+        ("network", "vgg", "network is 'vgg'; there are small-resnet, resnet18-half, resnet18"),
         ("data", "nowhere", "nowhere/train holds no prepared set; make one with `training prepare`"),
     ],
 )

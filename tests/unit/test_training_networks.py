@@ -22,9 +22,15 @@ def settled(network):
 
 @pytest.mark.parametrize(
     ("name", "features", "parameters"),
-    [("deepid", 160, 1_290_960), ("small-resnet", 64, 271_536), ("resnet18", 512, 11_167_680)],
+    [
+        ("deepid", 160, 1_290_960),
+        ("deepid-wide", 160, 1_972_120),
+        ("small-resnet", 64, 271_536),
+        ("resnet18-half", 256, 2_798_960),
+        ("resnet18", 512, 11_167_680),
+    ],
 )
-def test_presets_have_their_published_size(name, features, parameters):
+def test_presets_have_their_size(name, features, parameters):
     network = build_backbone(name).eval()
     assert network.features == features
     with torch.inference_mode():
@@ -34,7 +40,7 @@ def test_presets_have_their_published_size(name, features, parameters):
 
 def test_an_unknown_preset_is_named():
     with pytest.raises(
-        ValueError, match="no network is called 'resnet50'; there are deepid, small-resnet, resnet18"
+        ValueError, match="no network is called 'resnet50'; there are deepid, deepid-wide, small-resnet, resnet18-half, resnet18"
     ):
         build_backbone("resnet50")
 

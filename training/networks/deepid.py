@@ -9,6 +9,12 @@ from torch import Tensor, nn
 
 from training.networks.blocks import ConvNorm, Normalise
 
+WIDTHS = {
+    "deepid": (20, 40, 60, 80),  # as in the source
+    "deepid-wide": (30, 60, 90, 120),
+}
+"""Channels of each convolution, by preset."""
+
 
 class DeepID(nn.Module):
     """Grey 48x48 crops to 160 features of who it is.
@@ -16,29 +22,35 @@ class DeepID(nn.Module):
     The features are read from the third and from the fourth convolution at once, as in the source.
     """
 
-    def __init__(self, features: int = 160, dropout: float = 0.4) -> None:
+    def __init__(
+        self,
+        widths: tuple[int, int, int, int] = WIDTHS["deepid"],
+        features: int = 160,
+        dropout: float = 0.4,
+    ) -> None:
         super().__init__()
         self.features = features
         self.normalise = Normalise()
-        self.conv1 = ConvNorm(1, 20, 4)
-        self.conv2 = ConvNorm(20, 40, 3)
-        self.conv3 = ConvNorm(40, 60, 3)
-        self.conv4 = ConvNorm(60, 80, 2)
+        first, second, third, fourth = widths
+        self.conv1 = ConvNorm(1, first, 4)
+        self.conv2 = ConvNorm(first, second, 3)
+        self.conv3 = ConvNorm(second, third, 3)
+        self.conv4 = ConvNorm(third, fourth, 2)
         self.dropout = nn.Dropout(dropout)
-        self.from_third = nn.Linear(60 * 8 * 8, features)
-        self.from_fourth = nn.Linear(80 * 7 * 7, features)
+        self.from_third = nn.Linear(third * 8 * 8, features)
+        self.from_fourth = nn.Linear(fourth * 7 * 7, features)
         self.output_norm = nn.BatchNorm1d(features)
 
     def forward(self, crops: Tensor) -> Tensor:
         """[N, 1, 48, 48] bytes -> [N, features]."""
         x = self.normalise(crops)
-        x = torch.relu(self.conv1(x))  # [N, 20, 45, 45]
-        x = nn.functional.max_pool2d(x, 2, 2)  # [N, 20, 22, 22]
-        x = torch.relu(self.conv2(x))  # [N, 40, 20, 20]
-        x = nn.functional.max_pool2d(x, 2, 1)  # [N, 40, 19, 19]
-        x = torch.relu(self.conv3(x))  # [N, 60, 17, 17]
-        third = nn.functional.max_pool2d(x, 2, 2)  # [N, 60, 8, 8]
-        fourth = torch.relu(self.conv4(third))  # [N, 80, 7, 7]
+        x = torch.relu(self.conv1(x))  # [N, widths[0], 45, 45]
+        x = nn.functional.max_pool2d(x, 2, 2)  # [N, widths[0], 22, 22]
+        x = torch.relu(self.conv2(x))  # [N, widths[1], 20, 20]
+        x = nn.functional.max_pool2d(x, 2, 1)  # [N, widths[1], 19, 19]
+        x = torch.relu(self.conv3(x))  # [N, widths[2], 17, 17]
+        third = nn.functional.max_pool2d(x, 2, 2)  # [N, widths[2], 8, 8]
+        fourth = torch.relu(self.conv4(third))  # [N, widths[3], 7, 7]
         x = self.from_third(self.dropout(third.flatten(1)))
         x = x + self.from_fourth(self.dropout(fourth.flatten(1)))  # [N, features]
         return self.output_norm(x)  # type: ignore[no-any-return]

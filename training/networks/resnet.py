@@ -13,14 +13,17 @@ from training.networks.blocks import ConvNorm, Normalise
 
 @dataclass(frozen=True)
 class ResNetShape:
-    """Channels of each stage, and blocks in each."""
+    """Channels of each stage, and blocks in each; ``halved`` starts them at half the crop's resolution."""
 
     widths: tuple[int, ...]
     blocks: int
+    halved: bool = False
 
 
 PRESETS = {
     "small-resnet": ResNetShape((16, 32, 64), 3),  # 0.27 M parameters; trains on two cores
+    # A quarter of ResNet-18's pixels and half its channels: 2.8 M parameters, yet trains faster than small-resnet.
+    "resnet18-half": ResNetShape((32, 64, 128, 256), 2, halved=True),
     "resnet18": ResNetShape((64, 128, 256, 512), 2),  # 11.2 M parameters; wants a GPU
 }
 
@@ -47,8 +50,12 @@ class ResNet(nn.Module):
         super().__init__()
         self.features = shape.widths[-1]
         self.normalise = Normalise()
-        self.stem = ConvNorm(1, shape.widths[0], 3, padding=1)
-        blocks, channels = [], shape.widths[0]
+        first = shape.widths[0]
+        self.stem: nn.Module = ConvNorm(1, first, 3, padding=1)
+        if shape.halved:
+            halving = ConvNorm(first // 2, first, 3, stride=2, padding=1)
+            self.stem = nn.Sequential(ConvNorm(1, first // 2, 3, padding=1), nn.ReLU(), halving)
+        blocks, channels = [], first
         for stage, width in enumerate(shape.widths):
             for block in range(shape.blocks):
                 blocks.append(BasicBlock(channels, width, stride=2 if stage and not block else 1))
@@ -57,6 +64,6 @@ class ResNet(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         """[N, 1, H, W] bytes -> [N, features]."""
-        x = torch.relu(self.stem(self.normalise(crops)))  # [N, widths[0], H, W]
-        x = self.blocks(x)  # [N, widths[-1], H / 2^(stages - 1), W / 2^(stages - 1)]
+        x = torch.relu(self.stem(self.normalise(crops)))  # [N, widths[0], H, W], halved where so
+        x = self.blocks(x)  # [N, widths[-1], ...], each stage after the first halves
         return torch.mean(x, dim=(2, 3))

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.networks.deepid import DeepID
+from training.networks.deepid import WIDTHS, DeepID
 from training.networks.resnet import PRESETS, ResNet
 
-BACKBONES = ("deepid", *PRESETS)
+BACKBONES = (*WIDTHS, *PRESETS)
 
 
 def build_backbone(name: str) -> DeepID | ResNet:
@@ -17,8 +17,8 @@ def build_backbone(name: str) -> DeepID | ResNet:
     Raises:
         ValueError: the name is no preset.
     """
-    if name == "deepid":
-        return DeepID()
+    if name in WIDTHS:
+        return DeepID(WIDTHS[name])
     if name not in PRESETS:
         raise ValueError(f"no network is called {name!r}; there are {', '.join(BACKBONES)}")
     return ResNet(PRESETS[name])

@@ -30,7 +30,7 @@ class CrossvalidateSettings:
     folds: int = 10
     """How many; nobody is in two."""
     network: str = "small-resnet"
-    """Emotion network: small-resnet or resnet18."""
+    """Emotion network: small-resnet, resnet18-half or resnet18."""
     start: Path | None = None
     """Run of the identity stage with the same network, for the emotion network to start from."""
     identity: Path | None = None
@@ -72,7 +72,7 @@ class CompareSettings:
     lfw: Path | None = None
     """Prepared LFW View 1, to choose the identity networks' epochs by; with people."""
     network: str = "small-resnet"
-    """Emotion network: small-resnet or resnet18."""
+    """Emotion network: small-resnet, resnet18-half or resnet18."""
     start: Path | None = None
     """Run of the identity stage with the same network, for the emotion networks to start from."""
     seeds: int = 3

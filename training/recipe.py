@@ -1,5 +1,7 @@
 """The whole way from downloaded data to a model that Triton serves: the recipe of the committed model."""
 
+from typing import Any
+
 from training.augmentation import Augmentation
 from training.datasets.prepared import MANIFEST, PREPARATIONS
 from training.export import export
@@ -13,50 +15,47 @@ LIGHT = Augmentation(
     rotation=8, scale=0.08, shift=0.04, brightness=0.15, contrast=0.2, gamma=0.2, blur=0.15, noise=3, erase=0.1
 )
 
+TAUGHT: dict[str, Any] = {"teacher_weight": 10, "people_weight": 0.3, "margin": 0.15}
+"""How people are learnt where there is a teacher."""
+
+EXPRESSIONS: dict[str, Any] = {"raw_share": 0.25, "balance": 0.25}
+"""What both stages on expressions have in common."""
+
 
 def run_recipe(settings: RecipeSettings) -> None:
     """Prepare, then identity, the emotion network on identities, emotion, joint, and export."""
     prepared = settings.out / "prepared"
     for kind, marker in (("ferplus", "train"), ("identity", ""), ("lfw", "dev-test")):
         if (settings.data / kind).is_dir() and not (prepared / kind / marker / MANIFEST).exists():
-            PREPARATIONS[kind](settings.data / kind, prepared / kind, None)
-    lfw = prepared / "lfw" if (settings.data / "lfw").is_dir() else None
-    people, expressions = prepared / "identity", prepared / "ferplus"
+            extra = {"teacher": settings.teacher} if kind == "identity" else {}
+            PREPARATIONS[kind](settings.data / kind, prepared / kind, None, **extra)
+    people: dict[str, Any] = {
+        "data": prepared / "identity",
+        "lfw": prepared / "lfw" if (settings.data / "lfw").is_dir() else None,
+        "seed": settings.seed,
+        **(TAUGHT if settings.teacher else {}),
+    }
+    expressions: dict[str, Any] = {"data": prepared / "ferplus", "seed": settings.seed, **EXPRESSIONS}
     runs = {name: settings.out / name for name in ("identity", "people", "emotion", "joint")}
     if not is_complete(runs["identity"]):
-        train_identity(IdentitySettings(out=runs["identity"], data=people, lfw=lfw, epochs=60, seed=settings.seed))
+        train_identity(IdentitySettings(out=runs["identity"], network="deepid-wide", epochs=45, **people))
     if not is_complete(runs["people"]):
-        train_identity(
-            IdentitySettings(
-                out=runs["people"],
-                data=people,
-                lfw=lfw,
-                network=settings.network,
-                epochs=20,
-                seed=settings.seed,
-            )
-        )
+        train_identity(IdentitySettings(out=runs["people"], network=settings.network, epochs=30, **people))
     if not is_complete(runs["emotion"]):
         train_emotion(
             EmotionSettings(
-                out=runs["emotion"],
-                data=expressions,
-                network=settings.network,
-                start=runs["people"],
-                epochs=34,
-                seed=settings.seed,
+                out=runs["emotion"], network=settings.network, start=runs["people"], epochs=40, **expressions
             )
         )
     if not is_complete(runs["joint"]):
         train_joint(
             JointSettings(
                 out=runs["joint"],
-                data=expressions,
                 identity=runs["identity"],
                 emotion=runs["emotion"],
-                epochs=6,
+                epochs=8,
                 augmentation=LIGHT,
-                seed=settings.seed,
+                **expressions,
             )
         )
     export(ExportSettings(run=runs["joint"], repository=settings.repository, mirror=True))

@@ -83,19 +83,38 @@ class IdentitySettings(StageSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmotionSettings(StageSettings):
-    """Train the emotion network on expressions."""
+class ExpressionSettings(StageSettings):
+    """What every stage that learns expressions needs."""
 
     data: Path
     """Prepared FER+: a folder with train and valid."""
+    raw_share: float = 0.0
+    """Share of samples that are seen as FER+ frames them, not cropped by their landmarks: the network then reads
+    either framing."""
+    balance: float = 0.0
+    """An emotion's weight in the loss is its frequency to the power of minus this: 0 treats all samples alike,
+    1 all emotions."""
+    dropout: float = 0.2
+    """Before each fully connected layer."""
+    keep: Literal["best", "last"] = "best"
+    """The epoch that reads Valid best, or the last: where what is held out is to be reported on, as in folds."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("raw_share", "balance"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}; it must lie in 0..1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmotionSettings(ExpressionSettings):
+    """Train the emotion network on expressions."""
+
     network: str = "small-resnet"
     """small-resnet, resnet18-half (both train on two cores) or resnet18 (wants a GPU)."""
     start: Path | None = None
     """Run of the identity stage with the same network, to start from its weights."""
-    dropout: float = 0.2
-    """Before the classifier."""
-    keep: Literal["best", "last"] = "best"
-    """The epoch that reads Valid best, or the last: where what is held out is to be reported on, as in folds."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -104,11 +123,9 @@ class EmotionSettings(StageSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class JointSettings(StageSettings):
+class JointSettings(ExpressionSettings):
     """Join both networks and train the whole on expressions."""
 
-    data: Path
-    """Prepared FER+: a folder with train and valid."""
     identity: Path
     """Run of the identity stage."""
     emotion: Path
@@ -125,10 +142,6 @@ class JointSettings(StageSettings):
     """The weights that are kept are a running average; this share of it stays at each step."""
     hidden: int = 0
     """Units of a fully connected layer before the last; 0 for none."""
-    dropout: float = 0.2
-    """Before each fully connected layer."""
-    keep: Literal["best", "last"] = "best"
-    """The epoch that reads Valid best, or the last."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -140,17 +153,11 @@ class JointSettings(StageSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeSettings(StageSettings):
+class ProbeSettings(ExpressionSettings):
     """Train a classifier of expressions on the features of an identity network, which itself stays as it is."""
 
-    data: Path
-    """Prepared FER+: a folder with train and valid."""
     identity: Path
     """Run of the identity stage."""
-    dropout: float = 0.2
-    """Before the classifier."""
-    keep: Literal["best", "last"] = "best"
-    """The epoch that reads Valid best, or the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,8 +206,10 @@ class RecipeSettings:
     """Folder with ferplus/ and identity/ as they are downloaded, and lfw/ where there is one."""
     out: Path = Path("runs")
     """Folder for the prepared data and for each stage's run."""
-    network: str = "small-resnet"
-    """Emotion network: small-resnet (about two hours on two cores) or resnet18 (wants a GPU)."""
+    network: str = "resnet18-half"
+    """Emotion network: small-resnet, resnet18-half (about two hours on two cores) or resnet18 (wants a GPU)."""
+    teacher: Path | None = None
+    """ONNX embedding network that both stages on people learn from as well."""
     seed: int = 1
     """Of every stage."""
     repository: Path = Path("model_repository")

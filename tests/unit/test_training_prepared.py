@@ -77,6 +77,9 @@ def test_prepared_ferplus_drops_what_also_stands_in_valid(tmp_path):
     assert train.arrays["votes"].argmax(axis=1).tolist() == [1, 2]
     assert train.manifest["also in another split"] == 1
     assert valid.crops.shape == (1, 48, 48)
+    framed = np.asarray(Image.open(source / "FER2013Valid" / "v0.png").resize((48, 48), Image.Resampling.BOX))
+    assert np.abs(valid.arrays["raw"][0].astype(int) - framed).max() <= 1  # the whole picture, not the face's crop
+    assert np.abs(valid.crops[0].astype(int) - framed).mean() > 5
     assert not (tmp_path / "out" / "train" / "parts").exists()
 
 

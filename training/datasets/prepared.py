@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.datasets.ckplus import read_ckplus
-from training.datasets.cropping import ALIGNED, UNREADABLE, Crops, crop_images
+from training.datasets.cropping import ALIGNED, UNREADABLE, Crops, crop_images, crop_middle
 from training.datasets.ferplus import read_split
 from training.datasets.identity import read_people
 from training.datasets.lfw import read_pairs
@@ -20,6 +20,8 @@ from training.datasets.recordio import RECORDS, read_recorded_people
 from training.datasets.teacher import Teacher
 from training.framing import CROP_SIZE, TEMPLATE
 
+CROPS = "crops.npy"
+"""A file of its own: read through the page cache, so that a set larger than the memory can be trained on."""
 ARRAYS = "arrays.npz"
 MANIFEST = "manifest.json"
 PAIR_LISTS = {"dev-train": "pairsDevTrain.txt", "dev-test": "pairsDevTest.txt", "view2": "pairs.txt"}
@@ -42,7 +44,7 @@ class PreparedSet:
 
 
 def load_prepared(folder: Path) -> PreparedSet:
-    """Read a prepared set.
+    """Read a prepared set; its crops stay on disk until they are used.
 
     Raises:
         FileNotFoundError: there is none.
@@ -53,9 +55,10 @@ def load_prepared(folder: Path) -> PreparedSet:
     manifest = json.loads((folder / MANIFEST).read_text())
     with np.load(folder / ARRAYS) as file:
         arrays = {name: file[name] for name in file.files}
-    crops = arrays.pop("crops")
+    # Mapped copy-on-write: torch wants writable memory, and nothing here writes.
+    crops = np.load(folder / CROPS, mmap_mode="c")
     if _digest(crops) != manifest["crops_sha256"]:
-        raise ValueError(f"{folder / ARRAYS} is not what {folder / MANIFEST} describes: prepare it anew")
+        raise ValueError(f"{folder / CROPS} is not what {folder / MANIFEST} describes: prepare it anew")
     if manifest["template"] != TEMPLATE.tolist():
         raise ValueError(f"{folder} was cut for another template: prepare it anew")
     return PreparedSet(crops, arrays, manifest)
@@ -64,7 +67,8 @@ def load_prepared(folder: Path) -> PreparedSet:
 def prepare_ferplus(source: Path, out: Path, workers: int | None = None) -> None:
     """``source`` in the layout of FER+ to ``out``/train and ``out``/valid (and /test, where its images are there).
 
-    Images of the training split that also occur in another, pixel for pixel, are dropped from training.
+    Images of the training split that also occur in another, pixel for pixel, are dropped from training. The array
+    ``raw`` holds each image as FER+ frames it, beside the crop by the face's landmarks.
     """
     known: set[bytes] = set()
     for split in ("test", "valid", "train"):
@@ -85,7 +89,9 @@ def prepare_ferplus(source: Path, out: Path, workers: int | None = None) -> None
         known.update(digests)
         counts = {"rows without an image": rows.missing, "also in another split": duplicates}
         files = np.array([image.name for image in rows.images])
-        write_prepared(out / split, source, crops, kept, {"votes": rows.votes, "files": files}, counts)
+        raw = np.stack([crop_middle(image) for image in rows.images])
+        arrays = {"votes": rows.votes, "files": files, "raw": raw}
+        write_prepared(out / split, source, crops, kept, arrays, counts)
 
 
 def prepare_identity(source: Path, out: Path, workers: int | None = None, *, teacher: Path | None = None) -> None:
@@ -159,8 +165,9 @@ def write_prepared(
     chosen = slice(None) if kept is None else kept
     pixels = crops.pixels[chosen]
     rows = {name: array if kept is None else array[kept] for name, array in arrays.items()}
-    rows |= {"crops": pixels, "outcomes": crops.outcomes[chosen]}
+    rows |= {"outcomes": crops.outcomes[chosen]}
     out.mkdir(parents=True, exist_ok=True)
+    np.save(out / CROPS, pixels, allow_pickle=False)
     np.savez(out / ARRAYS, allow_pickle=False, **rows)
     manifest = {
         "source": source.name,
@@ -177,7 +184,7 @@ def write_prepared(
 
 
 def _digest(crops: NDArray[np.uint8]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(crops).tobytes()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(crops).data).hexdigest()
 
 
 PREPARATIONS: dict[str, Callable[..., None]] = {

@@ -10,14 +10,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 Batch = tuple[Tensor, ...]
-"""Crops uint8 [N, 1, H, W] and their targets, each [N, ...]."""
+"""Crops uint8 [N, views, H, W] and their targets, each [N, ...]."""
 
 
 class CropBatches(Dataset[Batch]):
-    """Crops [n, H, W] and one or more targets, each [n, ...], taken a batch of indices at a time."""
+    """Crops [n, H, W], or several views of each [n, views, H, W], and one or more targets, each [n, ...], taken a
+    batch of indices at a time.
+    """
 
     def __init__(self, crops: NDArray[np.uint8], *targets: NDArray[np.generic]) -> None:
-        self.crops = torch.from_numpy(np.ascontiguousarray(crops))[:, None]
+        views = crops if crops.ndim == 4 else crops[:, None]
+        self.crops = torch.from_numpy(np.ascontiguousarray(views))
         self.targets = [torch.from_numpy(np.ascontiguousarray(each)) for each in targets]
 
     def __len__(self) -> int:

@@ -12,7 +12,7 @@ from training.datasets.ferplus import DROPPED, EMOTIONS, argmax_labels, vote_dis
 from training.datasets.prepared import PreparedSet, load_prepared
 from training.networks.tandem import EmotionNet, TandemNet
 from training.protocols.ferplus import FerPlusScore, score
-from training.settings import EmotionSettings, JointSettings, ProbeSettings, StageSettings
+from training.settings import EmotionSettings, ExpressionSettings, JointSettings, ProbeSettings
 from training.stages.batches import Batch, CropBatches, OrderedBatches, ShuffledBatches, batches
 from training.stages.module import ParameterGroup, Stage
 from training.stages.run import begin, finish, fit, load_settings, load_weights
@@ -21,19 +21,40 @@ EVALUATION_BATCH = 512
 
 
 class ExpressionStage(Stage):
-    """Cross-entropy against the distribution of votes; scored on Valid after each epoch."""
+    """Cross-entropy against the distribution of votes; scored on Valid after each epoch.
+
+    Where there are two views of a face, it is the second one that ``raw_share`` is the share of.
+    """
+
+    settings: ExpressionSettings
+
+    weights: Tensor
 
     def __init__(
-        self, settings: StageSettings, network: nn.Module, steps_per_epoch: int, valid: PreparedSet
+        self,
+        settings: ExpressionSettings,
+        network: nn.Module,
+        steps_per_epoch: int,
+        valid: PreparedSet,
+        weights: NDArray[np.float32] | None = None,
     ) -> None:
         super().__init__(settings, steps_per_epoch)
         self.network = network
         self.valid = valid
+        ones = np.ones(len(EMOTIONS), np.float32)
+        self.register_buffer("weights", torch.from_numpy(ones if weights is None else weights), persistent=False)
         self._probabilities: list[Tensor] = []
+
+    def view(self, crops: Tensor, generator: torch.Generator) -> Tensor:
+        """Drawn for each face anew."""
+        if crops.shape[1] == 1:
+            return crops
+        raw = torch.rand(len(crops), generator=generator) < self.settings.raw_share
+        return torch.where(raw.to(crops.device).view(-1, 1, 1, 1), crops[:, 1:], crops[:, :1])
 
     def loss(self, crops: Tensor, targets: Tensor) -> Tensor:
         """``targets`` [N, 8], each row a distribution."""
-        return nn.functional.cross_entropy(self.network(crops).float(), targets)
+        return nn.functional.cross_entropy(self.network(crops).float(), targets, weight=self.weights)
 
     def validation_step(self, batch: Batch, index: int) -> None:
         """Probabilities of each crop."""
@@ -91,6 +112,14 @@ def score_prepared(probabilities: NDArray[np.float32], prepared: PreparedSet) ->
     return score(probabilities, prepared.arrays["votes"], prepared.aligned)
 
 
+def emotion_weights(targets: NDArray[np.float32], balance: float) -> NDArray[np.float32]:
+    """The weight of each emotion [8] in the loss, by its share of ``targets`` [n, 8]; 1 in the mean of samples."""
+    shares = targets.mean(axis=0)
+    raised = np.where(shares > 0, np.maximum(shares, 1e-12) ** -balance, 0)
+    weights: NDArray[np.float32] = (raised / (raised * shares).sum()).astype(np.float32)
+    return weights
+
+
 def predict(network: Callable[[Tensor], Tensor], crops: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Logits float32 [n, classes] of crops [n, H, W], on the CPU."""
     with torch.inference_mode():
@@ -139,7 +168,7 @@ def build_tandem(identity: str, emotion: str, settings: JointSettings) -> Tandem
 
 def _train(
     kind: type[ExpressionStage],
-    settings: EmotionSettings | JointSettings | ProbeSettings,
+    settings: ExpressionSettings,
     network: EmotionNet | TandemNet,
 ) -> None:
     train, valid = load_prepared(settings.data / "train"), load_prepared(settings.data / "valid")
@@ -147,11 +176,17 @@ def _train(
     # What most people found to be no face or no known emotion teaches none.
     kept = (argmax_labels(train.arrays["votes"]) != DROPPED) & (targets.sum(axis=1) > 0)
     sampler = ShuffledBatches(int(kept.sum()), settings.batch_size, seed=settings.seed, replicas=settings.devices)
-    stage = kind(settings, network, len(sampler), valid)
+    weights = emotion_weights(targets[kept], settings.balance)
+    stage = kind(settings, network, len(sampler), valid, weights)
+    crops = train.crops[kept]
+    if settings.raw_share:
+        if "raw" not in train.arrays:
+            raise ValueError(f"raw_share is {settings.raw_share}; {settings.data}/train holds no array raw")
+        crops = np.stack([crops, train.arrays["raw"][kept]], axis=1)
     checked = CropBatches(valid.crops, np.zeros(len(valid.crops)))
     curves = fit(
         stage,
-        batches(CropBatches(train.crops[kept], targets[kept]), sampler),
+        batches(CropBatches(crops, targets[kept]), sampler),
         batches(checked, OrderedBatches(len(checked), EVALUATION_BATCH)),
         monitor="valid_majority" if settings.keep == "best" else None,
     )

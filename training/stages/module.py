@@ -29,13 +29,18 @@ class Stage(LightningModule):
         """Of augmented crops, float [N, 1, H, W] 0..255, and the targets that the batch has beside them."""
         raise NotImplementedError
 
+    def view(self, crops: Tensor, generator: torch.Generator) -> Tensor:
+        """Of each face's views [N, views, H, W] the one to train on [N, 1, H, W]: the first unless overridden."""
+        return crops[:, :1]
+
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """One step of the optimiser."""
         crops, *targets = batch
         # Drawn anew from seed, step and rank, so that a resumed run goes on as if it had not stopped.
         seed = (self.settings.seed * 1_000_003 + self.global_step) * 1009 + self.global_rank
         torch.manual_seed(seed)  # dropout
-        crops = self.settings.augmentation(crops, torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        crops = self.settings.augmentation(self.view(crops, generator), generator)
         loss = self.loss(crops.contiguous(memory_format=torch.channels_last), *targets)
         self.log("loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(crops), sync_dist=True)
         return loss

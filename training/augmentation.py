@@ -76,7 +76,7 @@ class Augmentation:
         mean = x.mean(dim=(2, 3), keepdim=True)
         x = (x - mean) * (1 + draw(self.contrast)) + mean + 255 * draw(self.brightness)
         strength = draw(self.noise).abs()
-        return x + strength * torch.randn(x.shape, generator=generator).to(x)
+        return x + strength * torch.randn(x.shape, generator=_beside(x, generator), device=x.device)
 
     def _erase(self, x: Tensor, generator: torch.Generator) -> Tensor:
         n, _, height, width = x.shape
@@ -89,8 +89,15 @@ class Augmentation:
         in_columns = (columns >= left[:, None]) & (columns < (left + wide)[:, None])  # [N, W]
         hole = in_rows[:, None, :, None] & in_columns[:, None, None, :]
         hole &= _share(n, generator, None, self.erase).view(n, 1, 1, 1)
-        filling = torch.rand(x.shape, generator=generator) * 255
-        return torch.where(hole.to(x.device), filling.to(x), x)
+        filling = torch.rand(x.shape, generator=_beside(x, generator), device=x.device) * 255
+        return torch.where(hole.to(x.device), filling, x)
+
+
+def _beside(x: Tensor, generator: torch.Generator) -> torch.Generator:
+    """A generator where ``x`` lies: a value for each pixel, drawn by the CPU, would keep a GPU waiting."""
+    if x.device == generator.device:
+        return generator
+    return torch.Generator(x.device).manual_seed(generator.initial_seed())
 
 
 def _even(n: int, generator: torch.Generator, like: Tensor | None = None) -> Tensor:

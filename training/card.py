@@ -12,7 +12,7 @@ from typing import Any
 from training.augmentation import Augmentation
 from training.datasets.prepared import load_prepared
 from training.protocols.ferplus import FerPlusScore, RuleScore
-from training.stages.run import load_made_by, load_result, load_settings
+from training.stages.run import lineage, load_made_by, load_result, load_settings
 
 CARD_TEMPLATE = Path(__file__).parent / "card.md.template"
 SILENT = ("out", "augmentation", "accelerator", "devices")
@@ -28,7 +28,7 @@ def write_card(version: Path, run: Path, reached: FerPlusScore, exported: dict[s
         reached: scores of the exported file on Valid.
         exported: commit, temperature, mirror, parity and checksum of the file.
     """
-    stages = {name: _stage(folder) for name, folder in _lineage(run).items()}
+    stages = {name: _stage(folder) for name, folder in lineage(run).items()}
     data = {name: load_prepared(folder).manifest for name, folder in _sets(stages).items()}
     facts = {
         "export": exported,
@@ -54,17 +54,6 @@ def write_card(version: Path, run: Path, reached: FerPlusScore, exported: dict[s
         augmentation=", ".join(f"{k} {v}" for k, v in stages["joint"]["settings"]["augmentation"].items()),
     )
     (version / "MODEL_CARD.md").write_text(text)
-
-
-def _lineage(run: Path) -> dict[str, Path]:
-    """The runs a joint run stands on, in the order they were made."""
-    settings = load_settings(run)
-    emotion = Path(settings["emotion"])
-    folders = {"identity": Path(settings["identity"]), "emotion": emotion, "joint": run}
-    start = load_settings(emotion)["start"]
-    if start:
-        folders = {"identity": folders["identity"], "people": Path(start), "emotion": emotion, "joint": run}
-    return folders
 
 
 def _stage(folder: Path) -> dict[str, Any]:

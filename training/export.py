@@ -128,7 +128,11 @@ def export(settings: ExportSettings) -> None:
     reached = score_exported(version / "model.pt", valid)
     print(f"Valid: majority {reached.majority.accuracy:.4f}, argmax {reached.argmax.accuracy:.4f}")
     checksum = hashlib.sha256((version / "model.pt").read_bytes()).hexdigest()
-    (model / "config.pbtxt").write_text(render_config(settings.name, settings.run, reached, checksum))
+    contract = render_config(settings.name, settings.run, reached, checksum)
+    (version / "config.pbtxt").write_text(contract)
+    current = model / "config.pbtxt"
+    if not current.exists() or "version_policy" not in current.read_text():  # else `tandem model activate` does it
+        current.write_text(contract)
     write_card(
         version,
         settings.run,

@@ -114,7 +114,8 @@ class EmotionSettings(ExpressionSettings):
     network: str = "small-resnet"
     """small-resnet, resnet18-half (both train on two cores) or resnet18 (wants a GPU)."""
     start: Path | None = None
-    """Run of the identity stage with the same network, to start from its weights."""
+    """Run with the same network to start from: of the identity stage, for what it learnt about people, or of this
+    one, to train on."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

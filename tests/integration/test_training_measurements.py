@@ -12,12 +12,11 @@ from PIL import Image
 from stripes import COMMON, flat, stripes, votes, write_set, write_sets
 
 from training.cli import app
-from training.comparison import EMOTION, FROZEN, FUSION, METHODS
+from training.comparison import EMOTION, FROZEN, FUSION, LONGER, METHODS
 from training.datasets.cropping import Crops
 from training.datasets.prepared import load_prepared, write_prepared
 from training.report.curves import read_curves
-from training.report.sections import lineage
-from training.stages.run import load_result, load_weights
+from training.stages.run import lineage, load_result, load_weights
 from training.trained import load_expression, load_identity, read_expressions
 
 # Lightning's own calls into torch and its advice about loaders and logging; none is about our code.
@@ -217,6 +216,7 @@ def test_the_comparison_has_every_method_and_seed(comparison):
     assert all(fused >= alone for fused, alone in zip(fusion["seeds"], emotion["seeds"], strict=True))
     alone = load_result(comparison / "seed-2" / "emotion")["valid"]["majority"]["accuracy"]
     assert emotion["seeds"][1] == pytest.approx(alone)
+    assert result["methods"][LONGER]["majority"]["mean"] > emotion["mean"] - 0.1  # trained on, not begun anew
     page = (comparison / "comparison.md").read_text()
     assert all(f"| {method} |" in page for method in METHODS)
 

@@ -14,7 +14,7 @@ from training.protocols.settings import ReportSettings
 from training.report import figures
 from training.report.curves import read_curves
 from training.stages.expression import score_prepared
-from training.stages.run import load_made_by, load_result, load_settings
+from training.stages.run import lineage, load_made_by, load_result, load_settings
 from training.tables import Table, share, share_between
 from training.trained import read_expressions
 from training.verification import Verification, verify_run
@@ -73,21 +73,6 @@ def write_sections(settings: ReportSettings) -> Iterator[Section]:
     if settings.robustness:
         yield Section("Faces in photos", (robustness.table(json.loads(settings.robustness.read_text())),))
     yield Section("The method's source", (SOURCE,))
-
-
-def lineage(run: Path) -> dict[str, Path]:
-    """A joint run and the runs it stands on, in the order they were made.
-
-    Raises:
-        ValueError: the run is of another stage.
-    """
-    settings = load_settings(run)
-    if "emotion" not in settings:
-        raise ValueError(f"{run} is no run of the joint stage")
-    emotion = Path(settings["emotion"])
-    start = load_settings(emotion)["start"]
-    on_people = {"emotion network on people": Path(start)} if start else {}
-    return {"identity": Path(settings["identity"]), **on_people, "emotion": emotion, "joint": run}
 
 
 def _trained_with(run: Path) -> Path | None:

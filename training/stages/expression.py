@@ -128,14 +128,15 @@ def predict(network: Callable[[Tensor], Tensor], crops: NDArray[np.uint8]) -> ND
 
 
 def train_emotion(settings: EmotionSettings) -> None:
-    """Train the emotion network apart, from an identity run's weights where one is given."""
+    """Train the emotion network apart, from the weights of an identity run or of another emotion run if given."""
     begin(settings)
     network = EmotionNet(settings.network, len(EMOTIONS), settings.dropout)
     if settings.start:
-        started = load_settings(settings.start)["network"]
-        if started != settings.network:
-            raise ValueError(f"{settings.start} trained a {started}; --network is {settings.network}")
-        network.backbone.load_state_dict(load_weights(settings.start))
+        started = load_settings(settings.start)
+        if started["network"] != settings.network:
+            raise ValueError(f"{settings.start} trained a {started['network']}; --network is {settings.network}")
+        of_people = "margin" in started
+        (network.backbone if of_people else network).load_state_dict(load_weights(settings.start))
     _train(ExpressionStage, settings, network)
 
 

@@ -139,6 +139,22 @@ def load_settings(out: Path) -> dict[str, Any]:
     return settings
 
 
+def lineage(run: Path) -> dict[str, Path]:
+    """A joint run and the runs it stands on, in the order they were made: identity, where there is one people (the
+    emotion network on identities), emotion, joint.
+
+    Raises:
+        ValueError: the run is of another stage.
+    """
+    settings = load_settings(run)
+    if "emotion" not in settings:
+        raise ValueError(f"{run} is no run of the joint stage")
+    emotion = Path(settings["emotion"])
+    start = load_settings(emotion)["start"]
+    people = {"people": Path(start)} if start else {}
+    return {"identity": Path(settings["identity"]), **people, "emotion": emotion, "joint": run}
+
+
 def load_made_by(out: Path) -> dict[str, Any]:
     """Commit, torch version and machine a run was started with."""
     made_by: dict[str, Any] = json.loads((out / MADE_BY).read_text())

@@ -1,95 +1,21 @@
 """The rendered manifests: what a schema cannot see."""
 
-import functools
-import os
-import re
-import subprocess
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-
 import pytest
 import yaml
-from deployment_tools import ROOT, find_tool, missing
+from deployment_tools import ROOT, missing
+from manifests import K8S, VARIANTS, Object, containers, named, of, pods, port_names, quantity, render
 
 from service.settings import Settings, environment_name
 from service.triton import container as launcher
 
-K8S = ROOT / "k8s"
 KUBERNETES = "1.34"
-VARIANTS = (
-    "cpu",
-    "gpu",
-    "local",
-    "cpu+keda",
-    "gpu+keda",
-    "cpu+prometheus-adapter",
-    "gpu+prometheus-adapter",
-    "cpu+api-keys+servicemonitor",
-)
 FOREIGN = {"ScaledObject", "ServiceMonitor", "PrometheusRule"}
 """Kinds of KEDA and of the Prometheus operator, of which there is no schema here."""
-
-Object = dict[str, Any]
-
-
-@functools.cache
-def render(variant: str) -> list[Object]:
-    """The objects of an overlay with components, as ``kubectl apply -k`` would send them."""
-    kustomize = find_tool("kustomize build", "kubectl kustomize")
-    overlay, *components = variant.split("+")
-    with tempfile.TemporaryDirectory() as folder:
-        # kustomize takes no absolute paths.
-        base = os.path.relpath(K8S, Path(folder).resolve())
-        content = {
-            "apiVersion": "kustomize.config.k8s.io/v1beta1",
-            "kind": "Kustomization",
-            "resources": [f"{base}/overlays/{overlay}"],
-            "components": [f"{base}/components/{component}" for component in components],
-        }
-        Path(folder, "kustomization.yaml").write_text(yaml.safe_dump(content))
-        result = subprocess.run([*kustomize, folder], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    return list(yaml.safe_load_all(result.stdout))
 
 
 @pytest.fixture(params=VARIANTS)
 def objects(request: pytest.FixtureRequest) -> list[Object]:
     return render(request.param)
-
-
-def of(objects: list[Object], *kinds: str) -> list[Object]:
-    return [each for each in objects if each["kind"] in kinds]
-
-
-def named(objects: list[Object], kind: str, name: str) -> Object:
-    (found,) = [each for each in of(objects, kind) if each["metadata"]["name"] == name]
-    return found
-
-
-def pods(objects: list[Object], selector: dict[str, str]) -> list[Object]:
-    """The pod templates that a selector's labels match; an empty one matches all."""
-    templates = [each["spec"]["template"] for each in of(objects, "Deployment")]
-    return [each for each in templates if selector.items() <= each["metadata"]["labels"].items()]
-
-
-def containers(objects: list[Object]) -> Iterator[Object]:
-    for deployment in of(objects, "Deployment"):
-        spec = deployment["spec"]["template"]["spec"]
-        yield from spec.get("initContainers", [])
-        yield from spec["containers"]
-
-
-def port_names(pod: Object) -> set[str]:
-    return {port["name"] for each in pod["spec"]["containers"] for port in each["ports"]}
-
-
-def quantity(value: str | int) -> float:
-    """A Kubernetes quantity as number: ``500m`` is 0.5, ``2Gi`` is 2147483648."""
-    units = {"": 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
-    number, unit = re.fullmatch(r"([0-9.]+)([a-zA-Z]*)", str(value)).groups()  # type: ignore[union-attr]
-    return float(number) * units[unit]
 
 
 def test_schemas() -> None:
@@ -188,8 +114,8 @@ def test_pods_are_restricted(objects: list[Object]) -> None:
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     for account in of(objects, "ServiceAccount"):
         assert account["automountServiceAccountToken"] is False
-    for deployment in of(objects, "Deployment"):
-        pod = deployment["spec"]["template"]["spec"]
+    for workload in of(objects, "Deployment", "Job"):
+        pod = workload["spec"]["template"]["spec"]
         assert pod["automountServiceAccountToken"] is False
         assert named(objects, "ServiceAccount", pod["serviceAccountName"])
         assert pod["securityContext"]["runAsNonRoot"] is True
@@ -233,7 +159,7 @@ def test_policies_deny_by_default_and_allow_what_exists(objects: list[Object]) -
                 assert {port["port"] for port in rule["ports"]} <= port_names(pod)
         for rule in policy.get("egress", []):
             for peer in rule["to"]:
-                if "namespaceSelector" in peer:
+                if "podSelector" not in peer or "namespaceSelector" in peer:
                     continue
                 for pod in pods(objects, peer["podSelector"]["matchLabels"]):
                     assert {port["port"] for port in rule["ports"]} <= port_names(pod)
@@ -320,9 +246,14 @@ def test_images_are_pinned(objects: list[Object]) -> None:
 
 
 def test_what_is_mounted_exists(objects: list[Object]) -> None:
-    for deployment in of(objects, "Deployment"):
-        pod = deployment["spec"]["template"]["spec"]
+    for workload in of(objects, "Deployment", "Job"):
+        pod = workload["spec"]["template"]["spec"]
         volumes = {volume["name"] for volume in pod["volumes"]}
+        for volume in pod["volumes"]:
+            if "persistentVolumeClaim" in volume:
+                assert named(objects, "PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"])
+            if "configMap" in volume:
+                assert named(objects, "ConfigMap", volume["configMap"]["name"])
         mounted = {
             mount["name"]
             for container in [*pod.get("initContainers", []), *pod["containers"]]
@@ -331,7 +262,8 @@ def test_what_is_mounted_exists(objects: list[Object]) -> None:
         assert mounted == volumes
     for container in containers(objects):
         for source in container.get("envFrom", []):
-            assert named(objects, "ConfigMap", source["configMapRef"]["name"])
+            if "configMapRef" in source:
+                assert named(objects, "ConfigMap", source["configMapRef"]["name"])
 
 
 def test_the_gpu_goes_to_triton_alone() -> None:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from deployment_tools import ROOT, find_tool
 
+from service.rollout.shadow import ShadowMetrics
 from service.telemetry import Telemetry
 
 PROMETHEUS = ROOT / "docker" / "prometheus"
@@ -43,7 +44,9 @@ NAME = re.compile(r"\b(?:tandem_|nv_|process_)\w+|\btandem:[\w:]+|\bup\b|\bALERT
 def exported() -> set[str]:
     """Every name under which a gateway's metrics can be asked for."""
     names = set()
-    for family in Telemetry().registry.collect():
+    registry = Telemetry().registry
+    ShadowMetrics(registry)
+    for family in registry.collect():
         suffixes = {
             "counter": ["_total"],
             "histogram": ["_bucket", "_sum", "_count"],

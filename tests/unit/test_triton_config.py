@@ -49,3 +49,12 @@ def test_requests_are_batched_at_once_and_the_queue_is_bounded(config: model_con
     assert config.dynamic_batching.max_queue_delay_microseconds == 0
     assert not config.dynamic_batching.preferred_batch_size
     assert config.dynamic_batching.default_queue_policy.max_queue_size > 0
+
+
+def test_a_new_version_is_warm_before_it_takes_traffic(config: model_config_pb2.ModelConfig) -> None:
+    for sample in config.model_warmup:
+        (face,) = config.input
+        assert (set(sample.inputs), list(sample.inputs["face"].dims)) == ({face.name}, list(face.dims))
+        assert sample.count >= 3, "TorchScript records a first run and optimises in the second"
+    assert sorted(sample.batch_size for sample in config.model_warmup)[0] == 1
+    assert len(config.model_warmup) > 1

@@ -1,0 +1,1 @@
+"""Moves from one version of the model to another and back: which of them Triton loads, how two compare."""

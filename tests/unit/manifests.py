@@ -1,0 +1,82 @@
+"""The manifests as `kubectl apply -k` would send them, and how to find one's way in them."""
+
+import functools
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from deployment_tools import ROOT, find_tool
+
+K8S = ROOT / "k8s"
+VARIANTS = (
+    "cpu",
+    "gpu",
+    "local",
+    "cpu+keda",
+    "gpu+keda",
+    "cpu+prometheus-adapter",
+    "gpu+prometheus-adapter",
+    "cpu+api-keys+servicemonitor",
+    "cpu+models-pvc",
+    "gpu+models-object-store",
+)
+
+Object = dict[str, Any]
+
+
+@functools.cache
+def render(variant: str) -> list[Object]:
+    """The objects of an overlay with components, as ``kubectl apply -k`` would send them."""
+    kustomize = find_tool("kustomize build", "kubectl kustomize")
+    overlay, *components = variant.split("+")
+    with tempfile.TemporaryDirectory() as folder:
+        # kustomize takes no absolute paths.
+        base = os.path.relpath(K8S, Path(folder).resolve())
+        content = {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "resources": [f"{base}/overlays/{overlay}"],
+            "components": [f"{base}/components/{component}" for component in components],
+        }
+        Path(folder, "kustomization.yaml").write_text(yaml.safe_dump(content))
+        result = subprocess.run([*kustomize, folder], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return list(yaml.safe_load_all(result.stdout))
+
+
+def of(objects: list[Object], *kinds: str) -> list[Object]:
+    return [each for each in objects if each["kind"] in kinds]
+
+
+def named(objects: list[Object], kind: str, name: str) -> Object:
+    (found,) = [each for each in of(objects, kind) if each["metadata"]["name"] == name]
+    return found
+
+
+def pods(objects: list[Object], selector: dict[str, str]) -> list[Object]:
+    """The pod templates that a selector's labels match; an empty one matches all."""
+    templates = [each["spec"]["template"] for each in of(objects, "Deployment", "Job")]
+    return [each for each in templates if selector.items() <= each["metadata"]["labels"].items()]
+
+
+def containers(objects: list[Object]) -> Iterator[Object]:
+    for workload in of(objects, "Deployment", "Job"):
+        spec = workload["spec"]["template"]["spec"]
+        yield from spec.get("initContainers", [])
+        yield from spec["containers"]
+
+
+def port_names(pod: Object) -> set[str]:
+    return {port["name"] for each in pod["spec"]["containers"] for port in each.get("ports", [])}
+
+
+def quantity(value: str | int) -> float:
+    """A Kubernetes quantity as number: ``500m`` is 0.5, ``2Gi`` is 2147483648."""
+    units = {"": 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+    number, unit = re.fullmatch(r"([0-9.]+)([a-zA-Z]*)", str(value)).groups()  # type: ignore[union-attr]
+    return float(number) * units[unit]

@@ -51,6 +51,10 @@ class PhotoArchive:
         """Each photo's name with its folders; only ever answered, never used as a path."""
         return [entry.filename for entry in self._entries]
 
+    def unpacked_bytes(self, index: int) -> int:
+        """How many bytes the photo has when it is unpacked; no more are given, whatever is compressed."""
+        return self._entries[index].file_size
+
     def read(self, index: int, *, max_bytes: int) -> bytes:
         """Unpack one photo; takes long enough to be done in a thread.
 

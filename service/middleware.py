@@ -1,5 +1,6 @@
 """What surrounds every request: its id, its metrics, its line in the log, and an answer when all else failed."""
 
+import asyncio
 import logging
 import re
 import time
@@ -9,8 +10,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import TandemError
-from service.problems import problem_response
+from service.errors import Draining, TandemError
+from service.problems import from_error, problem_response
 from service.telemetry import REQUEST_LOGGER, Telemetry, exemplar
 from service.tracing import Tracing, route_of
 
@@ -22,6 +23,18 @@ QUIET_ROUTES = ("/livez", "/readyz", "/metrics")
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 """Methods that get a metric of their own; a caller may invent any number of others."""
+
+SECURITY_HEADERS = {
+    # Answers tell of people's faces: no cache on the way may keep them, no page of another site may show them.
+    "Cache-Control": "no-store",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    # An answer that a browser is made to open as a document may load nothing, run nothing and be framed nowhere.
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; style-src 'unsafe-inline'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+"""On every answer that does not set them itself, as the page does. TLS, and so HSTS, is the proxy's."""
 
 CLIENT_CLOSED_REQUEST = 499
 """Status in metrics and log of a caller who left before the answer; nothing is sent."""
@@ -67,9 +80,8 @@ class RequestObserver:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = state["request_id"]
-                headers["X-Content-Type-Options"] = "nosniff"
-                # Answers tell of people's faces: no cache on the way may keep them.
-                headers.setdefault("Cache-Control", "no-store")
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
         started = time.perf_counter()
@@ -78,6 +90,11 @@ class RequestObserver:
                 await self._app(scope, receive, send_with_id)
             except ClientDisconnect:
                 status = CLIENT_CLOSED_REQUEST
+            except asyncio.CancelledError:
+                if not status:  # the service ends, and has waited for this request as long as it waits for any
+                    response = from_error(scope, Draining("the service was told to stop and could wait no longer"))
+                    await response(scope, receive, send_with_id)
+                raise
             except Exception:
                 logger.exception("unexpected error", extra={"fields": {"request_id": state["request_id"]}})
                 if status:

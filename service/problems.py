@@ -88,7 +88,8 @@ ACCESS_PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 UNAVAILABLE: dict[int | str, dict[str, Any]] = {
-    503: documented("Busy, shutting down, or without a working inference server; Retry-After says when to retry.")
+    503: documented("Busy, shutting down, or without a working inference server; Retry-After says when to retry."),
+    504: documented("The inference server did not answer in time."),
 }
 
 

@@ -153,9 +153,9 @@ def configure_logging(level: str) -> None:
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
-    # It tells of each byte range that it parses, which is noise at least.
-    logging.getLogger("python_multipart").setLevel(logging.WARNING)
+    root.setLevel(max(logging.INFO, logging.getLevelNamesMapping()[level.upper()]))
+    # Only ours: at debug, libraries tell headers with their keys, frames of streams, and what EXIF holds.
+    logging.getLogger("tandem").setLevel(level.upper())
 
 
 def server_timing(seconds: Mapping[str, float]) -> str:

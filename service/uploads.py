@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import binascii
+import codecs
+import io
 import json
 from collections.abc import AsyncIterator
 
@@ -11,6 +13,7 @@ from starlette.requests import Request
 
 from service.errors import BrokenUpload, SlowUpload, UnsupportedUpload, UploadTooLarge
 from service.forms import FormReader
+from service.memory import Hold
 from service.settings import MEBIBYTE
 
 FIELD = "image"
@@ -27,8 +30,14 @@ ENVELOPE_BYTES = 64 * 1024
 
 MAX_PARTS = 20
 
+MAX_VALUES = 1000
+"""What a JSON body may hold: empty lists and objects would take twenty times their own length in memory."""
 
-async def read_photo(request: Request, *, max_bytes: int, timeout_s: float) -> bytes:
+LONGEST_LENGTH = 20
+"""Digits of a Content-Length that are read; more would only take time."""
+
+
+async def read_photo(request: Request, hold: Hold, *, max_bytes: int, timeout_s: float) -> bytes:
     """Read a photo's bytes: a multipart field ``image``, the raw body, or JSON with base64.
 
     The limit is applied to the announced length first and then while reading, so that no more than it is ever
@@ -38,22 +47,24 @@ async def read_photo(request: Request, *, max_bytes: int, timeout_s: float) -> b
         BrokenUpload: the body is empty, broken, or carries no photo or more than one.
         UnsupportedUpload: the content type is none of the three forms.
         UploadTooLarge: the photo has more than ``max_bytes``.
+        Overloaded: with it more bytes would be held than may be.
         SlowUpload: the body took longer than ``timeout_s`` to arrive.
     """
     kind, options = parse_options_header(request.headers.get("content-type"))
     try:
         async with asyncio.timeout(timeout_s):
             if kind == b"multipart/form-data":
-                return await _from_multipart(request, options.get(b"boundary"), max_bytes)
+                return await _from_multipart(request, hold, options.get(b"boundary"), max_bytes)
             if kind == b"application/json":
-                body = await _read(request, max_bytes, body_limit=base64_length(max_bytes) + ENVELOPE_BYTES)
-                # Megabytes of base64 take long enough to hold up every other request.
-                photo = await asyncio.to_thread(photo_from_json, bytes(body))
+                body = await _read(request, hold, max_bytes, body_limit=base64_length(max_bytes) + ENVELOPE_BYTES)
+                # Megabytes of base64 take long enough to hold up every other request, and lie there twice more.
+                with hold.room(2 * len(body)):
+                    photo = await asyncio.to_thread(photo_from_json, body)
                 if len(photo) > max_bytes:
                     raise too_large(len(photo), max_bytes)
                 return photo
             if kind.startswith(b"image/"):
-                return bytes(await _read(request, max_bytes, body_limit=max_bytes))
+                return await _read(request, hold, max_bytes, body_limit=max_bytes)
     except TimeoutError:
         raise SlowUpload(f"the upload did not arrive within {timeout_s:g} s (TANDEM_UPLOAD_TIMEOUT_S)") from None
     if not kind and request.headers.get("content-length", "0") == "0":
@@ -77,35 +88,46 @@ def too_large(
 
 async def read_chunks(
     request: Request,
+    hold: Hold,
     max_bytes: int,
     body_limit: int,
     *,
     what: str = "upload",
     setting: str = "TANDEM_MAX_UPLOAD_BYTES",
 ) -> AsyncIterator[bytes]:
-    """The body in pieces, as long as it keeps to ``body_limit``.
+    """The body in pieces, as long as it keeps to ``body_limit``; ``hold`` counts them.
 
     Raises:
-        UploadTooLarge: it does not; the error names ``max_bytes``, what the photo in the body may have.
+        UnsupportedUpload: the body is compressed.
+        UploadTooLarge: it has more; the error names ``max_bytes``, what the photo in the body may have.
+        Overloaded: with it more bytes would be held than may be; where its length is announced, none is read.
     """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise UnsupportedUpload(f"a body in content encoding «{encoding[:50]}» is not read here; send it as it is")
     announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > body_limit:
-        raise too_large(int(announced), max_bytes, what=what, setting=setting)
+    if announced.isdecimal():
+        # Only what has come is counted, else whoever announces much and sends nothing could shut the others out.
+        length = int(announced[:LONGEST_LENGTH])
+        if length > body_limit:
+            raise too_large(length, max_bytes, what=what, setting=setting)
+        hold.check_room(length)
     seen = 0
     async for chunk in request.stream():
         seen += len(chunk)
         if seen > body_limit:
             raise too_large(None, max_bytes, what=what, setting=setting)
+        hold.take(len(chunk))
         yield chunk
 
 
-async def _read(request: Request, max_bytes: int, body_limit: int) -> bytearray:
-    body = bytearray()
-    async for chunk in read_chunks(request, max_bytes, body_limit):
-        body += chunk
-    if not body:
+async def _read(request: Request, hold: Hold, max_bytes: int, body_limit: int) -> bytes:
+    body = io.BytesIO()  # unlike a bytearray it hands its bytes over without a copy
+    async for chunk in read_chunks(request, hold, max_bytes, body_limit):
+        body.write(chunk)
+    if not body.tell():
         raise BrokenUpload("the request's body is empty")
-    return body
+    return body.getvalue()
 
 
 def photo_from_json(body: bytes) -> bytes:
@@ -114,8 +136,11 @@ def photo_from_json(body: bytes) -> bytes:
     Raises:
         BrokenUpload: the body is not JSON, no object, or has no base64 text under ``image``.
     """
+    if sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise BrokenUpload(f"the JSON body has more than {MAX_VALUES:,} values; one photo is all that is read")
     try:
-        content = json.loads(body)
+        # Latin-1 keeps it at a byte a character, whatever stands beside the photo; base64 is ASCII in both.
+        content = json.loads(body.removeprefix(codecs.BOM_UTF8).decode("latin-1"))
     except (ValueError, RecursionError) as error:
         raise BrokenUpload(f"the body is not JSON: {str(error)[:100]}") from None
     if not isinstance(content, dict):
@@ -138,9 +163,9 @@ def photo_from_json(body: bytes) -> bytes:
     return photo
 
 
-async def _from_multipart(request: Request, boundary: bytes | None, max_bytes: int) -> bytes:
+async def _from_multipart(request: Request, hold: Hold, boundary: bytes | None, max_bytes: int) -> bytes:
     form = _PhotoForm(boundary, max_bytes)
-    async for chunk in read_chunks(request, max_bytes, max_bytes + ENVELOPE_BYTES):
+    async for chunk in read_chunks(request, hold, max_bytes, max_bytes + ENVELOPE_BYTES):
         form.feed(chunk)
     return form.photo()
 
@@ -152,7 +177,7 @@ class _PhotoForm(FormReader):
         super().__init__(boundary, max_parts=MAX_PARTS)
         self._max_bytes = max_bytes
         self._names: list[str] = []
-        self._photo = bytearray()
+        self._photo = io.BytesIO()
 
     def begin(self, name: str, filename: str) -> None:
         self._names.append(name)
@@ -160,8 +185,8 @@ class _PhotoForm(FormReader):
     def take(self, content: bytes) -> None:
         if self._names[-1] != FIELD or self._names.count(FIELD) > 1:
             return
-        self._photo += content
-        if len(self._photo) > self._max_bytes:
+        self._photo.write(content)
+        if self._photo.tell() > self._max_bytes:
             raise too_large(None, self._max_bytes)
 
     def photo(self) -> bytes:
@@ -173,6 +198,6 @@ class _PhotoForm(FormReader):
             raise BrokenUpload(f"the form has no field «{FIELD}»{others}")
         if count > 1:
             raise BrokenUpload(f"the form has {count} fields «{FIELD}»; one photo is taken at a time")
-        if not self._photo:
+        if not self._photo.tell():
             raise BrokenUpload(f"the file in field «{FIELD}» is empty")
-        return bytes(self._photo)
+        return self._photo.getvalue()

@@ -4,12 +4,12 @@ import zlib
 
 import numpy as np
 import pytest
-from photos import UNDO_ORIENTATION
+from photos import UNDO_ORIENTATION, oriented
 from PIL import Image
 from skimage import data
 
 from service.errors import PhotoTooLarge, UnreadablePhoto, UnsupportedPhoto
-from service.faces.decode import decode_photo
+from service.faces.decode import decode_photo, open_photo
 
 LIMIT = 1_000_000
 
@@ -115,3 +115,66 @@ def test_the_pixel_limit_is_checked_on_the_header():
 def test_trailing_bytes_do_not_spoil_a_jpeg(astronaut):
     photo = decode_photo(encode(astronaut, "JPEG", quality=95) + b"trailing", max_pixels=LIMIT)
     assert difference(photo, astronaut) < 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(264, 200), (267, 197), (197, 267)])
+def test_a_jpeg_is_reduced_upright_and_of_any_size(astronaut, orientation, size):
+    image = astronaut.resize((20, 16)).resize(
+        size
+    )  # smooth: of a turned photo the first block may be a part of one
+    for divisor in (2, 4, 8):
+        with open_photo(oriented(image, orientation), max_pixels=LIMIT) as photo:
+            assert photo.size == (size[1], size[0])
+            pixels, found = photo.decode_reduced(longer_side=max(size) // divisor, area=1)
+        assert found == divisor
+        assert pixels.flags.c_contiguous
+        expected = image.resize((-(-size[0] // divisor), -(-size[1] // divisor)), Image.Resampling.BOX)
+        assert pixels.shape == (*expected.size[::-1], 3)
+        assert difference(pixels, expected) < 9
+        assert difference(pixels[:, ::-1], expected) > 30
+
+
+def test_the_smallest_is_decoded_that_is_large_enough(astronaut):
+    raw = encode(astronaut.resize((400, 200)), "JPEG")
+    for longer_side, area, expected in (
+        (50, 1250, 8),
+        (51, 1250, 4),
+        (50, 1251, 4),
+        (101, 1, 2),
+        (200, 20_000, 2),
+        (201, 1, None),
+        (1, 20_001, None),
+    ):
+        with open_photo(raw, max_pixels=LIMIT) as photo:
+            reduced = photo.decode_reduced(longer_side=longer_side, area=area)
+        assert (reduced and reduced[1]) == expected
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "HEIF", "CMYK"])
+def test_what_cannot_be_reduced_can_be_decoded_still(astronaut, kind):
+    raw = encode(astronaut.convert("CMYK"), "JPEG") if kind == "CMYK" else encode(astronaut, kind)
+    with open_photo(raw, max_pixels=LIMIT) as photo:
+        assert photo.decode_reduced(longer_side=1, area=1) is None
+        assert photo.decode().shape == (512, 512, 3)
+
+
+def test_grey_and_progressive_jpegs_are_reduced_too(astronaut):
+    for raw in (encode(astronaut.convert("L"), "JPEG"), encode(astronaut, "JPEG", progressive=True)):
+        with open_photo(raw + b"trailing", max_pixels=LIMIT) as photo:
+            pixels, divisor = photo.decode_reduced(longer_side=128, area=1)
+        assert (pixels.shape, divisor) == ((128, 128, 3), 4)
+
+
+def test_a_broken_jpeg_is_never_reduced_and_has_the_error_of_decoding(astronaut):
+    whole = encode(astronaut, "JPEG", quality=95)
+    progressive = encode(astronaut, "JPEG", progressive=True)
+    scans = progressive[:-2] + progressive[progressive.rfind(b"\xff\xc4") : -2] * 200 + b"\xff\xd9"
+    for raw in (whole[: len(whole) // 2], whole[:-200], scans):
+        with pytest.raises(UnreadablePhoto) as expected:
+            decode_photo(raw, max_pixels=LIMIT)
+        with open_photo(raw, max_pixels=LIMIT) as photo:
+            assert photo.decode_reduced(longer_side=64, area=1) is None
+            with pytest.raises(UnreadablePhoto) as caught:
+                photo.decode()
+        assert caught.value.detail == expected.value.detail

@@ -117,3 +117,14 @@ def test_a_caller_who_leaves_is_counted_and_not_an_error(
     assert b'tandem_requests_total{method="POST",route="/upload",status="499"} 1.0' in telemetry.exposition()[0]
     assert sent == []
     assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/fine"), ("GET", "/broken"), ("GET", "/nothing")])
+def test_every_answer_carries_the_security_headers(app: FastAPI, method: str, path: str) -> None:
+    headers = ask(app, method, path).headers
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["Content-Security-Policy"].startswith("default-src 'none'; frame-ancestors 'none'")
+    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["X-Frame-Options"] == "DENY"

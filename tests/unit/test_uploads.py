@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
 
-from service.errors import BrokenUpload, SlowUpload, UnsupportedUpload, UploadTooLarge
+from service.errors import BrokenUpload, Overloaded, SlowUpload, UnsupportedUpload, UploadTooLarge
+from service.memory import UploadMemory
 from service.uploads import MAX_PARTS, photo_from_json, read_photo
 
 LIMIT = 100_000
@@ -30,13 +31,23 @@ class Body:
         return {"type": "http.request", "body": chunk, "more_body": True}
 
 
-def read(body: bytes | Body, content_type: str | None, *, length: int | None = None) -> bytes:
+def read(
+    body: bytes | Body,
+    content_type: str | None,
+    *,
+    length: int | None = None,
+    encoding: str | None = None,
+    memory: UploadMemory | None = None,
+) -> bytes:
     source = body if isinstance(body, Body) else Body([body[:7], body[7:]])
     headers = [(b"content-type", content_type.encode())] if content_type else []
     if length is not None:
         headers.append((b"content-length", str(length).encode()))
+    if encoding is not None:
+        headers.append((b"content-encoding", encoding.encode()))
     request = Request({"type": "http", "method": "POST", "headers": headers}, source.receive)
-    return asyncio.run(read_photo(request, max_bytes=LIMIT, timeout_s=5))
+    with (memory or UploadMemory(10 * LIMIT)).hold() as hold:
+        return asyncio.run(read_photo(request, hold, max_bytes=LIMIT, timeout_s=5))
 
 
 def form(*parts: tuple[str, bytes], boundary: str = "frontier") -> bytes:
@@ -93,7 +104,14 @@ def test_reads_json() -> None:
         (form(("image", b"")), FORM, "the file in field «image» is empty"),
         (form(*[("x", b"")] * (MAX_PARTS + 1)), FORM, f"more than {MAX_PARTS} fields"),
         (b"{", "application/json", "the body is not JSON"),
-        (b"[" * 100_000, "application/json", "the body is not JSON"),
+        (b"[" * 1000, "application/json", "the body is not JSON"),
+        (b"[" * 1001, "application/json", "the JSON body has more than 1,000 values"),
+        (
+            b'{"image": [' + b"{}," * 10_000 + b"{}]}",
+            "application/json",
+            "the JSON body has more than 1,000 values",
+        ),
+        (b'{"image": ' + b"9" * 5000 + b"}", "application/json", "the body is not JSON"),
         (b"\xff\xfe", "application/json", "the body is not JSON"),
         (b"[]", "application/json", "must be an object"),
         (b"{}", "application/json", "the JSON object has no «image»"),
@@ -173,8 +191,45 @@ def test_a_body_that_does_not_come_is_given_up() -> None:
         raise AssertionError
 
     request = Request({"type": "http", "method": "POST", "headers": [(b"content-type", b"image/png")]}, never)
-    with pytest.raises(SlowUpload, match=r"within 0.05 s \(TANDEM_UPLOAD_TIMEOUT_S\)"):
-        asyncio.run(read_photo(request, max_bytes=LIMIT, timeout_s=0.05))
+    with (
+        UploadMemory(LIMIT).hold() as hold,
+        pytest.raises(SlowUpload, match=r"within 0.05 s \(TANDEM_UPLOAD_TIMEOUT_S\)"),
+    ):
+        asyncio.run(read_photo(request, hold, max_bytes=LIMIT, timeout_s=0.05))
+
+
+@pytest.mark.parametrize("kind", ["image/jpeg", FORM])
+def test_no_more_bytes_are_held_than_may_be(kind: str) -> None:
+    memory = UploadMemory(LIMIT)
+    with memory.hold() as other:
+        other.take(LIMIT - 30_000)
+        body = Body(zeros(b"" if kind == "image/jpeg" else form(("image", b""))[:-16]))
+        with pytest.raises(Overloaded, match=r"uploads of .* MiB are held .*\(TANDEM_MAX_HELD_BYTES\)"):
+            read(body, kind, memory=memory)
+        assert body.taken <= 40_000
+        assert memory.held == LIMIT - 30_000
+    assert memory.held == 0
+
+
+def test_of_an_upload_for_which_there_is_no_room_nothing_is_read() -> None:
+    body = Body(zeros())
+    with pytest.raises(Overloaded):
+        read(body, "image/jpeg", length=50_000, memory=UploadMemory(49_999))
+    assert body.taken == 0
+
+
+def test_base64_counts_as_often_as_it_lies_in_memory() -> None:
+    body = json.dumps({"image": base64.b64encode(bytes(60_000)).decode()}).encode()
+    assert read(body, "application/json", memory=UploadMemory(3 * len(body))) == bytes(60_000)
+    with pytest.raises(Overloaded):
+        read(body, "application/json", memory=UploadMemory(3 * len(body) - 1))
+
+
+@pytest.mark.parametrize("kind", ["image/jpeg", FORM, "application/json"])
+def test_a_compressed_body_is_told_so(kind: str) -> None:
+    with pytest.raises(UnsupportedUpload, match="a body in content encoding «gzip» is not read here"):
+        read(b"x", kind, encoding="gzip")
+    assert read(b"x", "image/jpeg", encoding="identity") == b"x"
 
 
 @given(st.binary(max_size=200))

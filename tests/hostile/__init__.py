@@ -1,0 +1,1 @@
+"""Files made to break a decoder, and what becomes of them: `python -m tests.hostile`."""

@@ -1,0 +1,132 @@
+"""Good photos of every kind that is read, and how their files are put together."""
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageCms
+from skimage import data
+
+import service.faces.decode  # noqa: F401 - registers HEIC with Pillow
+
+
+def face() -> Image.Image:
+    """160 x 160, with one face: NASA's picture of the astronaut Eileen Collins."""
+    return Image.fromarray(data.astronaut()[40:200, 145:305])
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def exif(**tags: object) -> Image.Exif:
+    """EXIF with an orientation and a camera."""
+    made = Image.Exif()
+    made[0x0112] = tags.get("orientation", 6)
+    made[0x010F] = tags.get("make", "Camera")
+    return made
+
+
+@cache
+def seeds() -> dict[str, bytes]:
+    """One good file of each kind by name, metadata included; the name begins with the format."""
+    photo = face()
+    clear = photo.convert("RGBA")
+    clear.putalpha(Image.linear_gradient("L").resize(clear.size))
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    told = {"exif": exif(), "icc_profile": profile}
+    grey16 = Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257)
+    return {
+        "jpeg baseline": encoded(photo, "JPEG", xmp=b"<x:xmpmeta/>", **told),
+        "jpeg progressive": encoded(photo, "JPEG", progressive=True, **told),
+        "jpeg restarts": encoded(photo, "JPEG", restart_marker_blocks=2),
+        "jpeg grey": encoded(photo.convert("L"), "JPEG"),
+        "jpeg cmyk": encoded(photo.convert("CMYK"), "JPEG"),
+        "png rgb": encoded(photo, "PNG", compress_level=1, **told),
+        "png rgba": encoded(clear, "PNG"),
+        "png palette": encoded(photo.quantize(200), "PNG", transparency=3),
+        "png 1-bit": encoded(photo.convert("1"), "PNG"),
+        "png 16-bit": encoded(grey16, "PNG"),
+        "png animated": encoded(photo, "PNG", save_all=True, append_images=[photo.rotate(90)] * 3),
+        "webp lossy": encoded(photo, "WEBP", **told),
+        "webp lossless": encoded(clear, "WEBP", lossless=True),
+        "webp animated": encoded(photo, "WEBP", save_all=True, append_images=[photo.rotate(90)] * 3),
+        "heif plain": encoded(photo, "HEIF", **told),
+        "heif alpha": encoded(clear, "HEIF"),
+        "heif two": encoded(photo, "HEIF", save_all=True, append_images=[photo.rotate(90)]),
+    }
+
+
+def png_chunk(kind: bytes, content: bytes, *, crc: int | None = None) -> bytes:
+    crc = zlib.crc32(kind + content) if crc is None else crc
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
+
+
+def png(
+    width: int, height: int, depth: int, colour: int, interlace: int = 0, *, rows: bytes | None = None
+) -> bytes:
+    """A PNG of one shade whose header says so, whatever that means; a palette if it needs one."""
+    samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 1)
+    if rows is None:
+        size = height * (1 + (width * samples * depth + 7) // 8) * (2 if interlace else 1)
+        rows = bytes(min(size, 4_000_000))
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlace)
+    palette = png_chunk(b"PLTE", bytes(range(96))) if colour == 3 else b""
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + palette
+        + png_chunk(b"IDAT", zlib.compress(rows, 9))
+        + png_chunk(b"IEND", b"")
+    )
+
+
+def boundaries(name: str, file: bytes) -> list[int]:
+    """Where a chunk, segment, scan or box of the file begins."""
+    kind = name.partition(" ")[0]
+    return sorted(set({"jpeg": _jpeg, "png": _png, "webp": _webp, "heif": _heif}[kind](file)))
+
+
+def _jpeg(file: bytes) -> Iterator[int]:
+    at = 2
+    while at < len(file) - 3:
+        if file[at] != 0xFF or file[at + 1] in (0, 0xFF):
+            at += 1
+            continue
+        yield at
+        at += 2 if 0xD0 <= file[at + 1] <= 0xD9 else 2 + int.from_bytes(file[at + 2 : at + 4])
+
+
+def _png(file: bytes) -> Iterator[int]:
+    at = 8
+    while at < len(file):
+        yield at
+        at += 12 + int.from_bytes(file[at : at + 4])
+
+
+def _webp(file: bytes) -> Iterator[int]:
+    at = 12
+    while at < len(file):
+        yield at
+        size = int.from_bytes(file[at + 4 : at + 8], "little")
+        at += 8 + size + size % 2
+
+
+def _heif(file: bytes, start: int = 0, end: int | None = None) -> Iterator[int]:
+    """Boxes, and those inside the boxes that hold others (ISO/IEC 14496-12, 23008-12)."""
+    at, end = start, len(file) if end is None else end
+    while at + 8 <= end:
+        size, kind = struct.unpack_from(">I4s", file, at)
+        yield at
+        if size < 8:
+            return
+        inside = {b"meta": 12, b"iprp": 8, b"ipco": 8, b"moov": 8}.get(kind)
+        if inside:
+            yield from _heif(file, at + inside, at + size)
+        at += size

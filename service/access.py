@@ -7,7 +7,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from service.errors import TandemError, TooManyRequests, Unauthorized
+from service.errors import Overloaded, TandemError, TooManyRequests, Unauthorized
 from service.keys import KeyRing
 from service.limits import CallerLimits
 from service.middleware import request_id_of
@@ -16,6 +16,9 @@ from service.settings import Settings
 
 GUARDED = "/v1/"
 """What needs a key. The page, the reference and the operations routes tell nothing of photos."""
+
+PHOTO_ROUTE = "/v1/emotions"
+"""Where «overloaded» says that photos find no room; elsewhere it may be about places for batches."""
 
 REALM: Final = 'Bearer realm="tandem"'
 
@@ -49,9 +52,6 @@ class AccessGuard:
         except Unauthorized as error:
             await _refuse(error, {"WWW-Authenticate": REALM}, scope, receive, send)
             return
-        if not self._limits.any:
-            await self._app(scope, receive, send)
-            return
         try:
             self._limits.enter(caller)
         except TooManyRequests as error:
@@ -68,6 +68,8 @@ class AccessGuard:
         try:
             await self._app(scope, receive, send_with_limits)
         finally:
+            if state.get("problem") == Overloaded.slug and scope["path"] == PHOTO_ROUTE:
+                self._limits.scarce()
             self._limits.leave(caller)
 
     def _identify(self, scope: Scope) -> str:

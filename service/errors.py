@@ -42,6 +42,14 @@ class SlowUpload(TandemError):
     title = "The upload did not arrive in time"
 
 
+class HeadTooLarge(TandemError):
+    """The request line and the headers have more bytes than are read."""
+
+    status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+    slug = "head-too-large"
+    title = "The request's head is too large"
+
+
 class NotAcceptable(TandemError):
     """The ``Accept`` header allows none of the forms in which an answer is given."""
 
@@ -144,12 +152,19 @@ class TooManyRequests(TandemError):
 
 
 class TritonUnavailable(TandemError):
-    """Triton cannot be reached, is not ready, or failed."""
+    """Triton cannot be reached, is not ready, or failed.
+
+    ``transient`` where the call never was worked on: another attempt may find another Triton, or this one again.
+    """
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     slug = "triton-unavailable"
     title = "The inference server is not available"
     retry_after_s = 2
+
+    def __init__(self, detail: str, *, transient: bool = False) -> None:
+        super().__init__(detail)
+        self.transient = transient
 
 
 class ContractUnreadable(TritonUnavailable):

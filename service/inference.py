@@ -1,7 +1,7 @@
 """The gateway's one way to infer: the Open Inference Protocol over gRPC to a Triton."""
 
 import asyncio
-import json
+import random
 import time
 from collections.abc import Mapping
 
@@ -11,6 +11,8 @@ from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
+from service.breaker import CircuitBreaker
+from service.channel import CHANNEL, cut_off, failure
 from service.contract import ModelContract
 from service.errors import (
     ContractUnreadable,
@@ -27,38 +29,12 @@ PROBE_TIMEOUT_S = 2.0
 PROBE_LIFETIME_S = 1.0
 """How long the outcome of a readiness probe is believed."""
 
-SERVICE_CONFIG = {
-    "loadBalancingConfig": [{"round_robin": {}}],
-    "methodConfig": [
-        {
-            "name": [{"service": "inference.GRPCInferenceService"}],
-            "retryPolicy": {
-                "maxAttempts": 2,
-                "initialBackoff": "0.02s",
-                "maxBackoff": "0.2s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ],
-    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
-}
+RETRY_PAUSE_S = 0.1
+"""At most so long a call that found no Triton waits before its second and last attempt; by chance, so that callers
+who failed together do not come back together."""
 
-CHANNEL = [
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    # gRPC's own back-off reaches two minutes; a Triton that is back should be found at once.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    # Behind a name with several addresses (`dns:///tandem-triton:8001`) each Triton gets its share; one connection
-    # would pin one of them. What one of them refuses, another may take: one more attempt, within the deadline.
-    ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
-    ("grpc.dns_min_time_between_resolutions_ms", 5000),
-]
-
-QUEUE_MESSAGES = ("exceeds maximum queue size", "timeout expired")
-"""How Triton words the UNAVAILABLE of a full queue, and of a request that waited in it for too long."""
+TURNS = 4
+"""So many Tritons in turn are asked for a version: during a rollout some serve it and others do not."""
 
 
 class TritonClient:
@@ -76,18 +52,23 @@ class TritonClient:
         self._model_name = model_name
         self._model_version = model_version
         self._client = InferenceServerClient(url, channel_args=CHANNEL)
+        self._breaker = CircuitBreaker()
         self._contract: ModelContract | None = None
-        self._contract_lock = asyncio.Lock()
+        self._reading: asyncio.Task[ModelContract] | None = None
         self._probe_lock = asyncio.Lock()
         self._probed_at = -float("inf")
         self._probe_failure: TandemError | None = None
 
     async def move(self, url: str) -> None:
-        """Use the Triton at another address from now on: a local one takes new ports when it is restarted."""
+        """Use the Triton at another address from now on: a local one takes new ports when it is restarted.
+
+        Calls in flight to the former one are made again here, as far as their time allows.
+        """
         former, self._client = self._client, InferenceServerClient(url, channel_args=CHANNEL)
         self.url = url
-        self._contract = None
+        self._contract = self._reading = None
         self._probed_at = -float("inf")
+        self._breaker.reset()
         await former.close()
 
     async def close(self) -> None:
@@ -99,17 +80,39 @@ class TritonClient:
         """The contract as it was last read; None before, and after the model has changed."""
         return self._contract
 
+    @property
+    def answered_at(self) -> float:
+        """When Triton last answered anything, in seconds of ``time.monotonic``."""
+        return self._breaker.answered_at
+
     async def contract(self) -> ModelContract:
         """The served model's contract, read from Triton when it is not known.
 
         Raises:
             ContractUnreadable: the model does not state what it must.
             TritonUnavailable: Triton or the model cannot be reached.
+            DeadlineExceeded: it did not answer in time.
         """
-        async with self._contract_lock:
-            if self._contract is None:
-                self._contract = await self._read_contract()
+        if self._contract is not None:
             return self._contract
+        with self._breaker.call():
+            return await self._current_contract()
+
+    async def _current_contract(self) -> ModelContract:
+        """Known or read; all who wait for it share one reading, and its failure."""
+        if self._contract is not None:
+            return self._contract
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._read_contract())
+            self._reading.add_done_callback(self._keep_contract)
+        return await asyncio.shield(self._reading)
+
+    def _keep_contract(self, reading: "asyncio.Task[ModelContract]") -> None:
+        failed = reading.cancelled() or reading.exception() is not None
+        if reading is self._reading:  # else it was read from a Triton that we left
+            self._reading = None
+            if not failed:
+                self._contract = reading.result()
 
     async def _read_contract(self) -> ModelContract:
         name, version = self._model_name, self._model_version
@@ -118,9 +121,17 @@ class TritonClient:
             if not metadata.versions:
                 raise ContractUnreadable(f"model «{name}» has no version that is loaded at {self.url}")
             version = version or max(metadata.versions, key=int)
-            answer = await self._client.get_model_config(name, version, client_timeout=PROBE_TIMEOUT_S)
+            for turn in range(1, TURNS + 1):
+                try:
+                    answer = await self._client.get_model_config(name, version, client_timeout=PROBE_TIMEOUT_S)
+                    break
+                except InferenceServerException:
+                    if turn == TURNS:
+                        raise
         except InferenceServerException as error:
-            raise self._failure(error, PROBE_TIMEOUT_S) from error
+            raise failure(error, self.url, self._model_name, PROBE_TIMEOUT_S) from error
+        except asyncio.CancelledError:
+            raise cut_off() from None
         return ModelContract.from_config(answer.config, version)
 
     async def infer(
@@ -156,16 +167,49 @@ class TritonClient:
         rows = []
         for start in range(0, len(crops), contract.max_batch_size):
             batch = crops[start : start + contract.max_batch_size]
-            rows.append(await self._infer_batch(batch, contract, ends_at - time.monotonic(), headers))
+            rows.append(await self._infer_batch(batch, contract, ends_at, headers))
         return np.concatenate(rows)
 
     async def _infer_batch(
         self,
         crops: NDArray[np.uint8],
         contract: ModelContract,
-        timeout_s: float,
+        ends_at: float,
         headers: Mapping[str, str] | None,
     ) -> NDArray[np.float32]:
+        try:
+            with self._breaker.call():
+                return await self._attempt(crops, contract, ends_at, headers)
+        except TritonUnavailable as error:
+            pause_s = random.uniform(0, RETRY_PAUSE_S)  # noqa: S311 - no secret
+            if not error.transient or time.monotonic() + pause_s >= ends_at:
+                raise
+        await asyncio.sleep(pause_s)
+        with self._breaker.call():
+            return await self._attempt(crops, contract, ends_at, headers)
+
+    async def _attempt(
+        self,
+        crops: NDArray[np.uint8],
+        contract: ModelContract,
+        ends_at: float,
+        headers: Mapping[str, str] | None,
+    ) -> NDArray[np.float32]:
+        for _ in range(TURNS - 1):
+            try:
+                return await self._ask(crops, contract, ends_at, headers)
+            except ModelChanged:
+                continue  # the next Triton may serve the contract's version still, or already
+        return await self._ask(crops, contract, ends_at, headers)
+
+    async def _ask(
+        self,
+        crops: NDArray[np.uint8],
+        contract: ModelContract,
+        ends_at: float,
+        headers: Mapping[str, str] | None,
+    ) -> NDArray[np.float32]:
+        timeout_s = ends_at - time.monotonic()
         if timeout_s <= 0:
             raise DeadlineExceeded("no time was left for inference")
         tensor = InferInput(contract.input_name, list(crops.shape), "UINT8")
@@ -180,12 +224,14 @@ class TritonClient:
                 headers=headers and dict(headers),
             )
         except InferenceServerException as error:
-            failure = self._failure(error, timeout_s)
-            if isinstance(failure, ContractUnreadable):
+            reason = failure(error, self.url, self._model_name, timeout_s)
+            if isinstance(reason, ContractUnreadable):
                 # The request followed the contract: the model is another one by now, or its contract lies.
                 self._contract = None
-                raise ModelChanged(failure.detail) from error
-            raise failure from error
+                raise ModelChanged(reason.detail) from error
+            raise reason from error
+        except asyncio.CancelledError:
+            raise cut_off() from None
         served = result.get_response().model_version
         if served != contract.version:
             self._contract = None
@@ -194,28 +240,32 @@ class TritonClient:
             )
         return _checked(result.as_numpy(contract.output_name), len(crops), contract)
 
-    async def ready(self) -> ModelContract:
-        """Prove by one real inference of one blank crop that answers can be given; believed for a second.
+    async def ready(self, *, believed_s: float = PROBE_LIFETIME_S) -> ModelContract:
+        """Prove by one real inference of one blank crop that answers can be given.
 
         Triton's own readiness stays true when the process behind a model has died.
+
+        Args:
+            believed_s: how many seconds old a proof, or a failure, may be.
 
         Raises:
             TritonUnavailable: it cannot be reached or failed, or its contract cannot be read.
             DeadlineExceeded: the inference took too long.
         """
         async with self._probe_lock:
-            if time.monotonic() - self._probed_at > PROBE_LIFETIME_S:
+            if time.monotonic() - self._probed_at > believed_s:
                 self._probe_failure = await self._probe()
                 self._probed_at = time.monotonic()
             if self._probe_failure:
                 raise type(self._probe_failure)(self._probe_failure.detail)
-            return await self.contract()
+            return await self._current_contract()
 
     async def _probe(self, *, again: bool = True) -> TandemError | None:
         try:
-            contract = await self.contract()
-            blank = np.zeros((1, 1, *contract.crop_size), np.uint8)
-            await self.infer(blank, contract=contract, timeout_s=PROBE_TIMEOUT_S)
+            with self._breaker.watch():
+                contract = await self._current_contract()
+                blank = np.zeros((1, 1, *contract.crop_size), np.uint8)
+                await self._attempt(blank, contract, time.monotonic() + PROBE_TIMEOUT_S, None)
         except Overloaded:
             return None  # a busy Triton works; looking away from every gateway at once would help nobody
         except ModelChanged as error:
@@ -223,20 +273,6 @@ class TritonClient:
         except TandemError as error:
             return error
         return None
-
-    def _failure(self, error: InferenceServerException, timeout_s: float) -> TandemError:
-        message = error.message() or "no reason given"
-        match error.status():
-            case "StatusCode.UNAVAILABLE" if any(text in message.lower() for text in QUEUE_MESSAGES):
-                return Overloaded(f"Triton's queue is full: {message}")
-            case "StatusCode.UNAVAILABLE":
-                return TritonUnavailable(f"Triton at {self.url} is not available: {message}")
-            case "StatusCode.DEADLINE_EXCEEDED":
-                return DeadlineExceeded(f"Triton at {self.url} did not answer within {timeout_s:.3g} s")
-            case "StatusCode.INVALID_ARGUMENT" | "StatusCode.NOT_FOUND":
-                return ContractUnreadable(f"Triton at {self.url} refused model «{self._model_name}»: {message}")
-            case status:
-                return TritonUnavailable(f"Triton at {self.url} failed ({status}): {message}")
 
 
 def _checked(probabilities: NDArray[np.float32] | None, rows: int, contract: ModelContract) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""How much one caller may ask for: photos in a time, and requests at a time."""
+"""How much one caller may ask for: photos in a time, requests at a time, a fair part where room is scarce."""
 
 import math
 import time
@@ -11,6 +11,9 @@ from service.errors import TooManyRequests
 MOST_CALLERS = 10_000
 """Callers remembered; of more, those heard of longest ago are forgotten, with what they had used."""
 
+SCARCE_S = 1.0
+"""For so long after a request was refused for want of room, nobody gets more than a fair share of it."""
+
 
 @dataclass
 class _Caller:
@@ -19,12 +22,23 @@ class _Caller:
     inside: int = 0
 
 
+@dataclass
+class _Room:
+    inside: int = 0
+    most: int = 0
+    scarce_until: float = -math.inf
+
+
 @dataclass(frozen=True)
 class CallerLimits:
-    """A token bucket and a count for each caller. To be used inside one event loop.
+    """A token bucket and a count for each caller, and fair shares for all. To be used inside one event loop.
 
     ``rate`` photos in ``window_s`` seconds, all at once if a caller likes; ``concurrent`` requests at a time; None
     is no limit. ``clock`` gives seconds.
+
+    Without any limit one caller could fill the service's line, and others would find it full for as long as that
+    caller likes. So whenever room is ``scarce``, each of those heard of lately may have an equal part of the
+    requests that were being answered then.
     """
 
     rate: int | None
@@ -32,11 +46,7 @@ class CallerLimits:
     concurrent: int | None
     clock: Callable[[], float] = time.monotonic
     _callers: OrderedDict[str, _Caller] = field(default_factory=OrderedDict)
-
-    @property
-    def any(self) -> bool:
-        """Whether there is a limit at all."""
-        return self.rate is not None or self.concurrent is not None
+    _room: _Room = field(default_factory=_Room)
 
     def enter(self, name: str) -> None:
         """Count a request; ``leave`` when it is done.
@@ -51,8 +61,32 @@ class CallerLimits:
                 "(TANDEM_CONCURRENT_LIMIT)",
                 retry_after_s=1,
             )
+        self._share(caller)
         self.take(name)
         caller.inside += 1
+        self._room.inside += 1
+
+    def scarce(self) -> None:
+        """A request was refused for want of room: what is being answered now is all that there is room for."""
+        if self.clock() >= self._room.scarce_until:
+            self._room.most = self._room.inside
+        self._room.scarce_until = self.clock() + SCARCE_S
+
+    def _share(self, caller: _Caller) -> None:
+        now = self.clock()
+        if now >= self._room.scarce_until or not caller.inside:
+            return
+        callers = 0
+        for other in reversed(self._callers.values()):  # those heard of last come first
+            if now - other.at > SCARCE_S:
+                break
+            callers += 1
+        if caller.inside * callers >= self._room.most and callers > 1:
+            raise TooManyRequests(
+                f"{caller.inside} requests are being answered for you, which is your part while {callers} callers "
+                f"share room for {self._room.most}",
+                retry_after_s=1,
+            )
 
     def take(self, name: str) -> None:
         """Count one photo of a request that was let in, as a frame of a stream is.
@@ -79,6 +113,7 @@ class CallerLimits:
     def leave(self, name: str) -> None:
         """A request is done."""
         self._caller(name).inside -= 1
+        self._room.inside -= 1
 
     def headers(self, name: str) -> dict[str, str]:
         """RateLimit and RateLimit-Policy, after draft-ietf-httpapi-ratelimit-headers-10."""

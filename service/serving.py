@@ -7,13 +7,15 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
 from service.app import create_app, create_operations_app
-from service.errors import TandemError
+from service.connections import TimedConnection
+from service.errors import ContractUnreadable, TandemError
 from service.gateway import Gateway
 from service.settings import Settings
 from service.triton.errors import LocalTritonError
@@ -22,11 +24,15 @@ from service.triton.server import LocalTriton
 CHECK_INTERVAL_S = 1.0
 """How often the local Triton is looked at."""
 
-FAILED_CHECKS = 3
-"""A Triton that runs, but fails so many inferences in a row, is restarted: a dead stub does not come back."""
+CHECK_AGAIN_S = 0.25
+"""How soon after a check that failed."""
+
+FAILED_CHECKS = 2
+"""A Triton that runs, but fails so many checks in a row and meanwhile answers nobody, is restarted: a dead stub
+does not come back, nor does a frozen server."""
 
 LONGEST_BACKOFF_S = 30.0
-STEADY_AFTER_S = 60.0
+STEADY_AFTER_S = 10.0
 """A Triton that ran for so long is restarted without back-off."""
 
 logger = logging.getLogger("tandem.serving")
@@ -113,6 +119,7 @@ def _run(
     app = create_app(settings)
     config = uvicorn.Config(
         app,
+        http=partial(TimedConnection, patience_s=settings.upload_timeout_s),  # type: ignore[arg-type]
         log_config=None,
         access_log=False,
         server_header=False,
@@ -247,12 +254,9 @@ class _Server(uvicorn.Server):
 
     async def _keep_alive(self, triton: LocalTriton) -> None:
         """Restart the local Triton when it has died, or lives but does not work any more."""
-        failed, backoff_s, started_at = 0, 0.0, time.monotonic()
+        backoff_s, started_at = 0.0, time.monotonic()
         while True:
-            await asyncio.sleep(CHECK_INTERVAL_S)
-            failed = 0 if await self._works() else failed + 1
-            if triton.alive() and failed < FAILED_CHECKS:
-                continue
+            await self._until_broken(triton)
             logger.error("Triton %s; restarting it", "does not work" if triton.alive() else "has died")
             if time.monotonic() - started_at > STEADY_AFTER_S:
                 backoff_s = 0.0
@@ -261,21 +265,29 @@ class _Server(uvicorn.Server):
             started_at = time.monotonic()
             try:
                 await asyncio.to_thread(_restart, triton)
-            except LocalTritonError as error:
+            except (LocalTritonError, OSError) as error:  # the latter: no memory, no room on the disk
                 logger.error("Triton could not be restarted: %s", error)
                 continue
-            failed = 0
             await self._gateway.triton.move(triton.grpc_url)
             logger.warning("Triton was restarted at %s", triton.grpc_url)
 
+    async def _until_broken(self, triton: LocalTriton) -> None:
+        failed = 0
+        while triton.alive() and failed < FAILED_CHECKS:
+            await asyncio.sleep(CHECK_AGAIN_S if failed else CHECK_INTERVAL_S)
+            failed = 0 if await self._works() else failed + 1
+
     async def _works(self) -> bool:
+        client, began = self._gateway.triton, time.monotonic()
         try:
-            await self._gateway.triton.ready()
+            await client.ready(believed_s=0)
+        except ContractUnreadable:
+            return True  # Triton works; a model that is missing or wrong is none the better for a restart
         except TandemError:
-            return False
+            return client.answered_at > began  # too slow for this check, but others got their answers
         return True
 
 
 def _restart(triton: LocalTriton) -> None:
-    triton.stop()
+    triton.stop(at_once=True)  # there is nothing left in it to finish
     triton.start()

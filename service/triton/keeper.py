@@ -4,7 +4,8 @@ This small process stands between the owner (``LocalTriton``) and the server, be
 cannot clean up, and because a child bound straight to the owner by ``PR_SET_PDEATHSIG`` would die with the
 *thread* that started it. The owner holds a pipe to the keeper's stdin. When it closes, by ``stop()`` or by the
 owner's death of whatever kind, the server is stopped, the rest of its process group is killed and its shared
-memory is removed. Should the keeper itself be killed, the kernel kills the server, and the next keeper removes
+memory is removed. A byte in the pipe (``AT_ONCE``) stops a server that does not work any more without grace.
+Should the keeper itself be killed, the kernel kills the server, and the next keeper removes
 the shared memory.
 
 Run by path, ``python -I -S keeper.py GRACE_S COMMAND...``, so that it starts in 50 ms and needs no import path:
@@ -25,6 +26,9 @@ from types import FrameType
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the kernel puts POSIX shared memory
 NAME = "tandem-triton-"
+
+AT_ONCE = b"k"
+"""What the owner writes to have the server killed instead of stopped."""
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -102,12 +106,14 @@ def keep(command: list[str], grace_s: float) -> int:
 
 
 def wait(server: int, grace_s: float) -> None:
-    """Return when the server has ended or, after stdin has closed, when it had ``grace_s`` to end."""
+    """Return when the server has ended, when it is to be killed or, after stdin has closed, after ``grace_s``."""
     ended = os.pidfd_open(server)
     poll = select.poll()
     poll.register(ended, select.POLLIN)
     poll.register(sys.stdin.fileno(), select.POLLIN | select.POLLHUP)
     if ended in dict(poll.poll()):
+        return
+    if os.read(sys.stdin.fileno(), 1) == AT_ONCE:
         return
     poll.unregister(sys.stdin.fileno())
     os.kill(server, signal.SIGTERM)

@@ -111,15 +111,22 @@ class LocalTriton:
                 self.stop()
                 raise
 
-    def stop(self) -> None:
-        """Stop the server: requests in flight get a few seconds, then all of it is killed. Idempotent."""
+    def stop(self, *, at_once: bool = False) -> None:
+        """Stop the server: requests in flight get a few seconds, then all of it is killed. Idempotent.
+
+        Args:
+            at_once: kill it, for one that does not work any more and would use up its seconds.
+        """
         process = self._keeper
         if process is None:
             return
         assert process.stdin  # noqa: S101 - all three are pipes
         assert process.stdout  # noqa: S101
         assert process.stderr  # noqa: S101
-        process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it has ended already
+            if at_once:
+                process.stdin.write(keeper.AT_ONCE)
+            process.stdin.close()
         try:
             process.wait(KILL_AFTER_S + 5)
         except subprocess.TimeoutExpired:  # the kernel kills the server with its keeper
@@ -222,7 +229,9 @@ class LocalTriton:
         assert process.stderr  # noqa: S101 - it is a pipe
         for line in process.stderr:
             self._log.append(line.decode(errors="replace").rstrip())
-            os.write(2, line)  # the descriptor: sys.stderr may be somebody's buffer, closed by now
+            # Our log may be full; unread, its pipe would fill too, and Triton would wait for ever to write to it.
+            with contextlib.suppress(OSError):
+                os.write(2, line)  # the descriptor: sys.stderr may be somebody's buffer, closed by now
 
 
 def environment(installation: Path) -> dict[str, str]:

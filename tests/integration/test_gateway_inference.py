@@ -16,6 +16,7 @@ from toy_model import write_repository, write_version
 
 from service.analysis import Options
 from service.app import create_app
+from service.breaker import FAILURES, FAIR_WAIT_S
 from service.errors import (
     ContractUnreadable,
     DeadlineExceeded,
@@ -189,3 +190,36 @@ async def test_a_contract_that_lies_is_told_as_such(triton_home: Path, tmp_path:
         async with connected(triton) as client:
             with pytest.raises(ContractUnreadable, match="has 8 values, but parameter «labels» names 1"):
                 await client.contract()
+
+
+async def test_a_frozen_triton_is_left_alone_until_it_answers_again(toy_triton: LocalTriton) -> None:
+    async with connected(toy_triton) as client:
+        contract = await client.contract()
+        os.kill(toy_triton.pid, signal.SIGSTOP)
+        try:
+            calls = [
+                client.infer(crops(1), contract=contract, timeout_s=FAIR_WAIT_S + 0.2) for _ in range(FAILURES)
+            ]
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+            assert all(isinstance(each, DeadlineExceeded) for each in outcomes), outcomes
+            with pytest.raises(TritonUnavailable, match=f"failed {FAILURES} times in a row"):
+                await client.infer(crops(1), contract=contract, timeout_s=300)
+        finally:
+            os.kill(toy_triton.pid, signal.SIGCONT)
+        await client.ready(believed_s=0)
+        assert len(await client.infer(crops(1), contract=contract, timeout_s=30)) == 1
+
+
+async def test_a_call_in_flight_is_made_again_where_triton_moves(
+    triton_home: Path, tmp_path: Path, toy_triton: LocalTriton
+) -> None:
+    with LocalTriton(home=triton_home, model_repository=write_repository(tmp_path)) as triton:
+        async with connected(triton) as client:
+            contract = await client.contract()
+            os.kill(triton.pid, signal.SIGSTOP)
+            call = asyncio.create_task(client.infer(crops(1), contract=contract, timeout_s=60))
+            with pytest.raises(DeadlineExceeded):  # both are on their way by now
+                await client.infer(crops(1), contract=contract, timeout_s=0.5)
+            await client.move(toy_triton.grpc_url)
+            assert len(await call) == 1
+            os.kill(triton.pid, signal.SIGCONT)

@@ -123,7 +123,7 @@ def test_a_new_version_goes_live_without_a_restart(toy: Served) -> None:
     new = save_toy(toy.repository.parent / f"{toy.repository.name}-2" / "model.pt", seed=2)
     (toy.repository.parent / f"{toy.repository.name}-2").rename(toy.repository / "tandem" / "2")
 
-    wait_until(lambda: toy.client.is_model_ready("tandem", "2"), "version 2 is ready")
+    wait_until(lambda: toy.client.is_model_ready("tandem", "2"), "version 2 is ready", timeout_s=60)
 
     faces = random_faces(3)
     with torch.inference_mode():

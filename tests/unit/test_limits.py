@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import TooManyRequests
-from service.limits import MOST_CALLERS, CallerLimits
+from service.limits import MOST_CALLERS, SCARCE_S, CallerLimits
 
 
 class Clock:
@@ -63,7 +63,6 @@ def test_concurrent_requests_are_counted() -> None:
 
 def test_without_limits_nothing_is_said() -> None:
     limits = CallerLimits(rate=None, window_s=60, concurrent=None)
-    assert not limits.any
     assert limits.headers("a") == {}
 
 
@@ -90,3 +89,32 @@ def test_no_window_has_more_than_twice_the_rate(rate: int, window_s: float, paus
             let_in.append(clock.now)
     for start in let_in:
         assert sum(start <= at < start + window_s for at in let_in) <= 2 * rate + 1
+
+
+def test_where_room_is_scarce_each_caller_gets_an_equal_part() -> None:
+    clock = Clock()
+    limits = CallerLimits(rate=None, window_s=60, concurrent=None, clock=clock)
+    for _ in range(9):
+        limits.enter("greedy")
+    limits.enter("modest")
+    limits.scarce()
+    with pytest.raises(TooManyRequests, match="your part while 2 callers share room for 10"):
+        limits.enter("greedy")
+    for _ in range(4):
+        limits.enter("modest")
+    with pytest.raises(TooManyRequests):
+        limits.enter("modest")
+    for _ in range(5):
+        limits.leave("greedy")
+    limits.enter("greedy")
+    with pytest.raises(TooManyRequests):
+        limits.enter("greedy")
+    clock.now += SCARCE_S
+    limits.enter("greedy")
+
+
+def test_a_lone_caller_may_have_all_the_room_there_is() -> None:
+    limits = CallerLimits(rate=None, window_s=60, concurrent=None, clock=Clock())
+    for _ in range(100):
+        limits.enter("lone")
+        limits.scarce()

@@ -1,0 +1,68 @@
+"""A service to be harmed, and a table of what that did to its callers."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harmed import Service, service
+from measured import Measured, render
+from toy_model import write_repository
+
+from service.keys import NewKey, create_key
+from service.triton import wheel
+
+ROOT = Path(__file__).parents[2]
+
+ROWS: list[Measured] = []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fault-table", help="file whose table of faults is written anew, such as docs/reliability.md"
+    )
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    path = session.config.getoption("--fault-table", default=None)
+    if path and exitstatus == pytest.ExitCode.OK:
+        Path(path).write_text(render(Path(path).read_text(), ROWS))
+
+
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> Iterator[Measured]:
+    """One row of the table, which is written if all tests pass."""
+    row = Measured(test=f"{request.node.path.name}::{request.node.name}")
+    yield row
+    ROWS.append(row)
+
+
+@pytest.fixture(scope="session")
+def triton_home() -> Path:
+    home = ROOT / ".triton"
+    wheel.install(home)
+    return home
+
+
+@pytest.fixture(scope="session")
+def keys() -> dict[str, NewKey]:
+    return {name: create_key(name) for name in ("tests", "greedy", "modest")}
+
+
+@pytest.fixture(scope="session")
+def tandem(
+    triton_home: Path, keys: dict[str, NewKey], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """`tandem serve` with a Triton of its own, short deadlines and a short line; its callers show a key."""
+    repository = write_repository(tmp_path_factory.mktemp("toy"))
+    lines = ",".join(f'"{key.line}"' for key in keys.values())
+    with service(
+        key=keys["tests"].secret,
+        api_keys=f"[{lines}]",
+        triton_home=triton_home,
+        model_repository=repository,
+        request_timeout_s=8,
+        upload_timeout_s=2,
+        workers=2,
+        max_waiting=6,
+    ) as running:
+        yield running

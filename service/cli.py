@@ -6,7 +6,6 @@ works where the rest of the service is not installed yet.
 
 import asyncio
 import json
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,10 +14,14 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 from rich.console import Console
 
+from service.rollout.cli import app as model_commands
 from service.settings import ConfigUnusable, Settings, faults
+from service.terminal import complain, errors
 
 if TYPE_CHECKING:
-    from service.client import AsyncClient
+    from collections.abc import Coroutine
+
+    from service.jobs import Gateway
 
 app = typer.Typer(
     help="Post a photo, get the emotion that every face in it shows. Settings come from TANDEM_* variables "
@@ -27,10 +30,10 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 
+app.add_typer(model_commands, name="model")
+
 FAILED = 1
 USAGE = 2
-
-errors = Console(stderr=True)
 
 
 def read_settings(**options: Any) -> Settings:
@@ -39,16 +42,12 @@ def read_settings(**options: Any) -> Settings:
     try:
         return Settings(**given)
     except (ConfigUnusable, SettingsError) as error:
-        _complain(str(error))
+        complain(str(error))
         raise typer.Exit(USAGE) from None
     except ValidationError as error:
         for fault in faults(error):
-            _complain(fault)
+            complain(fault)
         raise typer.Exit(USAGE) from None
-
-
-def _complain(message: str) -> None:
-    errors.print(message, style="red", soft_wrap=True, markup=False, highlight=False)
 
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on [TANDEM_HOST].")]
@@ -64,6 +63,17 @@ TritonHome = Annotated[
     Path | None, typer.Option(help="Folder of the local Triton's installation [TANDEM_TRITON_HOME].")
 ]
 LogLevel = Annotated[str | None, typer.Option(help="debug, info, warning or error [TANDEM_LOG_LEVEL].")]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        envvar="TANDEM_URL",
+        help="Gateway to ask. Default: the one on this machine, else one that runs for this command only.",
+    ),
+]
+ApiKey = Annotated[
+    str | None, typer.Option(envvar="TANDEM_API_KEY", help="Key to show the gateway, where it wants one.")
+]
+Concurrency = Annotated[int, typer.Option(min=1, max=256, help="Photos or frames asked for at a time.")]
 
 
 @app.command()
@@ -98,7 +108,7 @@ def serve(
     try:
         serving.serve(settings, announce=announce)
     except (serving.PortTaken, serving.NotReady, LocalTritonError, TracingUnavailable, OSError) as error:
-        _complain(str(error))
+        complain(str(error))
         raise typer.Exit(FAILED) from None
     except KeyboardInterrupt:  # while Triton was starting
         raise typer.Exit(130) from None
@@ -115,7 +125,7 @@ def install_triton(triton_home: TritonHome = None) -> None:
         with errors.status("Fetching Triton"):
             folder = wheel.install(settings.triton_home)
     except (LocalTritonError, OSError) as error:
-        _complain(str(error))
+        complain(str(error))
         raise typer.Exit(FAILED) from None
     typer.echo(f"Triton is in {folder}")
 
@@ -133,26 +143,17 @@ def predict(
             "The same command goes on where it was interrupted."
         ),
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Photos asked for at a time, with --out.")] = 8,
+    concurrency: Concurrency = 8,
     annotate: Annotated[
         Path | None,
         typer.Option(help="Write the photo with boxes and labels to this file; for several photos, a folder."),
     ] = None,
-    url: Annotated[
-        str | None,
-        typer.Option(
-            envvar="TANDEM_URL",
-            help="Gateway to ask. Default: the one on this machine, else one that runs for this command only.",
-        ),
-    ] = None,
-    api_key: Annotated[
-        str | None, typer.Option(envvar="TANDEM_API_KEY", help="Key to show the gateway, where it wants one.")
-    ] = None,
+    url: Url = None,
+    api_key: ApiKey = None,
 ) -> None:
     """Tell the emotion that each face in PHOTOS shows. Exits with 1 when a photo failed."""
-    from service import prediction
+    from service import jobs, prediction
     from service.records import OutputUnusable
-    from service.triton.errors import LocalTritonError
 
     settings = read_settings()
     if out and (annotate or as_json):
@@ -164,92 +165,94 @@ def predict(
             targets = prediction.annotation_paths(photos, annotate)
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="--annotate") from None
-    if url is None and prediction.listens(prediction.DEFAULT_URL):
-        url = prediction.DEFAULT_URL
-    gateway = prediction.remote_gateway(url, settings, api_key) if url else prediction.own_gateway(settings)
-    try:
-        if out:
-            failures = asyncio.run(_predict_to_file(gateway, photos, out, concurrency))
-        else:
-            failures = asyncio.run(_predict(gateway, photos, targets, settings, as_json=as_json))
-    except (LocalTritonError, OutputUnusable) as error:
-        _complain(str(error))
-        raise typer.Exit(FAILED) from None
-    except prediction.Stopped as error:
-        _complain(f"{error}\nwhat is done is kept; the same command goes on from there")
-        raise typer.Exit(FAILED) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+    gateway = _gateway(url, settings, api_key)
+    if out:
+        failures = _run(jobs.predict_to_file(gateway, photos, out, concurrency), OutputUnusable)
+    else:
+        failures = _run(jobs.predict_to_screen(gateway, photos, targets, settings, as_json=as_json))
     if failures:
         raise typer.Exit(FAILED)
 
 
-async def _predict(
-    gateway: "AbstractAsyncContextManager[AsyncClient]",
-    photos: list[Path],
-    targets: list[Path] | None,
-    settings: Settings,
-    *,
-    as_json: bool,
-) -> int:
-    """Print an answer for each photo; returns how many failed."""
-    from service.prediction import PhotoFailed, Stopped, predict, write_annotated
-    from service.terminal import face_table
-
-    console = Console()
-    failures = 0
-    async with gateway as client:
-        for number, photo in enumerate(photos):
-            try:
-                answer = await predict(client, photo)
-                if targets:
-                    write_annotated(photo, answer, targets[number], settings)
-            except (PhotoFailed, OSError) as error:
-                failures += 1
-                _complain(f"{photo}: {error}")
-                continue
-            except Stopped as error:
-                _complain(f"{photo}: {error}")
-                return failures + 1
-            if as_json:
-                typer.echo(json.dumps({"photo": str(photo), **answer.model_dump()}))
-            else:
-                console.print(face_table(str(photo), answer))
-    return failures
-
-
-async def _predict_to_file(
-    gateway: "AbstractAsyncContextManager[AsyncClient]", photos: list[Path], out: Path, concurrency: int
-) -> int:
-    """Write an answer for each photo, with progress on standard error; returns how many failed."""
-    from service.prediction import predict_all
-    from service.records import Journal, finish, journal_path
-    from service.terminal import photo_progress
-
-    journal = Journal(journal_path(out))
-    failures = 0
+@app.command()
+def video(
+    film: Annotated[Path, typer.Argument(help="A video file that FFmpeg reads.", show_default=False)],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write the video with boxes, labels and its sound to this .mp4, .mov or .mkv file."),
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="Write a row for each face of each frame that was read to this .csv file.")
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw each face's emotions over time into this .png, .svg or .pdf file."),
+    ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Read each so many-th frame only.")] = 1,
+    fps: Annotated[
+        float | None, typer.Option(min=0.001, help="Read at most so many frames of a second.", show_default=False)
+    ] = None,
+    smooth: Annotated[
+        float,
+        typer.Option(min=0, max=0.99, help="How much of a face's former probabilities stays in the next ones."),
+    ] = 0,
+    concurrency: Concurrency = 8,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Tell the emotions that the faces of a video show, over time. Exits with 1 when that failed."""
     try:
-        with photo_progress(errors, total=len(photos)) as advance:
-            already = sum(str(photo) in journal.done for photo in photos)
-            advance(already)
+        from service import jobs, video_plot
+        from service.video import Outputs, Sampling
+        from service.video_files import SUFFIXES, VideoUnusable
+    except ImportError as error:
+        complain(f"videos need PyAV and matplotlib: pip install 'tandem[video]' ({error})")
+        raise typer.Exit(FAILED) from None
 
-            def on_done(photo: Path, error: str | None) -> None:
-                nonlocal failures
-                advance(1)
-                if error:
-                    failures += 1
-                    _complain(f"{photo}: {error}")
-
-            async with gateway as client:
-                await predict_all(client, photos, journal, concurrency=concurrency, on_done=on_done)
-    finally:
-        journal.close()
-    finish(journal.path, out)
-    done = f"{len(photos)} photos, {failures} failed"
-    errors.print(
-        f"{done}, {already} done before: {out}" if already else f"{done}: {out}", soft_wrap=True, highlight=False
+    settings = read_settings()
+    allowed = {"--out": (out, SUFFIXES), "--csv": (csv, (".csv",)), "--plot": (plot, video_plot.SUFFIXES)}
+    for option, (path, suffixes) in allowed.items():
+        if path and path.suffix.lower() not in suffixes:
+            raise typer.BadParameter(f"{path} ends in none of {', '.join(suffixes)}", param_hint=option)
+        if path and path.resolve() == film.resolve():
+            raise typer.BadParameter(f"{path} is the video itself", param_hint=option)
+    outputs = Outputs(out, csv, plot)
+    if not outputs.paths:
+        raise typer.BadParameter("give --out, --csv or --plot, or several of them")
+    job = jobs.read_video(
+        _gateway(url, settings, api_key),
+        film,
+        outputs,
+        Sampling(every, fps),
+        smooth=smooth,
+        concurrency=concurrency,
     )
-    return failures
+    if _run(job, VideoUnusable, OSError):
+        raise typer.Exit(FAILED)
+
+
+def _gateway(url: str | None, settings: Settings, api_key: str | None) -> "Gateway":
+    """The gateway at ``url``, else the one on this machine, else one in this process."""
+    from service import prediction
+
+    if url is None and prediction.listens(prediction.DEFAULT_URL):
+        url = prediction.DEFAULT_URL
+    return prediction.remote_gateway(url, settings, api_key) if url else prediction.own_gateway(settings)
+
+
+def _run(job: "Coroutine[Any, Any, int]", *expected: type[Exception]) -> int:
+    """What a job returns; exits with its message where it ends with one of the errors that it may."""
+    from service.prediction import Stopped
+    from service.triton.errors import LocalTritonError
+
+    known: tuple[type[Exception], ...] = (LocalTritonError, Stopped, *expected)
+    try:
+        return asyncio.run(job)
+    except known as error:
+        complain(str(error))
+        raise typer.Exit(FAILED) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
 
 
 @app.command("create-key")

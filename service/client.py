@@ -12,6 +12,7 @@ with Client("http://127.0.0.1:8080") as tandem:
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -126,33 +127,30 @@ class Client:
 
     def read_batch(self, photos: Iterable[tuple[str, Photo]], options: Options = ANY) -> Iterator[BatchLine]:
         """An answer or a problem for each of many (name, photo), as they are done; raises as ``read`` does."""
-        try:
-            with self._http.stream("POST", "/v1/emotions/batch", **_batch(photos, options)) as response:
-                if not response.is_success:
-                    response.read()
-                    raise _refused(response)
-                for line in response.iter_lines():
-                    yield BatchLine.model_validate_json(line)
-        except httpx.HTTPError as error:
-            raise _no_answer(self._http.base_url, error) from error
+        upload = _batch(photos, options)
+        with (
+            _telling_errors(self._http.base_url),
+            self._http.stream("POST", "/v1/emotions/batch", **upload) as response,
+        ):
+            if not response.is_success:
+                response.read()
+                raise _refused(response)
+            for line in response.iter_lines():
+                yield BatchLine.model_validate_json(line)
 
     def model(self) -> ModelDescription:
         """What the served model states about itself; raises as ``read`` does."""
         return _parse(ModelDescription, self._send("GET", "/v1/model"))
 
     def _send(self, method: str, path: str, **content: Any) -> httpx.Response:
-        for attempt in range(self._retries + 1):
-            try:
+        retries = self._retries
+        while True:
+            with _telling_errors(self._http.base_url):
                 response = self._http.request(method, path, **content)
-            except httpx.HTTPError as error:
-                raise _no_answer(self._http.base_url, error) from error
             if response.is_success:
                 return response
-            refused = _refused(response)
-            if attempt == self._retries or response.status_code not in RETRIED:
-                raise refused
-            time.sleep(_pause_s(refused))
-        raise AssertionError("the last attempt returns or raises")
+            time.sleep(_pause_s(response, again=retries > 0))
+            retries -= 1
 
 
 class AsyncClient:
@@ -200,33 +198,27 @@ class AsyncClient:
     ) -> AsyncIterator[BatchLine]:
         """As ``Client.read_batch``."""
         batch = await asyncio.to_thread(_batch, photos, options)
-        try:
+        with _telling_errors(self._http.base_url):
             async with self._http.stream("POST", "/v1/emotions/batch", **batch) as response:
                 if not response.is_success:
                     await response.aread()
                     raise _refused(response)
                 async for line in response.aiter_lines():
                     yield BatchLine.model_validate_json(line)
-        except httpx.HTTPError as error:
-            raise _no_answer(self._http.base_url, error) from error
 
     async def model(self) -> ModelDescription:
         """As ``Client.model``."""
         return _parse(ModelDescription, await self._send("GET", "/v1/model"))
 
     async def _send(self, method: str, path: str, **content: Any) -> httpx.Response:
-        for attempt in range(self._retries + 1):
-            try:
+        retries = self._retries
+        while True:
+            with _telling_errors(self._http.base_url):
                 response = await self._http.request(method, path, **content)
-            except httpx.HTTPError as error:
-                raise _no_answer(self._http.base_url, error) from error
             if response.is_success:
                 return response
-            refused = _refused(response)
-            if attempt == self._retries or response.status_code not in RETRIED:
-                raise refused
-            await asyncio.sleep(_pause_s(refused))
-        raise AssertionError("the last attempt returns or raises")
+            await asyncio.sleep(_pause_s(response, again=retries > 0))
+            retries -= 1
 
 
 def _headers(api_key: str | None) -> dict[str, str]:
@@ -261,10 +253,18 @@ def _refused(response: httpx.Response) -> CallFailed:
     return Refused(problem, float(retry_after) if retry_after.isdecimal() else None)
 
 
-def _pause_s(error: CallFailed) -> float:
-    wanted = error.retry_after_s if isinstance(error, Refused) else None
+def _pause_s(response: httpx.Response, *, again: bool) -> float:
+    """Seconds until the next attempt after a refusal; raises it where there is none, or where none would help."""
+    refused = _refused(response)
+    if not again or response.status_code not in RETRIED:
+        raise refused
+    wanted = refused.retry_after_s if isinstance(refused, Refused) else None
     return min(LONGEST_PAUSE_S, 1.0 if wanted is None else wanted)
 
 
-def _no_answer(url: httpx.URL, error: httpx.HTTPError) -> NoAnswer:
-    return NoAnswer(f"no answer from {url}: {error or type(error).__name__}")
+@contextmanager
+def _telling_errors(url: httpx.URL) -> Iterator[None]:
+    try:
+        yield
+    except httpx.HTTPError as error:
+        raise NoAnswer(f"no answer from {url}: {error or type(error).__name__}") from error

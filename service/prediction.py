@@ -12,7 +12,7 @@ import httpx
 
 from service.annotation import annotate
 from service.app import create_app
-from service.client import DEFAULT_URL, AsyncClient, CallFailed, NoAnswer, Refused
+from service.client import DEFAULT_URL, AsyncClient, CallFailed, NoAnswer, Photo, Refused
 from service.faces.decode import decode_photo
 from service.records import Journal
 from service.schemas import PhotoEmotions
@@ -95,15 +95,15 @@ async def _app_client(settings: Settings) -> AsyncIterator[AsyncClient]:
         yield client
 
 
-async def predict(client: AsyncClient, path: Path) -> PhotoEmotions:
-    """The answer for the photo in one file.
+async def predict(client: AsyncClient, photo: Photo) -> PhotoEmotions:
+    """The answer for one photo.
 
     Raises:
         PhotoFailed: the file cannot be read, or the gateway has no answer for this photo.
         Stopped: the gateway has none for any.
     """
     try:
-        return await client.read(path)
+        return await client.read(photo)
     except OSError as error:
         raise PhotoFailed(f"cannot be read: {error.strerror}") from None
     except NoAnswer as error:

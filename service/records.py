@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from service.schemas import PhotoEmotions
+from service.schemas import FaceEmotion, PhotoEmotions
 
 FORMATS = (".jsonl", ".csv", ".parquet")
 
@@ -109,25 +109,23 @@ def flatten(line: Mapping[str, Any]) -> list[dict[str, Any]]:
     answer = PhotoEmotions.model_validate({key: value for key, value in line.items() if key != "photo"})
     common = {"photo": line["photo"], "width": answer.image.width, "height": answer.image.height}
     model = {"model": answer.model.name, "model_version": answer.model.version}
-    rows = []
-    for number, face in enumerate(answer.faces):
-        rows.append(
-            {
-                **common,
-                "face": number,
-                **{f"box_{name}": value for name, value in face.box},
-                "detection_score": face.detection_score,
-                "emotion": face.emotion,
-                "confidence": face.confidence,
-                **{f"p_{label}": probability for label, probability in face.emotions.items()},
-                **dict(face.pose),
-                **dict(face.quality),
-                "reliable": face.reliable,
-                "unreliable_because": " ".join(face.unreliable_because),
-                **model,
-            }
-        )
+    rows = [{**common, "face": number, **face_row(face), **model} for number, face in enumerate(answer.faces)]
     return rows or [{**common, **model}]
+
+
+def face_row(face: FaceEmotion) -> dict[str, Any]:
+    """What a row says of its face; the columns of `tandem video` too."""
+    return {
+        **{f"box_{name}": value for name, value in face.box},
+        "detection_score": face.detection_score,
+        "emotion": face.emotion,
+        "confidence": face.confidence,
+        **{f"p_{label}": probability for label, probability in face.emotions.items()},
+        **dict(face.pose),
+        **dict(face.quality),
+        "reliable": face.reliable,
+        "unreliable_because": " ".join(face.unreliable_because),
+    }
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:

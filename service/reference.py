@@ -42,6 +42,8 @@ def render(document: dict[str, Any]) -> Iterator[str]:
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             yield from _operation(path, method, operation)
+    for path, stream in document["x-websockets"].items():
+        yield from _stream(path, stream)
     yield "<h2 id='schemas'>Fields</h2>"
     for name, schema in document["components"]["schemas"].items():
         yield from _schema(name, schema)
@@ -55,12 +57,7 @@ def _operation(path: str, method: str, operation: dict[str, Any]) -> Iterator[st
     if "requestBody" in operation:
         kinds = ", ".join(f"<code>{escape(kind)}</code>" for kind in operation["requestBody"]["content"])
         yield f"<p>Body: {escape(operation['requestBody']['description'])} {kinds}</p>"
-    if operation.get("parameters"):
-        rows = (
-            (f"<code>{escape(p['name'])}</code>", _kind(p["schema"]), escape(p.get("description", "")))
-            for p in operation["parameters"]
-        )
-        yield from _table(("Parameter", "Type", "Meaning"), rows)
+    yield from _parameters(operation)
     answers = (
         (
             f"<code>{escape(status)}</code>",
@@ -70,6 +67,27 @@ def _operation(path: str, method: str, operation: dict[str, Any]) -> Iterator[st
         for status, answer in operation["responses"].items()
     )
     yield from _table(("Status", "Content", "Meaning"), answers)
+
+
+def _parameters(operation: dict[str, Any]) -> Iterator[str]:
+    if operation.get("parameters"):
+        rows = (
+            (f"<code>{escape(p['name'])}</code>", _kind(p["schema"]), escape(p.get("description", "")))
+            for p in operation["parameters"]
+        )
+        yield from _table(("Parameter", "Type", "Meaning"), rows)
+
+
+def _stream(path: str, stream: dict[str, Any]) -> Iterator[str]:
+    yield f"<h2><span class='method'>WS</span> <code>{escape(path)}</code></h2>"
+    yield f"<p><strong>{escape(stream['summary'])}.</strong> {escape(stream['description'])}</p>"
+    yield f"<pre>{escape(stream['example'])}</pre>"
+    sent = ", ".join(f"<code>{escape(kind)}</code>" for kind in stream["sent"])
+    received = " or ".join(_kind(schema) for schema in stream["received"]["application/json"]["schema"]["oneOf"])
+    yield f"<p>Sent: {sent}. Received: {received}.</p>"
+    yield from _parameters(stream)
+    codes = ((f"<code>{code}</code>", escape(reason)) for code, reason in stream["closeCodes"].items())
+    yield from _table(("Close code", "Meaning"), codes)
 
 
 def _schema(name: str, schema: dict[str, Any]) -> Iterator[str]:

@@ -242,16 +242,16 @@ class Problem(Schema):
 class TrackedFace(FaceEmotion):
     """A face in a frame of a stream; its probabilities are smoothed where the stream asked for that."""
 
-    track: int | None = None
+    track: Annotated[int, Field(ge=1)] | None = None
     """The same number for the same face from frame to frame, from 1; null where the stream did not ask for it."""
 
 
 class FrameEmotions(Schema):
     """The answer for one frame of a stream."""
 
-    frame: int
+    frame: Annotated[int, Field(ge=1)]
     """Which of the stream's frames this is the answer for, from 1."""
-    dropped: int
+    dropped: Annotated[int, Field(ge=0)]
     """Frames between the one answered before and this one that were dropped, since newer ones came."""
     image: ImageSize
     """Size of the upright frame."""
@@ -277,7 +277,7 @@ class BatchLine(Schema):
 class FrameProblem(Problem):
     """The answer for a frame that cannot be read, after which the stream goes on, or why there is no stream."""
 
-    frame: int | None = None
+    frame: Annotated[int, Field(ge=1)] | None = None
     """Which of the stream's frames this is the answer for, from 1; absent where it is about the whole stream."""
-    dropped: int | None = None
+    dropped: Annotated[int, Field(ge=0)] | None = None
     """Frames between the one answered before and this one that were dropped, since newer ones came."""

@@ -11,8 +11,20 @@ from rich.text import Text
 from service.schemas import PhotoEmotions
 from service.settings import Settings, allowed, environment_name, origin_of
 
+errors = Console(stderr=True)
+
 BAR = 20
 """Characters of a bar that stands for probability 1."""
+
+
+def complain(message: str) -> None:
+    """Print to standard error what is wrong."""
+    errors.print(message, style="red", soft_wrap=True, markup=False, highlight=False)
+
+
+def say(message: str) -> None:
+    """Print to standard error how it went: standard output is for results."""
+    errors.print(message, soft_wrap=True, markup=False, highlight=False)
 
 
 def face_table(name: str, answer: PhotoEmotions) -> Table:
@@ -51,18 +63,18 @@ def settings_table(settings: Settings) -> Table:
 
 
 class RateColumn(ProgressColumn):
-    """Photos a second."""
+    """Photos or frames a second."""
 
     def render(self, task: Task) -> Text:
         """The rate of late, or over all once it is done."""
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f} photos/s")
+        return Text("" if speed is None else f"{speed:.1f} {task.description}/s")
 
 
 @contextmanager
-def photo_progress(console: Console, *, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar with rate and time left; gives what advances it by a number of photos."""
+def progress_bar(console: Console, unit: str, *, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A progress bar with rate and time left; gives what advances it by a number of ``unit``, «photos»."""
     columns = (BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("photos", total=total)
+        task = progress.add_task(unit, total=total)
         yield lambda count: progress.advance(task, count)

@@ -190,7 +190,7 @@ function countFrame(latency) {
   if (seconds < 1) return;
   const rate = Math.round(framesSince.count / seconds);
   const mean = Math.round(framesSince.latency / framesSince.count);
-  part("rate").textContent = `${rate} frames a second, ${mean} ms each`;
+  part("rate").textContent = `${rate} ${rate === 1 ? "frame" : "frames"} a second, ${mean} ms each`;
   framesSince = null;
 }
 

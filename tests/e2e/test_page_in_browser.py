@@ -129,7 +129,7 @@ def test_the_webcam_shows_its_face_live(open_page: Open, camera_film: Path) -> N
     first = page.find(".card")
     left = page.find(".box").rect["x"]
     wait_until(lambda: abs(page.find(".box").rect["x"] - left) > 10, "the box follows the face", 20)
-    wait_until(lambda: "frames a second" in page.find("#rate").text, "the rate is shown", 20)
+    wait_until(lambda: " a second" in page.find("#rate").text, "the rate is shown", 20)
     assert page.find(".card") == first, "the face keeps its card"
     assert page.texts(".card .name") == ["Face 1"]
     assert page.texts("#status")[0].startswith("Live, 1 face: ")

@@ -108,6 +108,22 @@ def test_labels_stay_inside_the_picture(
     assert y + height <= size[1] + 1e-6
 
 
+def test_labels_hide_neither_each_other_nor_another_face_where_there_is_room() -> None:
+    box, above, size = (100, 100, 150, 160), (100, 80, 200, 100), (400, 400)
+    label = (100, 20)
+    assert label_place(box, label, size) == (100, 80)
+    assert label_place(box, label, size, [(160, 70, 200, 100)]) == (50, 80)  # at the right edge
+    assert label_place(box, label, size, [(0, 70, 200, 100)]) == (100, 160)  # below
+    assert label_place(box, label, size, [(0, 0, 400, 100), (0, 160, 400, 400)]) == (100, 100)  # inside
+    assert label_place(box, label, size, [above, (0, 0, 400, 400)]) == (100, 160)  # the least of evils
+    assert label_place((0, 5, 50, 60), label, size) == (0, 60)
+    group = answer(640, 480, *((60 * column, 100 + 8 * column, 40, 50) for column in range(10)))
+    drawn = np.asarray(draw_emotions(np.zeros((480, 640, 3), np.uint8), group))
+    one = np.asarray(draw_emotions(np.zeros((480, 640, 3), np.uint8), answer(640, 480, (60, 108, 40, 50))))
+    # Almost nothing is lost of ten labels, but the lines that they share with a box: as many pixels as ten of one.
+    assert drawn.any(axis=2).sum() == pytest.approx(10 * one.any(axis=2).sum(), rel=0.05)
+
+
 @pytest.mark.parametrize("media_type", FORMATS)
 def test_writes_each_format(media_type: str) -> None:
     data = annotate(np.zeros((40, 50, 3), np.uint8), answer(50, 40, (5, 5, 20, 20)), media_type)

@@ -15,7 +15,7 @@ runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
 def test_help_names_every_command() -> None:
     result = runner.invoke(app, ["--help"])
     assert result.exit_code == 0
-    for command in ("serve", "install-triton", "predict", "create-key", "settings", "openapi"):
+    for command in ("serve", "install-triton", "predict", "video", "create-key", "settings", "openapi"):
         assert command in result.output
         assert runner.invoke(app, [command, "--help"]).exit_code == 0
 
@@ -52,6 +52,15 @@ def test_annotate_is_checked_before_anything_is_done() -> None:
     result = runner.invoke(app, ["predict", "a.jpg", "b.jpg", "--annotate", "out.png"])
     assert result.exit_code == 2
     assert "one file for 2 photos" in result.output
+
+
+def test_without_its_extra_video_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in [name for name in sys.modules if name.startswith("service.video")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "av", None)
+    result = runner.invoke(app, ["video", "film.mp4", "--csv", "out.csv"])
+    assert result.exit_code == 1
+    assert "pip install 'tandem[video]'" in result.output
 
 
 @pytest.mark.parametrize("module", ["service.cli", "service.triton.wheel", "service.app"])

@@ -1,0 +1,99 @@
+"""What the documents tell people to type in a console, where it cannot be run here: it is spelled right."""
+
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deployment_tools import find_tool
+from typer.main import get_command
+
+from service.cli import app
+from service.settings import Settings, environment_name
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
+ASSIGNMENT = re.compile(r"([A-Z_]+)=(.*)")
+OUTSIDE_SETTINGS = {"TANDEM_URL", "TANDEM_API_KEY", "TANDEM_CONFIG"}
+"""Variables of the command line alone."""
+
+LINES = [
+    (document.name, line.removeprefix("$ "))
+    for document in DOCUMENTS
+    for block in CONSOLE.findall(document.read_text())
+    for line in block.splitlines()
+    if line.startswith("$ ")
+]
+
+
+def commands(line: str) -> Iterator[list[str]]:
+    """The simple commands of a line, each as words without the variables set before it."""
+    words: list[str] = []
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.commenters, lexer.whitespace_split = "#", True
+    for word in [*lexer, ";"]:
+        if set(word) <= set(";&|"):
+            yield words
+            words = []
+        elif words or not ASSIGNMENT.fullmatch(word):
+            words.append(word)
+
+
+def check_tandem(words: list[str]) -> None:
+    """The command exists, and so does each of its options; nothing is run."""
+    command: Any = get_command(app)
+    while hasattr(command, "commands"):  # a group
+        assert words[0] in command.commands, f"there is no command «{words[0]}»"
+        command, words = command.commands[words[0]], words[1:]
+    options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    for word in words:
+        if word.startswith("--"):
+            assert word.partition("=")[0] in options, word
+
+
+def check_kubectl(words: list[str]) -> None:
+    (kubectl,) = find_tool("kubectl")
+    while words[0].startswith("-"):  # -n tandem
+        words = words[2:]
+    command = [word for word in words[:2] if re.fullmatch("[a-z-]+", word) and not word.startswith("-")]
+    ran = subprocess.run([kubectl, *command, "--help"], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    for name in re.findall(r"(?:deployment|svc)/(\S+)", " ".join(words)):
+        assert any(f"name: {name}" in file.read_text() for file in (ROOT / "k8s" / "base").rglob("*.yaml")), name
+
+
+def check_make(words: list[str]) -> None:
+    ran = subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
+def check_docker(words: list[str]) -> None:
+    for option, file in pairwise(words):
+        assert option != "-f" or (ROOT / file).is_file(), file
+
+
+@pytest.mark.parametrize(("document", "line"), LINES, ids=[f"{n}-{name}" for n, (name, _) in enumerate(LINES)])
+def test_a_command_is_spelled_right(document: str, line: str) -> None:
+    subprocess.run(["bash", "-nc", line], check=True)
+    checks = {"tandem": check_tandem, "kubectl": check_kubectl, "make": check_make, "docker": check_docker}
+    for program, *words in commands(line):
+        if check := checks.get(Path(program).name):
+            check(words)
+        elif program == "cd":
+            assert (ROOT / words[0]).is_dir()
+        elif Path(program).name == "training":
+            assert words
+        else:
+            assert program in ("curl", "kustomize", "mv", "rm", "cp", "git"), f"who checks {program}?"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_variables_that_are_named_exist(document: Path) -> None:
+    known = {environment_name(name) for name in Settings.model_fields} | OUTSIDE_SETTINGS
+    named = set(re.findall(r"\bTANDEM_[A-Z0-9_]+", document.read_text()))
+    assert named <= known, named - known

@@ -51,6 +51,7 @@ def write_card(version: Path, run: Path, reached: FerPlusScore, exported: dict[s
         commands="\n".join(_command(stage, facts) for stage, facts in stages.items()),
         stages=_stages(stages),
         data=_data(data),
+        teacher=_teacher(data["faces by person"], stages),
         augmentation=", ".join(f"{k} {v}" for k, v in stages["joint"]["settings"]["augmentation"].items()),
     )
     (version / "MODEL_CARD.md").write_text(text)
@@ -113,6 +114,17 @@ def _stages(stages: dict[str, Any]) -> str:
         row = (name, f"{result['images']:,}", settings["seed"], settings["epochs"], curves, kept)
         lines.append("| " + " | ".join(str(value) for value in row) + " |")
     return "\n".join(lines)
+
+
+def _teacher(people: dict[str, Any], stages: dict[str, Any]) -> str:
+    """A line on the network whose embeddings were a second target; nothing where there was none."""
+    if "teacher" not in people or not stages["identity"]["settings"]["teacher_weight"]:
+        return ""
+    network = f"`{people['teacher']}` (sha256 `{people['teacher_sha256']}`)"
+    return (
+        f"- **Teacher**: {network},\n  whose embeddings of the faces by person were a second target of both "
+        "networks that were trained on people. It is no\n  part of the weights.\n"
+    )
 
 
 def _data(data: dict[str, Any]) -> str:

@@ -2,23 +2,24 @@
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.annotation import annotate
 from service.contract import ModelContract
-from service.errors import DeadlineExceeded, ModelChanged, Overloaded, TandemError
+from service.errors import DeadlineExceeded, ModelChanged, TandemError
 from service.faces.alignment import crop_faces
-from service.faces.decode import decode_photo
+from service.faces.decode import EncodedPhoto, open_photo
 from service.faces.face import LANDMARK_NAMES, Face
 from service.faces.pipeline import FaceFinder
 from service.inference import TritonClient
+from service.memory import DecodingMemory
+from service.photo_threads import PhotoThreads
 from service.quality import Quality, measure
 from service.schemas import (
     FaceBox,
@@ -35,12 +36,17 @@ from service.settings import Settings
 from service.telemetry import Telemetry, exemplar
 from service.tracing import Tracing
 
-Result = TypeVar("Result")
-
 TENTH_OF_A_PIXEL = 1
+MODEL_CHANGES = 3
+"""So often the crops of a photo are cut anew for another version of the model; more than one change means that
+Tritons with and without a new one run side by side."""
+
 DEGREE_DIGITS = 1
 SCORE_DIGITS = 4
 PROBABILITY_DIGITS = 6
+
+DETAIL = 2
+"""A face whose box has at least so many times the crop's pixels in a reduced photo is cut out of that."""
 
 
 @dataclass(frozen=True)
@@ -61,80 +67,6 @@ class Analysis:
     answer: PhotoEmotions
     picture: bytes | None
     seconds: dict[str, float]
-
-
-class PhotoThreads:
-    """A fixed number of threads for what keeps a core busy, and a line of bounded length before them."""
-
-    def __init__(self, workers: int, max_waiting: int, telemetry: Telemetry) -> None:
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="photo")
-        self._workers = workers
-        self._max_waiting = max_waiting
-        self._inside = 0
-        self._idle: deque[asyncio.Future[None]] = deque()
-        self._telemetry = telemetry
-
-    def check_room(self) -> None:
-        """Refuse before anything is read of a photo that could not be worked on.
-
-        Raises:
-            Overloaded: ``max_waiting`` photos are waiting already.
-        """
-        if self._inside >= self._workers + self._max_waiting:
-            raise Overloaded(
-                f"{self._workers} photos are worked on and {self._max_waiting} wait (TANDEM_MAX_WAITING)"
-            )
-
-    async def idle(self) -> None:
-        """Wait until a thread has nothing to do, first come, first served: for work that gives way."""
-        while self._inside >= self._workers:
-            turn = asyncio.get_running_loop().create_future()
-            self._idle.append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn in self._idle:
-                    self._idle.remove(turn)
-                elif not turn.cancelled():
-                    self._wake()  # the turn had come; it is the next one's
-                raise
-
-    async def run(self, step: Callable[[], Result]) -> Result:
-        """Call ``step`` in a thread.
-
-        A caller who gives up leaves the line; a step that runs already is finished, and keeps its thread
-        till then.
-
-        Raises:
-            Overloaded: ``max_waiting`` photos are waiting already.
-        """
-        self.check_room()
-        loop = asyncio.get_running_loop()
-        self._count(1)
-        future = self._pool.submit(step)
-
-        def leave(_: Future[Result]) -> None:
-            loop.call_soon_threadsafe(self._count, -1)
-
-        future.add_done_callback(leave)
-        return await asyncio.wrap_future(future)
-
-    def _count(self, change: int) -> None:
-        self._inside += change
-        self._telemetry.waiting.set(max(0, self._inside - self._workers))
-        if change < 0:
-            self._wake()
-
-    def _wake(self) -> None:
-        while self._idle and self._inside < self._workers:
-            turn = self._idle.popleft()
-            if not turn.done():  # else its waiter was cancelled and has not run since
-                turn.set_result(None)
-                return
-
-    async def close(self) -> None:
-        """Let running steps finish and drop those in line."""
-        await asyncio.to_thread(self._pool.shutdown, wait=True, cancel_futures=True)
 
 
 @dataclass
@@ -171,21 +103,24 @@ class EmotionReader:
         self._triton = triton
         self._threads = threads
         self._telemetry = telemetry
+        self._decoding = DecodingMemory(settings.max_decoding_bytes)
 
     async def read(self, data: bytes, options: Options, *, draw_as: str | None = None) -> Analysis:
         """Analyse one photo, and draw the answer in it where ``draw_as`` gives a media type.
 
         Raises:
             UnsupportedPhoto, PhotoTooLarge, UnreadablePhoto: the bytes are no photo that can be read.
-            Overloaded: too many photos wait here or in Triton.
+            Overloaded: too many photos wait here or in Triton, or it could not be done in time.
             TritonUnavailable: Triton cannot be reached, failed, or its model's contract cannot be read.
             DeadlineExceeded: it took longer than ``request_timeout_s``.
         """
         timeout_s = self._settings.request_timeout_s
+        self._threads.check_room()
         watch = _Stopwatch()
         try:
-            async with asyncio.timeout(timeout_s):
-                analysis = await self._read(data, options, draw_as, time.monotonic() + timeout_s, watch)
+            with self._threads.photo():
+                async with asyncio.timeout(timeout_s):
+                    analysis = await self._read(data, options, draw_as, time.monotonic() + timeout_s, watch)
         except TimeoutError:
             raise DeadlineExceeded(
                 f"the photo was not done within {timeout_s:g} s (TANDEM_REQUEST_TIMEOUT_S)"
@@ -203,33 +138,61 @@ class EmotionReader:
     ) -> Analysis:
         contract = await self._triton.contract()
 
-        def find() -> tuple[NDArray[np.uint8], list[Face], NDArray[np.uint8]]:
-            watch.lap("wait")
-            photo = decode_photo(data, max_pixels=self._settings.max_pixels)
-            watch.lap("decode")
-            found = self._finder.find(photo, threshold=options.threshold, lap=watch.lap)
-            faces = select(found, options)
-            crops = cut(photo, faces, contract)
-            watch.lap("align")
-            return photo, faces, crops
+        def find() -> tuple[tuple[int, int], list[Face], NDArray[np.uint8]]:
+            with self._opened(data, watch) as photo:
+                found = self._finder.find_encoded(
+                    photo, detail=DETAIL * max(contract.crop_size), threshold=options.threshold, lap=watch.lap
+                )
+                faces = select(found.faces, options)
+                crops = cut(found.pixels, faces, contract, found.divisor)
+                watch.lap("align")
+                return found.size, faces, crops
 
-        photo, faces, crops = await self._threads.run(find)
+        size, faces, crops = await self._threads.run(find)
         probabilities = np.empty((0, len(contract.labels)), np.float32)
         if faces:
-            try:
-                probabilities = await self._infer(crops, contract, ends_at)
-            except ModelChanged:  # a new version went live: its crops may be others
-                contract = await self._triton.contract()
-                crops = await self._threads.run(lambda: cut(photo, faces, contract))
+            for _ in range(MODEL_CHANGES):
+                try:
+                    probabilities = await self._infer(crops, contract, ends_at)
+                    break
+                except ModelChanged:  # a new version goes live: its crops may be others
+                    contract = await self._triton.contract()
+                    crops = await self._threads.run(partial(self._cut_anew, data, faces, contract, watch))
+            else:
                 probabilities = await self._infer(crops, contract, ends_at)
             watch.lap("triton")
-        answer = compose(photo, faces, crops, probabilities, contract)
+        answer = compose(size, faces, crops, probabilities, contract)
         picture = None
         if draw_as is not None:
             media_type = draw_as
-            picture = await self._threads.run(lambda: annotate(photo, answer, media_type))
+
+            def draw() -> bytes:
+                with self._opened(data, watch, to_draw=True) as photo:
+                    return annotate(photo.decode(), answer, media_type)
+
+            picture = await self._threads.run(draw)
             watch.lap("draw")
         return Analysis(answer, picture, watch.seconds)
+
+    @contextmanager
+    def _opened(self, data: bytes, watch: _Stopwatch, *, to_draw: bool = False) -> Iterator[EncodedPhoto]:
+        """The photo, once there is room for its pixels.
+
+        They are decoded anew for each step that a thread does: while a photo waits for Triton or for a thread,
+        they would lie there, many times the upload's bytes, and without a limit to how many photos wait.
+        """
+        with (
+            open_photo(data, max_pixels=self._settings.max_pixels) as photo,
+            self._decoding.room(photo.most_memory if to_draw else photo.memory),
+        ):
+            watch.lap("wait")
+            yield photo
+
+    def _cut_anew(
+        self, data: bytes, faces: Sequence[Face], contract: ModelContract, watch: _Stopwatch
+    ) -> NDArray[np.uint8]:
+        with self._opened(data, watch) as photo:
+            return cut(photo.decode(), faces, contract)
 
     async def _infer(
         self, crops: NDArray[np.uint8], contract: ModelContract, ends_at: float
@@ -254,24 +217,33 @@ def select(faces: Sequence[Face], options: Options) -> list[Face]:
     return large[: options.max_faces]
 
 
-def cut(photo: NDArray[np.uint8], faces: Sequence[Face], contract: ModelContract) -> NDArray[np.uint8]:
-    """The crops that the contract's model takes, uint8 [N, 1, height, width]."""
-    return crop_faces(photo, faces, template=contract.alignment_template, size=contract.crop_size)
+def cut(
+    photo: NDArray[np.uint8], faces: Sequence[Face], contract: ModelContract, divisor: int = 1
+) -> NDArray[np.uint8]:
+    """The crops that the contract's model takes, uint8 [N, 1, height, width].
+
+    ``photo`` may be at 1/``divisor`` of its size; the faces are in pixels of the whole.
+    """
+    template, size = contract.alignment_template, contract.crop_size
+    return crop_faces(photo, faces, template=template, size=size, divisor=divisor)
 
 
 def compose(
-    photo: NDArray[np.uint8],
+    size: tuple[int, int],
     faces: Sequence[Face],
     crops: NDArray[np.uint8],
     probabilities: NDArray[np.float32],
     contract: ModelContract,
 ) -> PhotoEmotions:
-    """The answer, from crops [N, 1, height, width] and probabilities [N, labels] of N faces."""
-    height, width = photo.shape[:2]
+    """The answer, from crops [N, 1, height, width] and probabilities [N, labels] of N faces.
+
+    ``size`` is the photo's height and width.
+    """
+    height, width = size
     return PhotoEmotions(
         image=ImageSize(width=width, height=height),
         faces=[
-            _describe(face, measure(face, crop[0], (height, width)), row, contract.labels)
+            _describe(face, measure(face, crop[0], size), row, contract.labels)
             for face, crop, row in zip(faces, crops, probabilities, strict=True)
         ],
         model=ModelIdentity(name=contract.name, version=contract.version),

@@ -11,20 +11,22 @@ from starlette.middleware.cors import CORSMiddleware
 
 from service import __version__
 from service.access import AccessGuard, key_ring
-from service.analysis import EmotionReader, PhotoThreads
+from service.analysis import EmotionReader
 from service.errors import TandemError
 from service.faces.pipeline import FaceFinder
 from service.frames import Streams
 from service.gateway import Gateway
-from service.inference import TritonClient
 from service.limits import CallerLimits
+from service.memory import UploadMemory
 from service.middleware import RequestObserver
 from service.openapi import complete
 from service.operations import router as operations_router
 from service.page import router as page_router
+from service.photo_threads import PhotoThreads
 from service.places import Places
 from service.problems import add_problem_handlers
 from service.reference import reference_page
+from service.rollout.shadow import connect
 from service.routes import router
 from service.settings import Settings
 from service.stream import router as stream_router
@@ -52,16 +54,17 @@ def create_app(settings: Settings) -> FastAPI:
         if settings.triton_url is None:
             raise ValueError("no Triton: set TANDEM_TRITON_URL, or let `tandem serve` start one")
         finder = await asyncio.to_thread(FaceFinder)
-        triton = TritonClient(
-            settings.triton_url, model_name=settings.model_name, model_version=settings.model_version
+        triton = connect(settings, settings.triton_url, telemetry)
+        threads = PhotoThreads(
+            settings.workers, settings.max_waiting, telemetry, patience_s=settings.request_timeout_s
         )
-        threads = PhotoThreads(settings.workers, settings.max_waiting, telemetry)
         reader = EmotionReader(
             settings, finder=finder, triton=triton, threads=threads, telemetry=telemetry, tracing=tracing
         )
         streams = Streams(settings.max_streams)
         batches = Places(settings.max_batches, what="batches", setting="TANDEM_MAX_BATCHES")
-        gateway = Gateway(settings, telemetry, triton, threads, reader, streams, batches)
+        uploads = UploadMemory(settings.max_held_bytes)
+        gateway = Gateway(settings, telemetry, triton, threads, reader, streams, batches, uploads)
         app.state.gateway = gateway
         try:
             await triton.contract()

@@ -1,11 +1,12 @@
 """Many photos in one request, answered line by line in the order in which they are done."""
 
 import asyncio
+import io
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
@@ -18,10 +19,13 @@ from service.archives import PhotoArchive
 from service.errors import BrokenUpload, Overloaded, SlowUpload, TandemError, TooManyPhotos, UnsupportedUpload
 from service.forms import FormReader
 from service.gateway import Gateway
+from service.memory import Hold
 from service.problems import describe
 from service.schemas import BatchLine
 from service.settings import Settings
 from service.uploads import MAX_PARTS, read_chunks, too_large
+
+Result = TypeVar("Result")
 
 FIELD = "images"
 """Name of the multipart field, once for each photo."""
@@ -45,6 +49,9 @@ class Photos(Protocol):
     def names(self) -> Sequence[str]:
         """Their file names; as many as there are photos."""
 
+    def unpacked_bytes(self, index: int) -> int:
+        """How many bytes are held, beside those of the upload, once this photo is read."""
+
     def read(self, index: int, *, max_bytes: int) -> bytes:
         """One photo's bytes; blocks for some milliseconds.
 
@@ -53,13 +60,14 @@ class Photos(Protocol):
         """
 
 
-async def read_batch(request: Request, settings: Settings) -> Photos:
+async def read_batch(request: Request, hold: Hold, settings: Settings) -> Photos:
     """The photos of a multipart form (field ``images``, repeated) or a ZIP archive, held in memory.
 
     Raises:
         BrokenUpload: the body is empty or broken, or has no photo.
         UnsupportedUpload: the content type is neither form.
         UploadTooLarge, TooManyPhotos: it is over a limit as a whole.
+        Overloaded: with it more bytes would be held than may be.
         SlowUpload: the body took too long to arrive.
     """
     kind, options = parse_options_header(request.headers.get("content-type"))
@@ -69,15 +77,15 @@ async def read_batch(request: Request, settings: Settings) -> Photos:
             if kind == b"multipart/form-data":
                 form = BatchForm(options.get(b"boundary"), settings)
                 async for chunk in _chunks(
-                    request, limit, (settings.max_batch_photos + MAX_PARTS) * ENVELOPE_BYTES
+                    request, hold, limit, (settings.max_batch_photos + MAX_PARTS) * ENVELOPE_BYTES
                 ):
                     form.feed(chunk)
                 return form.finish()
             if kind in ZIP_TYPES:
-                body = bytearray()
-                async for chunk in _chunks(request, limit, 0):
-                    body += chunk
-                return await asyncio.to_thread(_archive, bytes(body), settings)
+                body = io.BytesIO()
+                async for chunk in _chunks(request, hold, limit, 0):
+                    body.write(chunk)
+                return await asyncio.to_thread(_archive, body.getvalue(), settings)
     except TimeoutError:
         raise SlowUpload(
             f"the batch did not arrive within {settings.batch_upload_timeout_s:g} s "
@@ -90,8 +98,8 @@ async def read_batch(request: Request, settings: Settings) -> Photos:
     )
 
 
-def _chunks(request: Request, limit: int, envelope: int) -> AsyncIterator[bytes]:
-    return read_chunks(request, limit, limit + envelope, what="batch", setting="TANDEM_MAX_BATCH_BYTES")
+def _chunks(request: Request, hold: Hold, limit: int, envelope: int) -> AsyncIterator[bytes]:
+    return read_chunks(request, hold, limit, limit + envelope, what="batch", setting="TANDEM_MAX_BATCH_BYTES")
 
 
 def _archive(data: bytes, settings: Settings) -> PhotoArchive:
@@ -148,6 +156,10 @@ class BatchForm(FormReader):
             raise BrokenUpload(f"the form has no field «{FIELD}»")
         return self
 
+    def unpacked_bytes(self, index: int) -> int:
+        """None: a photo's bytes are handed over."""
+        return 0
+
     def read(self, index: int, *, max_bytes: int) -> bytes:
         """One photo's bytes, once: they are not kept.
 
@@ -173,9 +185,10 @@ class BatchReader:
     """Answers the photos of one batch."""
 
     def __init__(
-        self, gateway: Gateway, options: Options, face_fields: frozenset[str], *, request_id: str
+        self, gateway: Gateway, hold: Hold, options: Options, face_fields: frozenset[str], *, request_id: str
     ) -> None:
         self._gateway = gateway
+        self._hold = hold
         self._options = options
         self._face_fields = face_fields
         self._request_id = request_id
@@ -224,25 +237,33 @@ class BatchReader:
         return head[:-1] + b',"answer":' + answer + b"}\n"
 
     async def _answer(self, photos: Photos, index: int) -> bytes:
-        settings = self._gateway.settings
-        gives_up_at = time.monotonic() + settings.batch_patience_s
-        await self._turn(gives_up_at)
-        data = await asyncio.to_thread(photos.read, index, max_bytes=settings.max_upload_bytes)
-        if not data:
-            raise BrokenUpload("the file is empty")
+        limit = self._gateway.settings.max_upload_bytes
+        gives_up_at = time.monotonic() + self._gateway.settings.batch_patience_s
+        with ExitStack() as held:
+
+            async def fetch() -> bytes:
+                held.enter_context(self._hold.room(min(photos.unpacked_bytes(index), limit)))
+                return await asyncio.to_thread(photos.read, index, max_bytes=limit)
+
+            data = await self._patiently(fetch, gives_up_at)
+            if not data:
+                raise BrokenUpload("the file is empty")
+            analysis = await self._patiently(lambda: self._gateway.reader.read(data, self._options), gives_up_at)
+        self.tally.faces += len(analysis.answer.faces)
+        return to_json(analysis.answer, self._face_fields)
+
+    async def _patiently(self, step: Callable[[], Awaitable[Result]], gives_up_at: float) -> Result:
+        """Do ``step`` when a thread is idle, and again as long as there is no room for it."""
         pause_s = FIRST_PAUSE_S
         while True:
             await self._turn(gives_up_at)
             try:
-                analysis = await self._gateway.reader.read(data, self._options)
+                return await step()
             except Overloaded:
                 if time.monotonic() + pause_s > gives_up_at:
                     raise
                 await asyncio.sleep(pause_s)
                 pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
-            else:
-                self.tally.faces += len(analysis.answer.faces)
-                return to_json(analysis.answer, self._face_fields)
 
     async def _turn(self, gives_up_at: float) -> None:
         """Wait until a thread is idle."""

@@ -1,14 +1,17 @@
 """The parts of a running gateway, for its routes to use."""
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
-from service.analysis import EmotionReader, PhotoThreads
+from service.analysis import EmotionReader
 from service.frames import Streams
 from service.inference import TritonClient
+from service.memory import Hold, UploadMemory
+from service.photo_threads import PhotoThreads
 from service.places import Places
 from service.settings import Settings
 from service.telemetry import Telemetry
@@ -25,6 +28,7 @@ class Gateway:
     reader: EmotionReader
     streams: Streams
     batches: Places
+    uploads: UploadMemory
     draining: bool = False
 
 
@@ -36,3 +40,12 @@ def gateway_of(connection: HTTPConnection) -> Gateway:
 
 GatewayParts = Annotated[Gateway, Depends(gateway_of)]
 """How a route asks for them."""
+
+
+async def _hold_of(gateway: GatewayParts) -> AsyncIterator[Hold]:
+    with gateway.uploads.hold() as hold:
+        yield hold
+
+
+UploadHold = Annotated[Hold, Depends(_hold_of)]
+"""How a route asks to hold an upload; given back when the whole answer has been sent."""

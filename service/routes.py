@@ -8,7 +8,7 @@ from starlette.responses import Response
 from service import batch
 from service.annotation import FORMATS
 from service.answers import JSON_TYPE, MIXED_TYPE, Form, render
-from service.gateway import GatewayParts
+from service.gateway import GatewayParts, UploadHold
 from service.problems import ACCESS_PROBLEMS, UNAVAILABLE, documented
 from service.query import PhotoQuery
 from service.schemas import BatchLine, CropSize, ModelDescription, PhotoEmotions
@@ -75,16 +75,19 @@ PHOTO_BODY = {
     openapi_extra={"requestBody": PHOTO_BODY},
 )
 async def read_emotions(
-    request: Request, gateway: GatewayParts, query: Annotated[PhotoQuery, Query()]
+    request: Request, gateway: GatewayParts, hold: UploadHold, query: Annotated[PhotoQuery, Query()]
 ) -> Response:
     """Labels describe what a face shows, not what a person feels. Photos are neither kept nor logged."""
     form = Form.for_accept(request.headers.get("accept"))
     options = query.options(gateway.settings)
     gateway.threads.check_room()
     settings = gateway.settings
-    data = await read_photo(request, max_bytes=settings.max_upload_bytes, timeout_s=settings.upload_timeout_s)
+    data = await read_photo(
+        request, hold, max_bytes=settings.max_upload_bytes, timeout_s=settings.upload_timeout_s
+    )
     analysis = await gateway.reader.read(data, options, draw_as=form.picture_type)
     request.state.faces = len(analysis.answer.faces)
+    hold.take(len(analysis.picture or b""))  # held until the caller has read it
     return render(analysis, form, query.face_fields())
 
 
@@ -114,12 +117,12 @@ BATCH_BODY = {
             "description": "A line of JSON of this form for each photo, in the order in which they are done.",
             "content": {batch.LINES_TYPE: {"schema": {"$ref": f"#/components/schemas/{BatchLine.__name__}"}}},
         },
-        **{status: answer for status, answer in PHOTO_PROBLEMS.items() if status not in (406, 504)},
+        **{status: answer for status, answer in PHOTO_PROBLEMS.items() if status != 406},
     },
     openapi_extra={"requestBody": BATCH_BODY},
 )
 async def read_batch_of_emotions(
-    request: Request, gateway: GatewayParts, query: Annotated[PhotoQuery, Query()]
+    request: Request, gateway: GatewayParts, hold: UploadHold, query: Annotated[PhotoQuery, Query()]
 ) -> Response:
     """Each photo has an answer or a problem of its own; one that cannot be read harms no other.
 
@@ -128,10 +131,12 @@ async def read_batch_of_emotions(
     options = query.options(gateway.settings)
     gateway.batches.take()
     try:
-        photos = await batch.read_batch(request, gateway.settings)
+        photos = await batch.read_batch(request, hold, gateway.settings)
         await gateway.triton.contract()  # without a model, one problem says it for all
         request.state.spend(len(photos.names) - 1)
-        reader = batch.BatchReader(gateway, options, query.face_fields(), request_id=request.state.request_id)
+        reader = batch.BatchReader(
+            gateway, hold, options, query.face_fields(), request_id=request.state.request_id
+        )
         return batch.BatchResponse(request, reader, photos, gateway.batches.leave)
     except BaseException:
         gateway.batches.leave()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -111,6 +111,12 @@ class Settings(BaseSettings):
     )
     model_name: str = Field("tandem", description="Name of the model in Triton.")
     model_version: str = Field("", pattern=r"^\d*$", description="Version to use; empty for Triton's choice.")
+    shadow_version: str = Field(
+        "",
+        pattern=r"^\d*$",
+        description="Version that gets copies of requests to be compared, never answered; needs a model_version.",
+    )
+    shadow_share: float = Field(1.0, ge=0, le=1, description="Share of the requests that are copied to it.")
     model_repository: Path = Field(Path("model_repository"), description="What the local Triton loads.")
     triton_home: Path = Field(Path(".triton"), description="Where `tandem install-triton` puts the local Triton.")
 
@@ -126,7 +132,17 @@ class Settings(BaseSettings):
     batch_patience_s: float = Field(
         60.0, gt=0, description="Seconds that a photo of a batch gives way to others' photos, at most."
     )
+    max_held_bytes: int = Field(
+        384 * MEBIBYTE,
+        ge=1024,
+        description="Bytes of uploads held at a time, over all requests; more are refused with 503.",
+    )
     max_pixels: int = Field(50_000_000, ge=1, description="Largest photo, in pixels (width x height).")
+    max_decoding_bytes: int = Field(
+        1024 * MEBIBYTE,
+        ge=1,
+        description="Memory for the pixels of photos decoded at a time; a photo waits until it has room.",
+    )
     max_faces: int = Field(100, ge=1, description="Most faces answered for one photo, largest first.")
     detection_threshold: float = Field(
         0.6, ge=0.05, le=1, description="Least detection score of a face, unless a request says otherwise."
@@ -159,6 +175,26 @@ class Settings(BaseSettings):
         description="Seconds after SIGTERM that requests are still taken while /readyz answers 503, "
         "so that load balancers look away before the port closes.",
     )
+
+    @field_validator("shadow_version")
+    @classmethod
+    def _another_than_the_pinned(cls, version: str, info: ValidationInfo) -> str:
+        # Unpinned, the gateway would follow Triton to the newest version, and that may be the shadow.
+        if version and info.data.get("model_version", "") in ("", version):
+            raise ValueError("needs another version to be pinned (TANDEM_MODEL_VERSION)")
+        return version
+
+    @field_validator("max_held_bytes")
+    @classmethod
+    def _room_for_the_largest(cls, value: int, info: ValidationInfo) -> int:
+        # As JSON a photo is held in base64 three times while it is read.
+        largest = max(4 * info.data.get("max_upload_bytes", 0), info.data.get("max_batch_bytes", 0))
+        if value < largest:
+            raise ValueError(
+                f"must hold the largest batch, and a photo four times over: {largest} bytes "
+                "(TANDEM_MAX_BATCH_BYTES, TANDEM_MAX_UPLOAD_BYTES)"
+            )
+        return value
 
     @field_validator("api_keys")
     @classmethod

@@ -17,6 +17,7 @@ from service.answers import to_json
 from service.errors import BadParameter, Draining, ForeignOrigin, TandemError
 from service.frames import Frame, FrameRate, NewestFrame
 from service.gateway import Gateway, gateway_of
+from service.memory import Hold
 from service.middleware import request_id_of
 from service.problems import from_error
 from service.query import PhotoQuery
@@ -108,8 +109,8 @@ async def read_stream(socket: WebSocket) -> None:
     await socket.accept(subprotocol=PROTOCOL if PROTOCOL in socket.scope["subprotocols"] else None)
     conversation = Conversation(socket, gateway, state["request_id"])
     try:
-        with gateway.streams.admit(), gateway.telemetry.streams.track_inprogress():
-            closure = await conversation.hold()
+        with gateway.streams.admit(), gateway.telemetry.streams.track_inprogress(), gateway.uploads.hold() as hold:
+            closure = await conversation.hold(hold)
     except TandemError as error:
         closure = await conversation.refuse(error)
     except Exception:
@@ -126,20 +127,22 @@ class Conversation:
         self._gateway = gateway
         self._request_id = request_id
         self._newest = NewestFrame()
+        self._waiting = 0  # bytes of the frame that waits
         self._dropped = 0
         self._answered = 0
         self._began = time.perf_counter()
 
-    async def hold(self) -> Closure:
+    async def hold(self, memory: Hold) -> Closure:
         """Read frames and answer them, side by side, until one of both or the service's stop ends it.
 
         Raises:
             BadParameter: the query is wrong.
+            Overloaded: there is no memory for the next frame.
         """
         query, options = read_query(self._socket, self._gateway)
         tasks = [
-            asyncio.create_task(self._receive()),
-            asyncio.create_task(self._answer(query, options)),
+            asyncio.create_task(self._receive(memory)),
+            asyncio.create_task(self._answer(memory, query, options)),
             asyncio.create_task(self._stop()),
         ]
         try:
@@ -156,7 +159,7 @@ class Conversation:
         await self._gateway.streams.closing.wait()
         return Closure(GOING_AWAY, "the service is shutting down")
 
-    async def _receive(self) -> Closure:
+    async def _receive(self, memory: Hold) -> Closure:
         settings, frames = self._gateway.settings, self._gateway.telemetry.frames
         rate = FrameRate(settings.max_frames_per_s, time.monotonic())
         while True:
@@ -176,11 +179,14 @@ class Conversation:
             if not rate.allows(time.monotonic()):
                 per_s = f"{settings.max_frames_per_s:g}"
                 return Closure(POLICY, f"more than {per_s} frames a second (TANDEM_MAX_FRAMES_PER_S)")
+            memory.take(len(data))
             if self._newest.put(data):
+                memory.give(self._waiting)
                 self._dropped += 1
                 frames.labels("dropped").inc()
+            self._waiting = len(data)
 
-    async def _answer(self, query: StreamQuery, options: Options) -> Closure:
+    async def _answer(self, memory: Hold, query: StreamQuery, options: Options) -> Closure:
         tracker = Tracker(query.smooth) if query.track or query.smooth else None
         frames = self._gateway.telemetry.frames
         while True:
@@ -192,6 +198,8 @@ class Conversation:
                 frames.labels(error.slug).inc()
                 await self._socket.send_text(self._problem(error, frame).model_dump_json(exclude_none=True))
                 continue
+            finally:
+                memory.give(len(frame.data))
             answer = compose(frame, analysis.answer, tracker)
             await self._socket.send_text(to_json(answer, query.face_fields()).decode())
             frames.labels("answered").inc()

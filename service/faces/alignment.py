@@ -80,7 +80,12 @@ def warp(photo: NDArray[np.uint8], matrix: Matrix, size: tuple[int, int]) -> NDA
 
 
 def crop_faces(
-    photo: NDArray[np.uint8], faces: Sequence[Face], *, template: ArrayLike, size: tuple[int, int]
+    photo: NDArray[np.uint8],
+    faces: Sequence[Face],
+    *,
+    template: ArrayLike,
+    size: tuple[int, int],
+    divisor: int = 1,
 ) -> NDArray[np.uint8]:
     """Grey crops, uint8 [faces, 1, height, width], in which the landmarks lie on the template.
 
@@ -89,10 +94,12 @@ def crop_faces(
         faces: what was found in it.
         template: where the five landmarks should lie, [5, 2], x and y as fractions of the crop.
         size: (height, width) of a crop in pixels.
+        divisor: how many times larger the photo is that the faces' landmarks are pixels of.
     """
     height, width = size
     target = np.asarray(template, np.float64) * (width, height)
     crops = np.empty((len(faces), 1, height, width), np.uint8)
     for crop, face in zip(crops, faces, strict=True):
-        crop[0] = cv2.cvtColor(warp(photo, similarity_transform(face.landmarks, target), size), cv2.COLOR_RGB2GRAY)
+        landmarks = (face.landmarks + 0.5) / divisor - 0.5  # pixel centres
+        crop[0] = cv2.cvtColor(warp(photo, similarity_transform(landmarks, target), size), cv2.COLOR_RGB2GRAY)
     return crops

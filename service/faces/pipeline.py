@@ -1,11 +1,13 @@
 """From a photo to its faces: at which scales and turns to look, and the landmarks of what was found."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.faces.decode import EncodedPhoto, Photo
 from service.faces.detector import Detections, Detector
 from service.faces.face import Box, Face
 from service.faces.landmarks import LandmarkRefiner
@@ -33,6 +35,18 @@ TURNED = 0.85
 NO_FACES = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty((0, 5, 2), np.float32))
 
 
+@dataclass(frozen=True, eq=False)
+class Sighting:
+    """Faces in pixels of the whole photo, which is ``size`` (height, width), and what they are to be cut out of:
+    the photo at 1/``divisor`` of that.
+    """
+
+    faces: list[Face]
+    size: tuple[int, int]
+    pixels: Photo
+    divisor: int
+
+
 class FaceFinder:
     """Finds faces and their landmarks. Thread-safe: build one and share it."""
 
@@ -49,10 +63,18 @@ class FaceFinder:
             threshold: the least detection score, 0..1.
             lap: called with the name of each step, "detect" and "landmarks", when it is done.
         """
-        turns, found = self._search(photo, threshold, lap or _unheard)
+        return [face for face, _ in self._find(photo, threshold, lap or _unheard)]
+
+    def _find(
+        self, photo: NDArray[np.uint8], threshold: float, lap: Callable[[str], None]
+    ) -> list[tuple[Face, NDArray[np.float32]]]:
+        """As ``find`` does, and with each face the detector's own landmarks [5, 2]."""
+        turns, found, coarse = self._search(photo, threshold, lap)
         height, width = np.rot90(photo, turns).shape[:2]
         faces = []
-        for (x, y, w, h), score, points in zip(found.boxes, found.scores, found.landmarks, strict=True):
+        for (x, y, w, h), score, exact, rough in zip(
+            found.boxes, found.scores, found.landmarks, coarse, strict=True
+        ):
             corners = np.array([[x, y], [x + w, y + h]]).clip(0, [width, height])
             (left, top), (right, bottom) = _turn_back(corners, turns, (height, width))
             box = Box(
@@ -61,28 +83,74 @@ class FaceFinder:
                 float(abs(right - left)),
                 float(abs(bottom - top)),
             )
-            faces.append(Face(box, float(score), _turn_back(points, turns, (height, width))))
-        return sorted(faces, key=lambda face: face.box.area, reverse=True)
+            landmarks, own = (_turn_back(points, turns, (height, width)) for points in (exact, rough))
+            faces.append((Face(box, float(score), landmarks), own))
+        return sorted(faces, key=lambda each: each[0].box.area, reverse=True)
+
+    def find_encoded(
+        self,
+        encoded: EncodedPhoto,
+        *,
+        detail: int,
+        threshold: float = 0.6,
+        lap: Callable[[str], None] | None = None,
+    ) -> Sighting:
+        """The faces of a photo that is decoded no finer than they need.
+
+        A large photo is searched at ``LARGE_SIDE`` anyway, and of a large face a crop shows a few pixels only:
+        where every face has enough of them in a photo decoded at a part of its size, that is all that is decoded.
+        Where one has not, the landmarks are read anew from the whole photo.
+
+        Args:
+            encoded: the photo; open.
+            detail: pixels that the shorter side of a face's box must have in what it is cut out of.
+            threshold: the least detection score, 0..1.
+            lap: called with the name of each step, "decode", "detect" and "landmarks", when it is done.
+
+        Raises:
+            UnreadablePhoto: it cannot be decoded.
+        """
+        lap = lap or _unheard
+        reduced = encoded.decode_reduced(longer_side=LARGE_SIDE, area=LARGE_PHOTO + 1)
+        if reduced is None:
+            photo = encoded.decode()
+            lap("decode")
+            return Sighting(self.find(photo, threshold=threshold, lap=lap), photo.shape[:2], photo, 1)
+        small, divisor = reduced
+        lap("decode")
+        found = self._find(small, threshold, lap)
+        faces = [_enlarge(face, divisor, encoded.size) for face, _ in found]
+        if all(min(face.box.width, face.box.height) >= detail for face, _ in found):
+            return Sighting(faces, encoded.size, small, divisor)
+        photo = encoded.decode()
+        lap("decode")
+        coarse = np.stack([_enlarge_points(own, divisor) for _, own in found])
+        landmarks, _ = self._refiner.refine(photo, coarse)
+        lap("landmarks")
+        exact = [replace(face, landmarks=points) for face, points in zip(faces, landmarks, strict=True)]
+        return Sighting(exact, encoded.size, photo, 1)
 
     def _search(
         self, photo: NDArray[np.uint8], threshold: float, lap: Callable[[str], None]
-    ) -> tuple[int, Detections]:
-        """How many quarter turns to the left make the photo upright, and its faces after them."""
+    ) -> tuple[int, Detections, NDArray[np.float32]]:
+        """How many quarter turns to the left make the photo upright, and after them its faces, see ``_look``."""
         sides = _sides(photo)
-        found = self._look(photo, sides, threshold, lap)
+        found, coarse = self._look(photo, sides, threshold, lap)
         if found.best >= SURE:
-            return 0, found
-        turned = [np.ascontiguousarray(np.rot90(photo, turns)) for turns in range(4)]
+            return 0, found, coarse
+        turned = (np.ascontiguousarray(np.rot90(photo, turns)) for turns in range(4))  # one at a time in memory
         best = [self._detector.detect(t, long_side=sides[-1], threshold=threshold).best for t in turned]
         best[0] = max(best[0] + CLEARLY_BETTER, found.best + CLEARLY_BETTER, TURNED)
         lap("detect")
         turns = int(np.argmax(best))
-        return turns, found if turns == 0 else self._look(turned[turns], sides, threshold, lap)
+        if turns == 0:
+            return 0, found, coarse
+        return turns, *self._look(np.ascontiguousarray(np.rot90(photo, turns)), sides, threshold, lap)
 
     def _look(
         self, photo: NDArray[np.uint8], sides: Sequence[int], threshold: float, lap: Callable[[str], None]
-    ) -> Detections:
-        """The faces, with their refined landmarks, at the first of the scales that shows any.
+    ) -> tuple[Detections, NDArray[np.float32]]:
+        """The faces with refined landmarks, and the detector's own [n, 5, 2], at the first scale that shows any.
 
         What is disbelieved is not looked for again at another scale, unless the photo is enlarged: how the detail
         that it lacks is filled in changes what the networks make of it.
@@ -95,8 +163,24 @@ class FaceFinder:
             believed = _believed(found, landmarks, probabilities)
             lap("landmarks")
             if believed.any() or (len(found) and not enlarged):
-                return Detections(found.boxes[believed], found.scores[believed], landmarks[believed])
-        return NO_FACES
+                exact = Detections(found.boxes[believed], found.scores[believed], landmarks[believed])
+                return exact, found.landmarks[believed]
+        return NO_FACES, NO_FACES.landmarks
+
+
+def _enlarge(face: Face, divisor: int, size: tuple[int, int]) -> Face:
+    """A face of a photo at 1/``divisor`` of its size, in pixels of the whole: of ``size``, (height, width)."""
+    height, width = size
+    left, top = face.box.x * divisor, face.box.y * divisor
+    # Its last block may be a part of one: the sizes are rounded up.
+    right = min(left + face.box.width * divisor, width)
+    bottom = min(top + face.box.height * divisor, height)
+    return Face(Box(left, top, right - left, bottom - top), face.score, _enlarge_points(face.landmarks, divisor))
+
+
+def _enlarge_points(points: NDArray[np.float32], divisor: int) -> NDArray[np.float32]:
+    enlarged: NDArray[np.float32] = (points + np.float32(0.5)) * divisor - np.float32(0.5)  # pixel centres
+    return enlarged
 
 
 def _unheard(_step: str) -> None:

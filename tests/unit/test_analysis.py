@@ -1,14 +1,8 @@
-import asyncio
-import threading
-
 import numpy as np
-import pytest
 
-from service.analysis import Options, PhotoThreads, compose, select
+from service.analysis import Options, compose, select
 from service.contract import ModelContract
-from service.errors import Overloaded
 from service.faces.face import Box, Face
-from service.telemetry import Telemetry
 
 CONTRACT = ModelContract(
     name="tandem",
@@ -36,9 +30,8 @@ def test_selects_by_the_shorter_side_and_by_number() -> None:
 
 
 def test_composes_the_answer() -> None:
-    photo = np.zeros((30, 40, 3), np.uint8)
     answer = compose(
-        photo,
+        (30, 40),
         [face(10, 20)],
         np.full((1, 1, 48, 48), 51, np.uint8),
         np.array([[0.25, 0.75]], np.float32),
@@ -71,54 +64,5 @@ def test_composes_the_answer() -> None:
 
 
 def test_probabilities_stay_in_their_range_in_spite_of_rounding() -> None:
-    answer = compose(
-        np.zeros((9, 9, 3), np.uint8), [face(1, 1)], BLACK, np.array([[-1e-7, 1.0000001]], np.float32), CONTRACT
-    )
+    answer = compose((9, 9), [face(1, 1)], BLACK, np.array([[-1e-7, 1.0000001]], np.float32), CONTRACT)
     assert answer.faces[0].emotions == {"neutral": 0.0, "happiness": 1.0}
-
-
-def test_a_full_line_is_refused_and_a_place_comes_free() -> None:
-    async def scenario() -> None:
-        threads = PhotoThreads(workers=1, max_waiting=1, telemetry=Telemetry())
-        gate = threading.Event()
-        first = asyncio.create_task(threads.run(gate.wait))
-        second = asyncio.create_task(threads.run(lambda: "second"))
-        await asyncio.sleep(0)
-        with pytest.raises(Overloaded, match=r"1 photos are worked on and 1 wait \(TANDEM_MAX_WAITING\)"):
-            await threads.run(lambda: "third")
-        gate.set()
-        assert await first
-        assert await second == "second"
-        assert await threads.run(lambda: "fourth") == "fourth"
-        await threads.close()
-
-    asyncio.run(scenario())
-
-
-def test_a_caller_who_gives_up_leaves_the_line_but_not_a_running_thread() -> None:
-    async def scenario() -> None:
-        threads = PhotoThreads(workers=1, max_waiting=1, telemetry=Telemetry())
-        gate, started = threading.Event(), threading.Event()
-        ran: list[str] = []
-
-        def hold() -> None:
-            started.set()
-            gate.wait()
-
-        running = asyncio.create_task(threads.run(hold))
-        waiting = asyncio.create_task(threads.run(lambda: ran.append("waiting")))
-        await asyncio.to_thread(started.wait)
-        for task in (running, waiting):
-            task.cancel()
-        await asyncio.gather(running, waiting, return_exceptions=True)
-        await asyncio.sleep(0)
-        next_one = asyncio.create_task(threads.run(lambda: ran.append("next")))
-        await asyncio.sleep(0)
-        with pytest.raises(Overloaded):  # the running step holds its thread still
-            threads.check_room()
-        gate.set()
-        await next_one
-        assert ran == ["next"]
-        await threads.close()
-
-    asyncio.run(scenario())

@@ -1,13 +1,26 @@
+import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from google.protobuf import text_format
+from photos import encoded, oriented
+from PIL import Image
 from skimage import data, transform
+from tritonclient.grpc import model_config_pb2
 
+from service.analysis import DETAIL, cut
+from service.contract import ModelContract
+from service.errors import UnreadablePhoto
 from service.faces import weights
+from service.faces.decode import decode_photo, open_photo
 from service.faces.face import LANDMARK_NAMES
 from service.faces.pipeline import FaceFinder
 from service.faces.weights import ONET, YUNET, Weights, check
+
+MODEL = Path(__file__).parents[2] / "model_repository" / "tandem"
 
 # Read off the picture by eye: pixels of the 512 x 512 photo.
 EYES_NOSE_MOUTH = np.array([[204, 101], [247, 103], [226, 127], [204, 141], [243, 142]])
@@ -104,3 +117,121 @@ def test_another_file_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(weights, "FOLDER", tmp_path)
     with pytest.raises(ValueError, match=r"onet\.onnx has sha256 .*; the vendored file has abc"):
         check(Weights("onet.onnx", "abc"))
+
+
+def large_photo(face_side, size=(2603, 1901)):
+    """A photo of nearly 5 Mpx with the astronaut's face about ``face_side`` pixels wide, and sensor noise."""
+    scale = face_side / 90
+    person = Image.fromarray(data.astronaut()).crop((100, 0, 356, 289))
+    ground = Image.new("RGB", size, (96, 110, 120))
+    ground.paste(person.resize((round(256 * scale), round(289 * scale)), Image.Resampling.LANCZOS), (700, 301))
+    noise = np.random.default_rng(0).normal(0, 5, (size[1], size[0], 1))
+    return Image.fromarray((np.asarray(ground) + noise).clip(0, 255).astype(np.uint8))
+
+
+def find_encoded(finder, raw, **options):
+    with open_photo(raw, max_pixels=50_000_000) as photo:
+        return finder.find_encoded(photo, detail=DETAIL * 48, **options)
+
+
+def test_large_faces_of_a_large_photo_are_found_in_it_reduced(finder):
+    photo, steps = large_photo(270), []
+    sighting = find_encoded(finder, encoded(photo, quality=95), lap=steps.append)
+    (face,) = sighting.faces
+    (exact,) = finder.find(np.asarray(photo))
+    assert (sighting.size, sighting.divisor, sighting.pixels.shape) == ((1901, 2603), 2, (951, 1302, 3))
+    assert steps == ["decode", "detect", "landmarks"]
+    assert np.abs(face.landmarks - exact.landmarks).max() < 0.02 * exact.box.width
+    for name in ("x", "y", "width", "height"):
+        assert getattr(face.box, name) == pytest.approx(getattr(exact.box, name), abs=0.03 * exact.box.width)
+
+
+def test_a_face_too_small_for_that_is_read_from_the_whole_photo(finder):
+    photo, steps = large_photo(150), []
+    raw = encoded(photo, quality=95)
+    sighting = find_encoded(finder, raw, lap=steps.append)
+    (face,) = sighting.faces
+    (exact,) = finder.find(decode_photo(raw, max_pixels=50_000_000))
+    assert (sighting.size, sighting.divisor, sighting.pixels.shape) == ((1901, 2603), 1, (1901, 2603, 3))
+    assert steps == ["decode", "detect", "landmarks", "decode", "landmarks"]
+    assert np.abs(face.landmarks - exact.landmarks).max() < 0.02 * exact.box.width
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_reduced_photo_is_found_in_as_its_exif_turns_it(finder, orientation):
+    photo = large_photo(270)
+    (exact,) = finder.find(np.asarray(photo))
+    sighting = find_encoded(finder, oriented(photo, orientation))
+    (face,) = sighting.faces
+    assert (sighting.size, sighting.divisor) == ((1901, 2603), 2)
+    assert np.abs(face.landmarks - exact.landmarks).max() < 0.02 * exact.box.width
+
+
+def test_a_large_photo_that_lies_is_turned_as_a_whole_one_is(finder):
+    photo = large_photo(270).transpose(Image.Transpose.ROTATE_90)
+    sighting = find_encoded(finder, encoded(photo, quality=95))
+    (face,) = sighting.faces
+    (exact,) = finder.find(np.asarray(photo))
+    assert sighting.divisor == 2
+    assert np.abs(face.landmarks - exact.landmarks).max() < 0.02 * exact.box.width
+
+
+def test_a_box_at_the_edge_of_a_reduced_photo_stays_in_the_photo(finder):
+    photo = Image.new("RGB", (2603, 1901), (96, 110, 120))
+    photo.paste(large_photo(270), (1440, 0))  # its right edge goes through the face
+    sighting = find_encoded(finder, encoded(photo, quality=95))
+    (face,) = sighting.faces
+    assert sighting.divisor == 2
+    assert 2600 < face.box.x + face.box.width <= 2603
+
+
+def test_a_large_photo_without_a_face_is_not_decoded_anew(finder):
+    sighting = find_encoded(finder, encoded(Image.new("RGB", (2600, 1900), "grey")))
+    assert (sighting.faces, sighting.divisor) == ([], 2)
+
+
+def test_what_cannot_be_reduced_is_found_in_as_it_is(finder, astronaut):
+    sighting = find_encoded(finder, encoded(large_photo(270), "WEBP"))
+    assert (len(sighting.faces), sighting.divisor) == (1, 1)
+    sighting = find_encoded(finder, encoded(Image.fromarray(astronaut)))
+    assert (len(sighting.faces), sighting.divisor) == (1, 1)
+
+
+def test_a_large_broken_photo_is_unreadable(finder):
+    raw = encoded(large_photo(270))
+    with pytest.raises(UnreadablePhoto, match="the JPEG photo cannot be decoded: image file is truncated"):
+        find_encoded(finder, raw[: len(raw) // 2])
+
+
+@pytest.fixture(scope="module")
+def contract():
+    config = text_format.Parse((MODEL / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+    return ModelContract.from_config(config, "1")
+
+
+@pytest.fixture(scope="module")
+def network():
+    with warnings.catch_warnings():  # TorchScript is what Triton's backend takes, deprecated or not
+        warnings.filterwarnings("ignore", r"`torch\.jit\.", DeprecationWarning)
+        return torch.jit.load(MODEL / "1" / "model.pt").eval()
+
+
+@pytest.mark.parametrize("face_side", [200, 270, 400])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_reduced_photo_gets_the_labels_of_the_whole_one(finder, contract, network, face_side, mirrored):
+    photo = large_photo(face_side)
+    raw = encoded(photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else photo, quality=90)
+    sighting = find_encoded(finder, raw)
+    assert sighting.divisor == 2
+    whole = decode_photo(raw, max_pixels=50_000_000)
+    crops = [
+        cut(whole, finder.find(whole), contract),
+        cut(sighting.pixels, sighting.faces, contract, sighting.divisor),
+        cut(whole, sighting.faces, contract),
+    ]
+    with torch.inference_mode():
+        expected, *reduced = (network(torch.from_numpy(crop)).numpy()[0] for crop in crops)
+    for probabilities in reduced:
+        assert probabilities.argmax() == expected.argmax()
+        assert np.abs(probabilities - expected).max() < 0.1
+    assert np.abs(crops[1].astype(int) - crops[2]).mean() < 5  # grey levels, the landmarks being the same

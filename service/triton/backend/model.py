@@ -10,10 +10,16 @@ Tensors cross by DLPack both ways. The stub was built before numpy 2, and with i
 arrives empty, without any error.
 """
 
+import hashlib
+import io
 import json
 import os
 from collections.abc import Sequence
 from typing import Any
+
+# OpenMP reads it once, when torch is loaded: its threads are to sleep between batches. By default they spin, on
+# cores that the gateway needs.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 import triton_python_backend_utils as pb_utils
@@ -35,6 +41,8 @@ DTYPES = {
 # TorchScript's profiling executor records a first run and optimises in the second; the third one is steady.
 WARM_UP_RUNS = 3
 
+CARD = "model_card.json"
+
 
 class TritonPythonModel:
     """One instance of a model; Triton calls ``initialize``, ``execute`` for every batch, and ``finalize``."""
@@ -51,7 +59,9 @@ class TritonPythonModel:
             args["model_version"],
             config.get("default_model_filename") or "model.pt",
         )
-        model = torch.jit.load(path, map_location=self.device)  # type: ignore[no-untyped-call]
+        # Read once: what is loaded is what was checked.
+        content = read_checked(path)
+        model = torch.jit.load(io.BytesIO(content), map_location=self.device)  # type: ignore[no-untyped-call]
         arguments = [argument.name for argument in model.forward.schema.arguments[1:]]
         self.inputs = order_inputs([each["name"] for each in config["input"]], arguments)
         self.outputs = index_outputs(config["output"])
@@ -161,6 +171,25 @@ class TritonPythonModel:
             ]
             for _ in range(WARM_UP_RUNS):
                 self.forward(batch)
+
+
+def read_checked(path: str) -> bytes:
+    """The model file, which must have the checksum that its version's model card states, where there is one.
+
+    TorchScript is code: what was cut off, mixed up or replaced on its way here must not run.
+    """
+    with open(path, "rb") as file:
+        content = file.read()
+    card = os.path.join(os.path.dirname(path), CARD)
+    if not os.path.exists(card):
+        pb_utils.Logger.log_warn(f"{path} is loaded unchecked: there is no {CARD} beside it")
+        return content
+    with open(card, "rb") as file:
+        stated = json.load(file)["export"]["sha256"]
+    found = hashlib.sha256(content).hexdigest()
+    if found != stated:
+        raise pb_utils.TritonModelException(f"{path} has sha256 {found}; {CARD} states {stated}")
+    return content
 
 
 def choose_device(args: dict[str, str]) -> torch.device:

@@ -6,18 +6,32 @@ BIN := $(VENV)/bin
 # PIP_ARGS="--extra-index-url <PyTorch's CPU wheel index>".
 PIP_ARGS ?=
 
-.PHONY: serve test lint format train up down sbom clean lock
+.PHONY: serve test lint audit format train up down sbom checkov clean lock
 
 serve: $(VENV)/.serve ## set up once, then serve on http://127.0.0.1:8080
 	$(BIN)/tandem serve
 
-test: $(VENV)/.dev ## set up once, then run every test
-	$(BIN)/pytest
+test: $(VENV)/.dev ## set up once, then run every test, two files at a time: they mostly wait for servers
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.dev ## style, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(SECRETS)
+
+# Checksums are no secrets, nor is the name of one in a patch, a command in the documents, a wrong key in a test.
+SECRETS := git ls-files -z -- . ':!requirements' ':!k8s/components/api-keys' | xargs -0 $(BIN)/detect-secrets-hook \
+  --disable-plugin HexHighEntropyString --exclude-lines "reset-admin-password NEW|api_key=.wrong."
+
+audit: $(VENV)/.dev ## known vulnerabilities in what is locked; needs the network, and says so where there is none
+	@for lock in gateway serve dev; do \
+	  echo "== requirements/$$lock.txt"; \
+	  report=$$($(BIN)/pip-audit --no-deps --disable-pip -s osv --timeout 10 -r requirements/$$lock.txt 2>&1) && status=0 || status=$$?; \
+	  case "$$report" in *requests.exceptions.*) \
+	    echo "NOT AUDITED: the database of known vulnerabilities cannot be reached"; exit 0;; esac; \
+	  echo "$$report"; \
+	  [ $$status = 0 ] || exit $$status; done
 
 format: $(VENV)/.dev ## rewrite the code in the project's style
 	$(BIN)/ruff format .
@@ -42,6 +56,25 @@ sbom: ## what is in each image that is here, as build/sbom/*.spdx.json; needs sy
 	for image in $$(docker images -q --no-trunc --filter reference='tandem-*' | sort -u); do \
 	  name=$$(docker inspect -f '{{index .RepoTags 0}}' $$image | tr : -); \
 	  syft -q "docker:$$image" -o spdx-json=build/sbom/$$name.spdx.json || exit 1; done
+
+# What each variant of the manifests comes to, beside the Dockerfiles. checkov pins what it needs so tightly that it
+# gets an environment of its own.
+CHECKOV := build/checkov/bin/checkov --config-file k8s/.checkov.yaml
+RENDERED := cpu gpu local cpu+api-keys cpu+models-pvc gpu+models-object-store
+
+checkov: build/checkov/.done ## scan Dockerfiles and rendered manifests for what is unsafe; needs kubectl
+	for variant in $(RENDERED); do \
+	  folder=build/rendered/$$variant && mkdir -p $$folder && { \
+	    echo "resources: [../../../k8s/overlays/$${variant%%+*}]"; \
+	    case $$variant in *+*) echo "components: [../../../k8s/components/$${variant#*+}]";; esac; \
+	  } > $$folder/kustomization.yaml && kubectl kustomize $$folder > $$folder/rendered.yaml || exit 1; done
+	$(CHECKOV) $(RENDERED:%=--file build/rendered/%/rendered.yaml)
+	$(CHECKOV) --directory docker
+
+build/checkov/.done: Makefile
+	$(PYTHON) -m venv build/checkov
+	build/checkov/bin/pip install -q checkov==3.3.30
+	touch $@
 
 # Grafana's user, who is none of this machine's, must read the file: only its folder can be kept to its owner.
 $(PASSWORD):

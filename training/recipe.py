@@ -10,16 +10,13 @@ from training.stages.expression import train_emotion, train_joint
 from training.stages.identity import train_identity
 from training.stages.run import is_complete
 
-# The last stage sees crops nearly as they are served: a small network never fits the strongly varied ones closely.
+# Small networks never fit strongly varied crops closely, and the last stage is to see them nearly as served.
 LIGHT = Augmentation(
     rotation=8, scale=0.08, shift=0.04, brightness=0.15, contrast=0.2, gamma=0.2, blur=0.15, noise=3, erase=0.1
 )
 
 TAUGHT: dict[str, Any] = {"teacher_weight": 10, "people_weight": 0.3, "margin": 0.15}
 """How people are learnt where there is a teacher."""
-
-EXPRESSIONS: dict[str, Any] = {"raw_share": 0.25, "balance": 0.25}
-"""What both stages on expressions have in common."""
 
 
 def run_recipe(settings: RecipeSettings) -> None:
@@ -35,16 +32,23 @@ def run_recipe(settings: RecipeSettings) -> None:
         "seed": settings.seed,
         **(TAUGHT if settings.teacher else {}),
     }
-    expressions: dict[str, Any] = {"data": prepared / "ferplus", "seed": settings.seed, **EXPRESSIONS}
+    expressions: dict[str, Any] = {"data": prepared / "ferplus", "seed": settings.seed, "raw_share": 0.25}
     runs = {name: settings.out / name for name in ("identity", "people", "emotion", "joint")}
     if not is_complete(runs["identity"]):
-        train_identity(IdentitySettings(out=runs["identity"], network="deepid-wide", epochs=45, **people))
+        train_identity(
+            IdentitySettings(out=runs["identity"], network="deepid-wide", epochs=40, augmentation=LIGHT, **people)
+        )
     if not is_complete(runs["people"]):
         train_identity(IdentitySettings(out=runs["people"], network=settings.network, epochs=30, **people))
     if not is_complete(runs["emotion"]):
         train_emotion(
             EmotionSettings(
-                out=runs["emotion"], network=settings.network, start=runs["people"], epochs=40, **expressions
+                out=runs["emotion"],
+                network=settings.network,
+                start=runs["people"],
+                epochs=36,
+                balance=0.25,
+                **expressions,
             )
         )
     if not is_complete(runs["joint"]):
@@ -53,7 +57,9 @@ def run_recipe(settings: RecipeSettings) -> None:
                 out=runs["joint"],
                 identity=runs["identity"],
                 emotion=runs["emotion"],
-                epochs=8,
+                epochs=9,
+                learning_rate=0.02,
+                balance=0.1,
                 augmentation=LIGHT,
                 **expressions,
             )

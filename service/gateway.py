@@ -38,7 +38,11 @@ def gateway_of(connection: HTTPConnection) -> Gateway:
     return gateway
 
 
-GatewayParts = Annotated[Gateway, Depends(gateway_of)]
+async def _parts_of(connection: HTTPConnection) -> Gateway:
+    return gateway_of(connection)  # what is not async FastAPI calls in a thread, for each request
+
+
+GatewayParts = Annotated[Gateway, Depends(_parts_of)]
 """How a route asks for them."""
 
 

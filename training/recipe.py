@@ -64,4 +64,4 @@ def run_recipe(settings: RecipeSettings) -> None:
                 **expressions,
             )
         )
-    export(ExportSettings(run=runs["joint"], repository=settings.repository, mirror=True))
+    export(ExportSettings(run=runs["joint"], repository=settings.repository))

@@ -43,7 +43,11 @@ def _sort(process: int, group: str, groups: dict[str, list[int]]) -> None:
         group = "triton"
     groups[group].append(process)
     for task in Path(f"/proc/{process}/task").iterdir():
-        for child in (task / "children").read_text().split():
+        try:
+            children = (task / "children").read_text()
+        except (FileNotFoundError, ProcessLookupError):  # the thread has ended meanwhile
+            continue
+        for child in children.split():
             _sort(int(child), group, groups)
 
 

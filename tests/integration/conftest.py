@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from toy import write_toy_repository
 from toy_model import write_repository
 
@@ -48,3 +49,12 @@ def local_triton(triton_home: Path) -> Iterator[LocalTriton]:
     """A running Triton that serves this repository's own model."""
     with LocalTriton(home=triton_home, model_repository=REPOSITORY_ROOT / "model_repository") as triton:
         yield triton
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For training: small batches are slower on several, and far slower where something else wants the cores."""
+    former = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(former)

@@ -29,7 +29,9 @@ def write_card(version: Path, run: Path, reached: FerPlusScore, exported: dict[s
         exported: commit, temperature, mirror, parity and checksum of the file.
     """
     stages = {name: _stage(folder) for name, folder in lineage(run).items()}
-    data = {name: load_prepared(folder).manifest for name, folder in _sets(stages).items()}
+    joint = stages[run.name]
+    identity = load_settings(Path(joint["settings"]["identity"]))
+    data = {name: load_prepared(folder).manifest for name, folder in _sets(identity, joint["settings"]).items()}
     facts = {
         "export": exported,
         "valid": reached.as_dict(),
@@ -38,7 +40,7 @@ def write_card(version: Path, run: Path, reached: FerPlusScore, exported: dict[s
     }
     (version / "model_card.json").write_text(json.dumps(facts, indent=2) + "\n")
     text = Template(CARD_TEMPLATE.read_text()).substitute(
-        commit=stages["joint"]["made_by"]["commit"],
+        commit=joint["made_by"]["commit"],
         export_commit=exported["commit"],
         sha256=exported["sha256"],
         temperature=f"{exported['temperature']:.3f}",
@@ -48,11 +50,12 @@ def write_card(version: Path, run: Path, reached: FerPlusScore, exported: dict[s
         scores=_scores(reached),
         recall=_recall(reached.majority),
         unanswered=f"{reached.unanswered:,}",
-        commands="\n".join(_command(stage, facts) for stage, facts in stages.items()),
+        run=run,
+        commands="\n".join(_command(facts["settings"]) for facts in stages.values()),
         stages=_stages(stages),
         data=_data(data),
-        teacher=_teacher(data["faces by person"], stages),
-        augmentation=", ".join(f"{k} {v}" for k, v in stages["joint"]["settings"]["augmentation"].items()),
+        teacher=_teacher(data["faces by person"], identity),
+        augmentation=", ".join(f"{k} {v}" for k, v in joint["settings"]["augmentation"].items()),
     )
     (version / "MODEL_CARD.md").write_text(text)
 
@@ -61,8 +64,7 @@ def _stage(folder: Path) -> dict[str, Any]:
     return {"settings": load_settings(folder), "result": load_result(folder), "made_by": load_made_by(folder)}
 
 
-def _sets(stages: dict[str, Any]) -> dict[str, Path]:
-    identity, joint = stages["identity"]["settings"], stages["joint"]["settings"]
+def _sets(identity: dict[str, Any], joint: dict[str, Any]) -> dict[str, Path]:
     expressions = Path(joint["data"])
     folders = {
         "faces by person": Path(identity["data"]),
@@ -75,16 +77,14 @@ def _sets(stages: dict[str, Any]) -> dict[str, Path]:
     return folders
 
 
-def _command(stage: str, facts: dict[str, Any]) -> str:
-    name = "identity" if stage == "people" else stage
-    options = {
-        key: value for key, value in facts["settings"].items() if key not in SILENT[1:] and value is not None
-    }
+def _command(settings: dict[str, Any]) -> str:
+    name = "identity" if "margin" in settings else "joint" if "emotion" in settings else "emotion"
+    options = {key: value for key, value in settings.items() if key not in SILENT[1:] and value not in (None, [])}
+    if "taught_by" in options:
+        options["taught_by"] = f"[{','.join(options['taught_by'])}]"
     usual = asdict(Augmentation())
     options |= {
-        f"augmentation.{key}": value
-        for key, value in facts["settings"]["augmentation"].items()
-        if value != usual[key]
+        f"augmentation.{key}": value for key, value in settings["augmentation"].items() if value != usual[key]
     }
     return f"training {name} " + " ".join(f"--{key} {value}" for key, value in options.items())
 
@@ -116,9 +116,9 @@ def _stages(stages: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _teacher(people: dict[str, Any], stages: dict[str, Any]) -> str:
+def _teacher(people: dict[str, Any], identity: dict[str, Any]) -> str:
     """A line on the network whose embeddings were a second target; nothing where there was none."""
-    if "teacher" not in people or not stages["identity"]["settings"]["teacher_weight"]:
+    if "teacher" not in people or not identity["teacher_weight"]:
         return ""
     network = f"`{people['teacher']}` (sha256 `{people['teacher_sha256']}`)"
     return (

@@ -19,7 +19,7 @@ from training.datasets.images import EncodedImage
 from training.protocols.breakdown import Breakdown, break_down
 from training.protocols.ferplus import FerPlusScore, score
 from training.settings import EvaluateSettings
-from training.stages.expression import predict
+from training.trained import predict
 
 Answers = tuple[NDArray[np.float32], NDArray[np.bool_]]
 """Probabilities [n, 8], and whether a face was found [n]."""

@@ -16,11 +16,11 @@ from training.datasets.ferplus import DROPPED, EMOTIONS, Votes, majority_labels
 from training.datasets.prepared import PreparedSet, load_prepared
 from training.framing import CROP_SIZE, TEMPLATE
 from training.networks.blocks import fuse
-from training.networks.tandem import TandemNet
 from training.protocols.ferplus import FerPlusScore
-from training.settings import ExportSettings, JointSettings
-from training.stages.expression import build_tandem, predict, score_prepared
-from training.stages.run import commit, load_made_by, load_settings, load_weights
+from training.settings import ExportSettings
+from training.stages.expression import score_prepared
+from training.stages.run import commit, load_joint_settings, load_made_by
+from training.trained import load_tandem, predict
 
 MAX_DIFFERENCE = 1e-5
 """How far a probability of the exported network may lie from the trained one's."""
@@ -49,17 +49,6 @@ class ServedNet(nn.Module):
             return self.network(face)  # type: ignore[no-any-return]
         own, mirrored = self.network(torch.cat([face, face.flip(3)])).chunk(2)
         return (own + mirrored) / 2  # type: ignore[no-any-return]
-
-
-def load_tandem(run: Path) -> TandemNet:
-    """The network of a complete joint run, in eval mode."""
-    settings = load_settings(run)
-    identity, emotion = (load_settings(Path(settings[stage])) for stage in ("identity", "emotion"))
-    fields = settings.keys() & (JointSettings.__dataclass_fields__.keys() - {"augmentation"})
-    joint = JointSettings(**{name: settings[name] for name in fields})
-    network = build_tandem(identity["network"], emotion["network"], joint)
-    network.load_state_dict(load_weights(run))
-    return network.eval()
 
 
 def fit_temperature(logits: NDArray[np.float32], votes: Votes) -> float:
@@ -108,7 +97,7 @@ def export(settings: ExportSettings) -> None:
         FileNotFoundError: a run is not complete.
     """
     exporting = commit()  # before anything is written into the checkout
-    joint = load_settings(settings.run)
+    joint = load_joint_settings(settings.run)
     valid = load_prepared(Path(joint["data"]) / "valid")
     network = load_tandem(settings.run)
     served = ServedNet(network, 1.0, mirror=settings.mirror).eval()

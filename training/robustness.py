@@ -15,8 +15,8 @@ from training.datasets.ferplus import DROPPED, majority_labels, read_split
 from training.photos import CONDITIONS, HEIGHT, SIDE, WIDTH, crop_all
 from training.protocols.bootstrap import interval
 from training.protocols.settings import RobustnessSettings
-from training.stages.expression import predict
 from training.tables import Table, share, share_between
+from training.trained import predict
 
 
 def measure(settings: RobustnessSettings) -> None:

@@ -94,6 +94,12 @@ class ExpressionSettings(StageSettings):
     balance: float = 0.0
     """An emotion's weight in the loss is its frequency to the power of minus this: 0 treats all samples alike,
     1 all emotions."""
+    taught_by: tuple[Path, ...] = ()
+    """Complete runs of this stage or the joint one. What they answer on average to a face and its mirror image, in
+    both framings where there is a raw_share, is learnt beside the votes: Hinton et al., "Distilling the Knowledge
+    in a Neural Network", 2015."""
+    taught_share: float = 0.5
+    """Share of those answers in the targets; the votes have the rest."""
     dropout: float = 0.2
     """Before each fully connected layer."""
     keep: Literal["best", "last"] = "best"
@@ -101,7 +107,7 @@ class ExpressionSettings(StageSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("raw_share", "balance"):
+        for name in ("raw_share", "balance", "taught_share"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} is {value}; it must lie in 0..1")

@@ -20,7 +20,8 @@ from training.protocols.lfw import (
     score_view2,
 )
 from training.protocols.settings import VerifySettings
-from training.stages.identity import EVALUATION_BATCH, mirrored_features
+from training.stages.batches import EVALUATION_BATCH
+from training.stages.identity import mirrored_features
 from training.tables import Table, share
 from training.trained import load_identity
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -16,9 +17,10 @@ from waiting import wait_until
 from service.contract import ModelContract
 from training.cli import app
 from training.datasets.prepared import load_prepared
-from training.export import MAX_DIFFERENCE, load_tandem
+from training.export import MAX_DIFFERENCE
 from training.framing import TEMPLATE
 from training.stages.run import load_result, load_weights
+from training.trained import load_tandem
 
 # Lightning's own calls into torch and its advice about loaders and logging; none is about our code.
 pytestmark = [
@@ -58,6 +60,22 @@ def runs(data, tmp_path_factory):
 
 def test_the_emotion_network_learns(runs):
     assert load_result(runs / "emotion")["valid"]["majority"]["accuracy"] > 0.6  # chance is 0.125
+
+
+def test_answers_are_learnt_where_votes_say_nothing(data, runs, tmp_path):
+    shutil.copytree(data / "ferplus", tmp_path / "ferplus")
+    arrays = tmp_path / "ferplus" / "train" / "arrays.npz"
+    with np.load(arrays) as file:
+        known = dict(file)
+    known["votes"][:] = [3] * 8 + [0, 0]  # as many for each emotion
+    np.savez(arrays, **known)
+    options = {"epochs": 8, "start": runs / "people", "ema_decay": 0.8}
+    assert app(emotion(tmp_path, tmp_path / "alone", **options)) == 0
+    taught = {"taught_by": f"[{runs / 'emotion'}]", "taught_share": 0.5}
+    assert app(emotion(tmp_path, tmp_path / "taught", **options, **taught)) == 0
+    alone, taught = (load_result(tmp_path / name)["valid"]["majority"]["accuracy"] for name in ("alone", "taught"))
+    assert alone < 0.4
+    assert taught > 0.6
 
 
 def test_the_tandem_keeps_what_the_emotion_network_learnt(runs):

@@ -14,7 +14,7 @@ from training.protocols.settings import ReportSettings
 from training.report import figures
 from training.report.curves import read_curves
 from training.stages.expression import score_prepared
-from training.stages.run import lineage, load_made_by, load_result, load_settings
+from training.stages.run import lineage, load_joint_settings, load_made_by, load_result, load_settings
 from training.tables import Table, share, share_between
 from training.trained import read_expressions
 from training.verification import Verification, verify_run
@@ -60,12 +60,12 @@ def write_sections(settings: ReportSettings) -> Iterator[Section]:
     Raises:
         FileNotFoundError: the run, one before it or a given file is not there.
     """
-    runs = lineage(settings.run)
-    yield _runs(runs)
+    identity = Path(load_joint_settings(settings.run)["identity"])
+    yield _runs(lineage(settings.run))
     yield _expressions(settings.run)
-    lfw = settings.lfw or _trained_with(runs["identity"])
+    lfw = settings.lfw or _trained_with(identity)
     if lfw:
-        yield _identity(verify_run(runs["identity"], lfw))
+        yield _identity(verify_run(identity, lfw))
     if settings.comparison:
         yield _comparison(settings.comparison)
     if settings.crossvalidation:

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+EVALUATION_BATCH = 512
+"""Crops at a time where nothing is learnt."""
+
 Batch = tuple[Tensor, ...]
 """Crops uint8 [N, views, H, W] and their targets, each [N, ...]."""
 

@@ -1,6 +1,5 @@
 """Stages two and three: the emotion network alone, then the tandem, both on expressions."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,17 @@ from training.datasets.prepared import PreparedSet, load_prepared
 from training.networks.tandem import EmotionNet, TandemNet
 from training.protocols.ferplus import FerPlusScore, score
 from training.settings import EmotionSettings, ExpressionSettings, JointSettings, ProbeSettings
-from training.stages.batches import Batch, CropBatches, OrderedBatches, ShuffledBatches, batches
+from training.stages.batches import (
+    EVALUATION_BATCH,
+    Batch,
+    CropBatches,
+    OrderedBatches,
+    ShuffledBatches,
+    batches,
+)
 from training.stages.module import ParameterGroup, Stage
 from training.stages.run import begin, finish, fit, load_settings, load_weights
-
-EVALUATION_BATCH = 512
+from training.trained import build_tandem, predict, read_views
 
 
 class ExpressionStage(Stage):
@@ -120,13 +125,6 @@ def emotion_weights(targets: NDArray[np.float32], balance: float) -> NDArray[np.
     return weights
 
 
-def predict(network: Callable[[Tensor], Tensor], crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Logits float32 [n, classes] of crops [n, H, W], on the CPU."""
-    with torch.inference_mode():
-        chunks = torch.split(torch.from_numpy(crops)[:, None], EVALUATION_BATCH)
-        return torch.cat([network(chunk) for chunk in chunks]).numpy()
-
-
 def train_emotion(settings: EmotionSettings) -> None:
     """Train the emotion network apart, from the weights of an identity run or of another emotion run if given."""
     begin(settings)
@@ -162,11 +160,6 @@ def train_probe(settings: ProbeSettings) -> None:
     _train(ProbeStage, settings, network)
 
 
-def build_tandem(identity: str, emotion: str, settings: JointSettings) -> TandemNet:
-    """The joined network as a joint run's settings describe it, untrained."""
-    return TandemNet(identity, emotion, len(EMOTIONS), hidden=settings.hidden, dropout=settings.dropout)
-
-
 def _train(
     kind: type[ExpressionStage],
     settings: ExpressionSettings,
@@ -176,22 +169,26 @@ def _train(
     targets = vote_distributions(train.arrays["votes"])
     # What most people found to be no face or no known emotion teaches none.
     kept = (argmax_labels(train.arrays["votes"]) != DROPPED) & (targets.sum(axis=1) > 0)
-    sampler = ShuffledBatches(int(kept.sum()), settings.batch_size, seed=settings.seed, replicas=settings.devices)
-    weights = emotion_weights(targets[kept], settings.balance)
-    stage = kind(settings, network, len(sampler), valid, weights)
-    crops = train.crops[kept]
+    crops, targets = train.crops[kept], targets[kept]
+    views = [crops]
     if settings.raw_share:
         if "raw" not in train.arrays:
             raise ValueError(f"raw_share is {settings.raw_share}; {settings.data}/train holds no array raw")
-        crops = np.stack([crops, train.arrays["raw"][kept]], axis=1)
+        views.append(train.arrays["raw"][kept])
+    if settings.taught_by:
+        answers = np.mean([read_views(run, *views) for run in settings.taught_by], axis=0)
+        targets = (1 - settings.taught_share) * targets + settings.taught_share * answers
+    sampler = ShuffledBatches(len(crops), settings.batch_size, seed=settings.seed, replicas=settings.devices)
+    weights = emotion_weights(targets, settings.balance)
+    stage = kind(settings, network, len(sampler), valid, weights)
     checked = CropBatches(valid.crops, np.zeros(len(valid.crops)))
     curves = fit(
         stage,
-        batches(CropBatches(crops, targets[kept]), sampler),
+        batches(CropBatches(np.stack(views, axis=1), targets), sampler),
         batches(checked, OrderedBatches(len(checked), EVALUATION_BATCH)),
         monitor="valid_majority" if settings.keep == "best" else None,
     )
     logits = predict(network.cpu(), valid.crops)
     reached = score_prepared(torch.from_numpy(logits).softmax(dim=1).numpy(), valid)
-    result: dict[str, Any] = {"curves": curves, "images": int(kept.sum()), "valid": reached.as_dict()}
+    result: dict[str, Any] = {"curves": curves, "images": len(crops), "valid": reached.as_dict()}
     finish(settings, network.state_dict(), result)

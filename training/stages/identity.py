@@ -11,11 +11,16 @@ from training.networks.blocks import CosineClassifier
 from training.networks.tandem import build_backbone
 from training.protocols.lfw import accuracy_at, best_threshold, pair_similarities
 from training.settings import IdentitySettings
-from training.stages.batches import Batch, CropBatches, OrderedBatches, ShuffledBatches, batches
+from training.stages.batches import (
+    EVALUATION_BATCH,
+    Batch,
+    CropBatches,
+    OrderedBatches,
+    ShuffledBatches,
+    batches,
+)
 from training.stages.module import Stage
 from training.stages.run import begin, finish, fit
-
-EVALUATION_BATCH = 512
 
 
 class IdentityStage(Stage):

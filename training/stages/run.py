@@ -139,20 +139,30 @@ def load_settings(out: Path) -> dict[str, Any]:
     return settings
 
 
-def lineage(run: Path) -> dict[str, Path]:
-    """A joint run and the runs it stands on, in the order they were made: identity, where there is one people (the
-    emotion network on identities), emotion, joint.
+def load_joint_settings(run: Path) -> dict[str, Any]:
+    """The settings of a complete run of the joint stage.
 
     Raises:
-        ValueError: the run is of another stage.
+        FileNotFoundError: the run is not there or not complete.
+        ValueError: it is of another stage.
     """
     settings = load_settings(run)
     if "emotion" not in settings:
         raise ValueError(f"{run} is no run of the joint stage")
-    emotion = Path(settings["emotion"])
-    start = load_settings(emotion)["start"]
-    people = {"people": Path(start)} if start else {}
-    return {"identity": Path(settings["identity"]), **people, "emotion": emotion, "joint": run}
+    return settings
+
+
+def lineage(run: Path) -> dict[str, Path]:
+    """A run and all that it stands on, by the names of their folders, each after those it was made from.
+
+    Those are the runs whose weights it started from, and those that taught it.
+    """
+    settings = load_settings(run)
+    parents = [settings.get(name) for name in ("identity", "start", "emotion")] + settings.get("taught_by", [])
+    runs: dict[str, Path] = {}
+    for parent in filter(None, parents):
+        runs |= lineage(Path(parent))
+    return {**runs, run.name: run}
 
 
 def load_made_by(out: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from service.faces.alignment import crop_faces
 from service.faces.decode import EncodedPhoto, open_photo
 from service.faces.face import LANDMARK_NAMES, Face
 from service.faces.pipeline import FaceFinder
+from service.gathering import Gatherer
 from service.inference import TritonClient
 from service.memory import DecodingMemory
 from service.photo_threads import PhotoThreads
@@ -101,26 +102,34 @@ class EmotionReader:
         self._settings = settings
         self._finder = finder
         self._triton = triton
+        self._gatherer = Gatherer(triton, threads.crowded)
         self._threads = threads
         self._telemetry = telemetry
         self._decoding = DecodingMemory(settings.max_decoding_bytes)
 
-    async def read(self, data: bytes, options: Options, *, draw_as: str | None = None) -> Analysis:
+    async def read(
+        self, data: bytes, options: Options, *, draw_as: str | None = None, ends_at: float | None = None
+    ) -> Analysis:
         """Analyse one photo, and draw the answer in it where ``draw_as`` gives a media type.
+
+        It is given up at ``ends_at``, in seconds of ``time.monotonic``, or ``request_timeout_s`` from now.
 
         Raises:
             UnsupportedPhoto, PhotoTooLarge, UnreadablePhoto: the bytes are no photo that can be read.
             Overloaded: too many photos wait here or in Triton, or it could not be done in time.
             TritonUnavailable: Triton cannot be reached, failed, or its model's contract cannot be read.
-            DeadlineExceeded: it took longer than ``request_timeout_s``.
+            DeadlineExceeded: it took longer.
         """
         timeout_s = self._settings.request_timeout_s
-        self._threads.check_room()
+        if ends_at is None:
+            ends_at = time.monotonic() + timeout_s
+        left_s = ends_at - time.monotonic()
+        self._threads.check_room(left_s)
         watch = _Stopwatch()
         try:
             with self._threads.photo():
-                async with asyncio.timeout(timeout_s):
-                    analysis = await self._read(data, options, draw_as, time.monotonic() + timeout_s, watch)
+                async with asyncio.timeout(left_s):
+                    analysis = await self._read(data, options, draw_as, ends_at, watch)
         except TimeoutError:
             raise DeadlineExceeded(
                 f"the photo was not done within {timeout_s:g} s (TANDEM_REQUEST_TIMEOUT_S)"
@@ -201,7 +210,7 @@ class EmotionReader:
         attributes: dict[str, str | int] = {"rpc.system": "grpc", "tandem.model": contract.name}
         with self._tracing.call("triton", attributes | {"tandem.faces": len(crops)}) as headers:
             try:
-                return await self._triton.infer(
+                return await self._gatherer.infer(
                     crops, contract=contract, timeout_s=ends_at - time.monotonic(), headers=headers
                 )
             except TandemError as error:

@@ -29,6 +29,7 @@ from service.reference import reference_page
 from service.rollout.shadow import connect
 from service.routes import router
 from service.settings import Settings
+from service.shedding import LoadShedder
 from service.stream import router as stream_router
 from service.telemetry import Telemetry
 from service.tracing import Tracing, tracing_for
@@ -55,9 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
             raise ValueError("no Triton: set TANDEM_TRITON_URL, or let `tandem serve` start one")
         finder = await asyncio.to_thread(FaceFinder)
         triton = connect(settings, settings.triton_url, telemetry)
-        threads = PhotoThreads(
-            settings.workers, settings.max_waiting, telemetry, patience_s=settings.request_timeout_s
-        )
+        threads = PhotoThreads(settings.workers, settings.max_waiting, telemetry)
         reader = EmotionReader(
             settings, finder=finder, triton=triton, threads=threads, telemetry=telemetry, tracing=tracing
         )
@@ -96,6 +95,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_route("/docs", reference_page, include_in_schema=False)
     app.openapi = partial(complete, app, settings)  # type: ignore[method-assign]
     add_problem_handlers(app)
+    app.add_middleware(LoadShedder)  # within the next: whoever may not ask is not told how busy it is here
     limits = CallerLimits(settings.rate_limit, settings.rate_window_s, settings.concurrent_limit)
     app.add_middleware(AccessGuard, keys=key_ring(settings), limits=limits)
     if settings.cors_origins:

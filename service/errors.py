@@ -191,7 +191,7 @@ class Draining(TandemError):
 
 
 class DeadlineExceeded(TandemError):
-    """The request took longer than ``request_timeout_s``."""
+    """The request took longer than ``request_timeout_s``, its upload included."""
 
     status = HTTPStatus.GATEWAY_TIMEOUT
     slug = "deadline-exceeded"

@@ -27,41 +27,41 @@ NEWEST_SHARE = 0.1
 class PhotoThreads:
     """A fixed number of threads for what keeps a core busy, and a line of bounded length before them."""
 
-    def __init__(
-        self, workers: int, max_waiting: int, telemetry: Telemetry, *, patience_s: float = math.inf
-    ) -> None:
+    def __init__(self, workers: int, max_waiting: int, telemetry: Telemetry) -> None:
         """Start the line empty.
 
         Args:
             workers: threads.
             max_waiting: photos that may wait for one.
             telemetry: is told how many do.
-            patience_s: seconds that a photo may be expected to take until it is answered.
         """
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="photo", initializer=_stand_back)
         self._workers = workers
         self._max_waiting = max_waiting
-        self._patience_s = patience_s
         self._inside = 0
         self._unanswered = 0
         self._seconds: float | None = None
         self._idle: deque[asyncio.Future[None]] = deque()
         self._telemetry = telemetry
 
-    def check_room(self) -> None:
+    def crowded(self) -> bool:
+        """Whether photos wait for a thread."""
+        return self._inside > self._workers
+
+    def check_room(self, left_s: float = math.inf) -> None:
         """Refuse before anything is read of a photo that could not be worked on, or not in time.
 
         Raises:
-            Overloaded: ``max_waiting`` photos are waiting already, or it is expected to take longer than
-                ``patience_s``.
+            Overloaded: ``max_waiting`` photos are waiting already, or it is expected to take longer than the
+                ``left_s`` seconds that are left of its time.
         """
         self._check_length()
         expected_s = self.expected_s()
         # A photo for each thread is always let in: what it takes is the only way to learn that times are better.
-        if self._unanswered >= self._workers and expected_s > self._patience_s:
+        if self._unanswered >= self._workers and expected_s > left_s:
             raise Overloaded(
                 f"with {self._unanswered} photos before it, a photo is expected to take {expected_s:.1f} s; "
-                f"it has {self._patience_s:g} s (TANDEM_REQUEST_TIMEOUT_S)"
+                f"it has {left_s:.3g} s (TANDEM_REQUEST_TIMEOUT_S)"
             )
 
     def _check_length(self) -> None:

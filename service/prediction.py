@@ -55,7 +55,7 @@ def listens(url: str) -> bool:
 @asynccontextmanager
 async def remote_gateway(url: str, settings: Settings, api_key: str | None = None) -> AsyncIterator[AsyncClient]:
     """A client of the gateway at ``url``."""
-    timeout_s = settings.upload_timeout_s + settings.request_timeout_s
+    timeout_s = settings.request_timeout_s + 1  # its 504 comes first
     async with AsyncClient(url, api_key=api_key, timeout_s=timeout_s, retries=RETRIES) as client:
         yield client
 

@@ -1,5 +1,6 @@
 """The HTTP interface."""
 
+import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -78,14 +79,14 @@ async def read_emotions(
     request: Request, gateway: GatewayParts, hold: UploadHold, query: Annotated[PhotoQuery, Query()]
 ) -> Response:
     """Labels describe what a face shows, not what a person feels. Photos are neither kept nor logged."""
-    form = Form.for_accept(request.headers.get("accept"))
-    options = query.options(gateway.settings)
-    gateway.threads.check_room()
     settings = gateway.settings
+    ends_at = time.monotonic() + settings.request_timeout_s
+    form = Form.for_accept(request.headers.get("accept"))
+    options = query.options(settings)
     data = await read_photo(
         request, hold, max_bytes=settings.max_upload_bytes, timeout_s=settings.upload_timeout_s
     )
-    analysis = await gateway.reader.read(data, options, draw_as=form.picture_type)
+    analysis = await gateway.reader.read(data, options, draw_as=form.picture_type, ends_at=ends_at)
     request.state.faces = len(analysis.answer.faces)
     hold.take(len(analysis.picture or b""))  # held until the caller has read it
     return render(analysis, form, query.face_fields())

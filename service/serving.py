@@ -22,10 +22,13 @@ from service.triton.errors import LocalTritonError
 from service.triton.server import LocalTriton
 
 CHECK_INTERVAL_S = 1.0
-"""How often the local Triton is looked at."""
+"""How often the local Triton is asked for an inference."""
 
 CHECK_AGAIN_S = 0.25
-"""How soon after a check that failed."""
+"""How soon after the begin of a check that failed; one that waited for an answer in vain has waited enough."""
+
+LOOK_S = 0.1
+"""How often its process is looked for."""
 
 FAILED_CHECKS = 2
 """A Triton that runs, but fails so many checks in a row and meanwhile answers nobody, is restarted: a dead stub
@@ -272,10 +275,13 @@ class _Server(uvicorn.Server):
             logger.warning("Triton was restarted at %s", triton.grpc_url)
 
     async def _until_broken(self, triton: LocalTriton) -> None:
-        failed = 0
+        failed, next_at = 0, time.monotonic() + CHECK_INTERVAL_S
         while triton.alive() and failed < FAILED_CHECKS:
-            await asyncio.sleep(CHECK_AGAIN_S if failed else CHECK_INTERVAL_S)
-            failed = 0 if await self._works() else failed + 1
+            await asyncio.sleep(LOOK_S)
+            began = time.monotonic()
+            if began >= next_at:
+                failed = 0 if await self._works() else failed + 1
+                next_at = began + CHECK_AGAIN_S if failed else time.monotonic() + CHECK_INTERVAL_S
 
     async def _works(self) -> bool:
         client, began = self._gateway.triton, time.monotonic()

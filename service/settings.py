@@ -161,10 +161,10 @@ class Settings(BaseSettings):
     )
     stream_idle_s: float = Field(60.0, gt=0, description="Seconds without a frame after which a stream is closed.")
     upload_timeout_s: float = Field(
-        30.0, gt=0, description="Seconds that the bytes of an upload may take to arrive."
+        20.0, gt=0, description="Seconds of request_timeout_s that the bytes of an upload may take to arrive."
     )
     request_timeout_s: float = Field(
-        10.0, gt=0, description="Seconds from the arrival of a photo's last byte to its answer, at most."
+        30.0, gt=0, description="Seconds from the arrival of a request's head to its answer, at most."
     )
     start_timeout_s: float = Field(
         60.0, gt=0, description="Seconds to wait at start until an inference works, at most."
@@ -193,6 +193,17 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"must hold the largest batch, and a photo four times over: {largest} bytes "
                 "(TANDEM_MAX_BATCH_BYTES, TANDEM_MAX_UPLOAD_BYTES)"
+            )
+        return value
+
+    @field_validator("request_timeout_s")
+    @classmethod
+    def _time_for_an_answer(cls, value: float, info: ValidationInfo) -> float:
+        upload_s = info.data.get("upload_timeout_s", 0.0)
+        if value <= upload_s:
+            raise ValueError(
+                f"must leave time for an answer after an upload, which may take {upload_s:g} s "
+                "(TANDEM_UPLOAD_TIMEOUT_S)"
             )
         return value
 

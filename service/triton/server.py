@@ -2,7 +2,9 @@
 
 import collections
 import contextlib
+import math
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -131,7 +133,8 @@ class LocalTriton:
             process.wait(KILL_AFTER_S + 5)
         except subprocess.TimeoutExpired:  # the kernel kills the server with its keeper
             process.kill()
-            process.wait()
+        if process.wait() < 0 and self.pid:  # a killed keeper has not killed the stubs
+            end_group(self.pid)
         if self._log_thread is not None:
             self._log_thread.join(5)
         process.stdout.close()
@@ -178,6 +181,8 @@ class LocalTriton:
             "--model-control-mode=poll",
             f"--repository-poll-secs={POLL_INTERVAL_S}",
             "--disable-auto-complete-config",  # completing would start every stub once more: 3 to 4 s
+            # Triton's own is 30 s, which the import of torch may take where other work has the cores.
+            f"--backend-config=python,stub-timeout-seconds={math.ceil(self.start_timeout_s)}",
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
             "--allow-http=false",
             f"--grpc-address={LOOPBACK}",
@@ -187,6 +192,7 @@ class LocalTriton:
             *self.log_flags,
         ]
         self._log.clear()
+        self.pid = 0
         self._keeper = process = subprocess.Popen(  # noqa: S603 - our own command
             [sys.executable, "-I", "-S", keeper.__file__, str(KILL_AFTER_S), *command],
             env=environment(installation),
@@ -232,6 +238,15 @@ class LocalTriton:
             # Our log may be full; unread, its pipe would fill too, and Triton would wait for ever to write to it.
             with contextlib.suppress(OSError):
                 os.write(2, line)  # the descriptor: sys.stderr may be somebody's buffer, closed by now
+
+
+def end_group(group: int) -> None:
+    """Kill a process group and wait till it is gone. Whoever is left in it keeps others from having its id."""
+    ends_at = time.monotonic() + KILL_AFTER_S
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < ends_at:
+            os.killpg(group, signal.SIGKILL)
+            time.sleep(0.01)
 
 
 def environment(installation: Path) -> dict[str, str]:

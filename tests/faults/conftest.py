@@ -1,6 +1,6 @@
 """A service to be harmed, and a table of what that did to its callers."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,9 @@ ROOT = Path(__file__).parents[2]
 
 ROWS: list[Measured] = []
 
+LOG = pytest.StashKey[Path]()
+LOG_TAIL = 20_000
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -26,6 +29,18 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     path = session.config.getoption("--fault-table", default=None)
     if path and exitstatus == pytest.ExitCode.OK:
         Path(path).write_text(render(Path(path).read_text(), ROWS))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what the service has logged beside a test that failed."""
+    report = yield
+    log = item.config.stash.get(LOG, None)
+    if report.failed and log:
+        report.sections.append(("the service's log", log.read_text(errors="replace")[-LOG_TAIL:]))
+    return report
 
 
 @pytest.fixture
@@ -50,19 +65,27 @@ def keys() -> dict[str, NewKey]:
 
 @pytest.fixture(scope="session")
 def tandem(
-    triton_home: Path, keys: dict[str, NewKey], tmp_path_factory: pytest.TempPathFactory
+    triton_home: Path,
+    keys: dict[str, NewKey],
+    tmp_path_factory: pytest.TempPathFactory,
+    pytestconfig: pytest.Config,
 ) -> Iterator[Service]:
     """`tandem serve` with a Triton of its own, short deadlines and a short line; its callers show a key."""
     repository = write_repository(tmp_path_factory.mktemp("toy"))
     lines = ",".join(f'"{key.line}"' for key in keys.values())
-    with service(
-        key=keys["tests"].secret,
-        api_keys=f"[{lines}]",
-        triton_home=triton_home,
-        model_repository=repository,
-        request_timeout_s=8,
-        upload_timeout_s=2,
-        workers=2,
-        max_waiting=6,
-    ) as running:
+    path = pytestconfig.stash[LOG] = tmp_path_factory.mktemp("log") / "tandem.log"
+    with (
+        path.open("w") as log,
+        service(
+            key=keys["tests"].secret,
+            log=log,
+            api_keys=f"[{lines}]",
+            triton_home=triton_home,
+            model_repository=repository,
+            request_timeout_s=8,
+            upload_timeout_s=2,
+            workers=2,
+            max_waiting=6,
+        ) as running,
+    ):
         yield running

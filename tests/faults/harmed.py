@@ -143,7 +143,7 @@ def service(
             process.stdout.close()
 
 
-def head(tandem: Service, length: int, **headers: str) -> bytes:
+def head(tandem: Service, length: int, path: str = "/v1/emotions", **headers: str) -> bytes:
     """A request for a photo of so many bytes, without them."""
     fields = {
         "Host": "tandem",
@@ -151,7 +151,7 @@ def head(tandem: Service, length: int, **headers: str) -> bytes:
         "Content-Length": str(length),
         **tandem.headers,
     } | headers
-    lines = ["POST /v1/emotions HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
+    lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
     return "\r\n".join(lines).encode()
 
 

@@ -55,9 +55,13 @@ class Served:
         self.port = int(announced[1])
 
     def memory_mib(self) -> float:
-        """The most memory it ever had."""
+        """The most memory that it had, ever or since ``forget_peak``."""
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1024
+
+    def forget_peak(self) -> None:
+        """Take what it has now for the most."""
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
 
     def end(self) -> None:
         self.process.terminate()

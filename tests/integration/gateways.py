@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 import httpx
 
 from service.app import create_app
+from service.gateway import Gateway
 from service.settings import Settings
 
 
@@ -18,6 +19,14 @@ async def gateway(**settings: object) -> AsyncIterator[httpx.AsyncClient]:
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://tandem", timeout=60) as client,
     ):
         yield client
+
+
+def parts(client: httpx.AsyncClient) -> Gateway:
+    """The parts of the gateway that a client of ``gateway`` asks."""
+    transport = client._transport
+    assert isinstance(transport, httpx.ASGITransport)
+    found: Gateway = transport.app.state.gateway  # type: ignore[attr-defined]
+    return found
 
 
 async def post(

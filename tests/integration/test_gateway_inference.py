@@ -192,6 +192,15 @@ async def test_a_contract_that_lies_is_told_as_such(triton_home: Path, tmp_path:
                 await client.contract()
 
 
+async def test_what_is_left_of_a_budget_is_all_that_a_photo_gets(toy_triton: LocalTriton) -> None:
+    app = create_app(Settings(triton_url=toy_triton.grpc_url))
+    async with app.router.lifespan_context(app):
+        gateway: Gateway = app.state.gateway
+        options = Options(max_faces=1, min_face_size=0, threshold=0.6)
+        with pytest.raises(DeadlineExceeded, match=r"not done within 30 s \(TANDEM_REQUEST_TIMEOUT_S\)"):
+            await gateway.reader.read(encoded(astronaut()), options, ends_at=time.monotonic())
+
+
 async def test_a_frozen_triton_is_left_alone_until_it_answers_again(toy_triton: LocalTriton) -> None:
     async with connected(toy_triton) as client:
         contract = await client.contract()

@@ -162,6 +162,18 @@ def test_a_server_ends_when_its_keeper_is_killed(triton: LocalTriton) -> None:
     assert is_gone(triton.pid, files)()
 
 
+def test_a_stub_that_outlives_its_killed_keeper_is_ended_by_stop(triton: LocalTriton) -> None:
+    files = shared_memory_of(triton.pid)
+    (stub,) = set(members(triton.pid)) - {triton.pid}
+    os.kill(stub, signal.SIGSTOP)  # by itself it would see after a while that its server has gone
+    os.kill(parent_of(triton.pid), signal.SIGKILL)
+    wait_until(lambda: members(triton.pid) == [stub] and not triton.alive(), "server and keeper have ended")
+
+    triton.stop()
+
+    assert is_gone(triton.pid, files)()
+
+
 @pytest.mark.parametrize("which", [0, 1], ids=["gRPC", "metrics"])
 def test_another_port_is_tried_when_one_is_taken(
     triton_home: Path, toy_repository: Path, monkeypatch: pytest.MonkeyPatch, which: int

@@ -133,7 +133,9 @@ def test_every_answer_is_as_the_document_says(url: str, mode: GenerationMode) ->
 def test_a_triton_that_never_answers_is_among_the_answers_described() -> None:
     """It takes connections and says nothing: what each route makes of that is in the document."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        settings = Settings(triton_url=f"127.0.0.1:{silent.getsockname()[1]}", request_timeout_s=1)
+        settings = Settings(
+            triton_url=f"127.0.0.1:{silent.getsockname()[1]}", upload_timeout_s=0.5, request_timeout_s=1
+        )
         with served(settings) as url:
             document = httpx.get(f"{url}/openapi.json").json()
             requests = {

@@ -71,7 +71,7 @@ def test_answers_are_learnt_where_votes_say_nothing(data, runs, tmp_path):
     np.savez(arrays, **known)
     options = {"epochs": 8, "start": runs / "people", "ema_decay": 0.8}
     assert app(emotion(tmp_path, tmp_path / "alone", **options)) == 0
-    taught = {"taught_by": f"[{runs / 'emotion'}]", "taught_share": 0.5}
+    taught = {"taught_by": f"[{runs / 'emotion'}]", "taught_share": 1}
     assert app(emotion(tmp_path, tmp_path / "taught", **options, **taught)) == 0
     alone, taught = (load_result(tmp_path / name)["valid"]["majority"]["accuracy"] for name in ("alone", "taught"))
     assert alone < 0.4

@@ -78,36 +78,38 @@ def test_a_caller_who_gives_up_leaves_the_line_but_not_a_running_thread() -> Non
 
 
 def test_nothing_is_refused_for_its_time_while_no_time_is_known(clock: Clock) -> None:
-    threads = PhotoThreads(workers=1, max_waiting=9, telemetry=Telemetry(), patience_s=0.001)
+    threads = PhotoThreads(workers=1, max_waiting=9, telemetry=Telemetry())
     with ExitStack() as unanswered:
         for _ in range(5):
-            threads.check_room()
+            threads.check_room(0.001)
             unanswered.enter_context(threads.photo())
     assert threads.expected_s() == 0
 
 
 def test_what_would_take_too_long_is_refused_until_photos_take_less_again(clock: Clock) -> None:
-    threads = PhotoThreads(workers=2, max_waiting=99, telemetry=Telemetry(), patience_s=1)
+    threads = PhotoThreads(workers=2, max_waiting=99, telemetry=Telemetry())
     clock.take(threads, 3)
     assert threads.expected_s() == pytest.approx(3)
     with threads.photo(), threads.photo():
         with pytest.raises(Overloaded) as refused:
-            threads.check_room()
+            threads.check_room(1)
         assert refused.value.detail == (
             "with 2 photos before it, a photo is expected to take 4.5 s; it has 1 s (TANDEM_REQUEST_TIMEOUT_S)"
         )
     # One for each thread is let in whatever is expected; these two took no time, and they are not enough to know.
     assert threads.expected_s() == pytest.approx(3 * 0.9**2)
     with threads.photo(), threads.photo(), pytest.raises(Overloaded):
-        threads.check_room()
+        threads.check_room(1)
     while threads.expected_s() > 0.6:
         clock.take(threads, 0.1)
     with threads.photo(), threads.photo():
-        threads.check_room()
+        threads.check_room(1)
+        with pytest.raises(Overloaded, match=r"it has 0\.5 s"):  # after an upload that took the rest
+            threads.check_room(0.5)
 
 
 def test_the_time_of_a_photo_is_known_whatever_the_line_before_it(clock: Clock) -> None:
-    threads = PhotoThreads(workers=1, max_waiting=99, telemetry=Telemetry(), patience_s=1.05)
+    threads = PhotoThreads(workers=1, max_waiting=99, telemetry=Telemetry())
     photos = [threads.photo() for _ in range(30)]
     for photo in photos:
         photo.__enter__()
@@ -117,14 +119,14 @@ def test_the_time_of_a_photo_is_known_whatever_the_line_before_it(clock: Clock) 
     assert threads.expected_s() == pytest.approx(0.1)
     with ExitStack() as unanswered:
         for _ in range(10):
-            threads.check_room()
+            threads.check_room(1.05)
             unanswered.enter_context(threads.photo())
         with pytest.raises(Overloaded, match=r"with 10 photos before it, a photo is expected to take 1\.1 s"):
-            threads.check_room()
+            threads.check_room(1.05)
 
 
 def test_a_photo_that_fails_is_no_longer_before_the_others(clock: Clock) -> None:
-    threads = PhotoThreads(workers=1, max_waiting=9, telemetry=Telemetry(), patience_s=1)
+    threads = PhotoThreads(workers=1, max_waiting=9, telemetry=Telemetry())
     clock.take(threads, 0.75)
 
     def fail() -> None:
@@ -135,4 +137,4 @@ def test_a_photo_that_fails_is_no_longer_before_the_others(clock: Clock) -> None
     with pytest.raises(ValueError, match="broken"):
         fail()
     assert threads.expected_s() == pytest.approx(0.75)
-    threads.check_room()
+    threads.check_room(1)

@@ -29,6 +29,15 @@ def test_refuses_what_cannot_be(name: str, value: object) -> None:
         Settings(**{name: value})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("given", [{"request_timeout_s": 20}, {"upload_timeout_s": 31}])
+def test_an_upload_leaves_time_for_an_answer(given: dict[str, float]) -> None:
+    with pytest.raises(ValidationError) as refused:
+        Settings(**given)  # type: ignore[arg-type]
+    (line,) = faults(refused.value)
+    assert line.startswith(f"TANDEM_REQUEST_TIMEOUT_S is {given.get('request_timeout_s', 30.0)}: ")
+    assert f"may take {given.get('upload_timeout_s', 20):g} s (TANDEM_UPLOAD_TIMEOUT_S)" in line
+
+
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of its own to run in, and the file there that is read."""

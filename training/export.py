@@ -15,7 +15,7 @@ from training.card import write_card
 from training.datasets.ferplus import DROPPED, EMOTIONS, Votes, majority_labels
 from training.datasets.prepared import PreparedSet, load_prepared
 from training.framing import CROP_SIZE, TEMPLATE
-from training.networks.blocks import fuse
+from training.networks.blocks import Normalise, fuse
 from training.protocols.ferplus import FerPlusScore
 from training.settings import ExportSettings
 from training.stages.expression import score_prepared
@@ -36,12 +36,11 @@ class ServedNet(nn.Module):
         super().__init__()
         self.network = network
         self.mirror = mirror
-        self.temperature: Tensor
-        self.register_buffer("temperature", torch.tensor(temperature))
+        self.temperature = temperature
 
     def forward(self, face: Tensor) -> Tensor:
         """uint8 [N, 1, 48, 48] -> float32 [N, 8], each row sums to one. Triton finds the input by this name."""
-        return torch.softmax(self.logits(face) / self.temperature, dim=1)
+        return torch.softmax(self.logits(face).float() / self.temperature, dim=1)
 
     def logits(self, face: Tensor) -> Tensor:
         """The network's logits, averaged over each crop and its mirror image where ``mirror`` is set."""
@@ -49,6 +48,32 @@ class ServedNet(nn.Module):
             return self.network(face)  # type: ignore[no-any-return]
         own, mirrored = self.network(torch.cat([face, face.flip(3)])).chunk(2)
         return (own + mirrored) / 2  # type: ignore[no-any-return]
+
+
+class FollowingNormalise(Normalise):
+    """Gives the crops the type of a buffer, so that ``half()`` on the exported network changes all of it.
+
+    Nothing is lost there: a grey level less 127.5, by a power of two, is exact in float16 and in bfloat16.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.like: Tensor
+        self.register_buffer("like", torch.zeros(()))
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """[N, 1, H, W] -> [N, 1, H, W] of the buffer's type."""
+        return super().forward(crops).type_as(self.like)
+
+
+def follow_type(network: nn.Module) -> nn.Module:
+    """Put ``FollowingNormalise`` in the place of every ``Normalise``."""
+    for name, child in network.named_children():
+        if isinstance(child, Normalise):
+            setattr(network, name, FollowingNormalise())
+        else:
+            follow_type(child)
+    return network
 
 
 def fit_temperature(logits: NDArray[np.float32], votes: Votes) -> float:
@@ -65,9 +90,8 @@ def fit_temperature(logits: NDArray[np.float32], votes: Votes) -> float:
 
 
 def to_torchscript(served: ServedNet) -> torch.jit.ScriptModule:
-    """Traced with batch normalisation folded in; any batch size goes."""
-    folded = deepcopy(served)
-    fuse(folded)
+    """Traced with batch normalisation folded in; any batch size goes, and ``half()`` as well as ``bfloat16()``."""
+    folded = follow_type(fuse(deepcopy(served))).eval()
     example = torch.zeros(2, 1, *CROP_SIZE, dtype=torch.uint8)
     with torch.inference_mode():
         return torch.jit.trace(folded, example)  # type: ignore[no-any-return, no-untyped-call]
@@ -103,7 +127,7 @@ def export(settings: ExportSettings) -> None:
     served = ServedNet(network, 1.0, mirror=settings.mirror).eval()
     logits = predict(served.logits, valid.crops)
     temperature = fit_temperature(logits[valid.aligned], valid.arrays["votes"][valid.aligned])
-    served.temperature.fill_(temperature)
+    served.temperature = temperature
     exported = to_torchscript(served)
     difference = parity(served, exported, valid.crops)
     print(f"TorchScript against eager: largest difference {difference:.2g} (allowed {MAX_DIFFERENCE:g})")

@@ -39,7 +39,8 @@ LIBRARIES = Path("nvidia_pytriton.libs")
 BACKENDS = Path("backends")
 MARKER = Path("installed.json")
 
-BACKEND_SOURCE = Path(__file__).parent / "backend" / "model.py"
+BACKEND_SOURCES = sorted((Path(__file__).parent / "backend").glob("[!_]*.py"))
+"""``model.py``, which Triton takes for the backend, and what it imports."""
 
 
 def install(home: Path) -> Path:
@@ -176,16 +177,17 @@ def unpack(wheel: Path, folder: Path) -> None:
 
 
 def refresh_backend(installation: Path) -> None:
-    """Give Triton the present ``backend/model.py``, so that a change to it needs no new installation."""
-    source = BACKEND_SOURCE.read_bytes()
-    target = installation / BACKENDS / "pytorch" / "model.py"
-    if target.exists() and target.read_bytes() == source:
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Replaced in one step: another server of the same installation may be reading it.
-    temporary = target.with_name(f"model.{os.getpid()}.tmp")
-    temporary.write_bytes(source)
-    temporary.replace(target)
+    """Give Triton the present files of ``backend``, so that a change to them needs no new installation."""
+    folder = installation / BACKENDS / "pytorch"
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in BACKEND_SOURCES:
+        source, target = path.read_bytes(), folder / path.name
+        if target.exists() and target.read_bytes() == source:
+            continue
+        # Replaced in one step: another server of the same installation may be reading it.
+        temporary = target.with_name(f"{path.stem}.{os.getpid()}.tmp")
+        temporary.write_bytes(source)
+        temporary.replace(target)
 
 
 def _folder(home: Path) -> Path:

@@ -19,6 +19,8 @@ from service.triton.server import LocalTriton
 
 REPOSITORY_ROOT = Path(__file__).parents[2]
 VERSION = REPOSITORY_ROOT / "model_repository" / "tandem" / "1"
+HALF = 0.03
+"""How far half precision, where the processor has it, may move an answer: see test_backend_prepared.py."""
 
 # TorchScript is what both of Triton's PyTorch backends load, deprecated or not.
 pytestmark = pytest.mark.filterwarnings(r"ignore:`torch\.jit\.:DeprecationWarning")
@@ -57,21 +59,26 @@ def random_crops(count: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("count", [1, 3, 17, 128])
-def test_answers_equal_torch_in_process(
+def test_answers_are_those_of_torch_in_process(
     client: triton_grpc.InferenceServerClient, network: torch.jit.ScriptModule, count: int
 ) -> None:
     crops = random_crops(count)
-    np.testing.assert_allclose(infer(client, crops), in_process(network, crops), atol=1e-5)
+    answers = infer(client, crops)
+    np.testing.assert_allclose(answers, in_process(network, crops), atol=HALF)
+    np.testing.assert_allclose(answers.sum(axis=1), 1, atol=1e-5)
 
 
 def test_concurrent_callers_share_executions_and_get_their_own_answers(
-    local_triton: LocalTriton, client: triton_grpc.InferenceServerClient, network: torch.jit.ScriptModule
+    local_triton: LocalTriton, client: triton_grpc.InferenceServerClient
 ) -> None:
     def counts() -> tuple[int, int]:
         statistics = client.get_inference_statistics("tandem").model_stats[0]
         return statistics.inference_count, statistics.execution_count
 
     crops = random_crops(32)
+    crops = crops // np.arange(1, 33).reshape(-1, 1, 1, 1).astype(np.uint8)  # from bright to black: answers differ
+    expected = np.concatenate([infer(client, crop[None]) for crop in crops])
+    assert np.abs(expected[:-1] - expected[1:]).max(axis=1).min() > 0.002, "a neighbour's answer would be noticed"
     before = counts()
 
     def ask_for(index: int) -> list[np.ndarray]:
@@ -80,10 +87,9 @@ def test_concurrent_callers_share_executions_and_get_their_own_answers(
 
     with ThreadPoolExecutor(32) as pool:
         answers = list(pool.map(ask_for, range(32)))
-    expected = in_process(network, crops)
     for row, own in zip(expected, answers, strict=True):
         for answer in own:
-            np.testing.assert_allclose(answer[0], row, atol=1e-5)
+            np.testing.assert_allclose(answer[0], row, atol=1e-3)
     after = counts()
     inferences, executions = after[0] - before[0], after[1] - before[1]
     assert inferences == 320

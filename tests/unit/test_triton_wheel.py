@@ -59,7 +59,7 @@ def test_install_lays_out_what_triton_needs_and_nothing_else(tiny: Path, tmp_pat
         "backends/python/libtriton_python.so": b"the backend",
         "backends/python/triton_python_backend_utils.py": b"its module",
         "backends/python/triton_python_backend_stub": b"its stub",
-        "backends/pytorch/model.py": wheel.BACKEND_SOURCE.read_bytes(),
+        **{f"backends/pytorch/{path.name}": path.read_bytes() for path in wheel.BACKEND_SOURCES},
         "LICENSE": b"the licence",
     }
     executables = {path.name for path in folder.rglob("*") if path.is_file() and path.stat().st_mode & 0o111}
@@ -121,8 +121,9 @@ def test_a_changed_backend_is_refreshed(tiny: Path, tmp_path: Path) -> None:
 
     wheel.refresh_backend(folder)
 
-    assert model.read_bytes() == wheel.BACKEND_SOURCE.read_bytes()
-    assert list(model.parent.iterdir()) == [model]
+    sources = {path.name: path.read_bytes() for path in wheel.BACKEND_SOURCES}
+    assert {path.name: path.read_bytes() for path in model.parent.iterdir()} == sources
+    assert {"model.py", "batches.py", "prepared.py"} == set(sources)
 
 
 def test_this_machine_is_supported_or_says_why_not() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -83,12 +84,28 @@ def crop_images(
     ):
         for future in as_completed([pool.submit(_crop_chunk, chunk, target) for chunk, target in todo]):
             progress.update(future.result())
-    loaded = [np.load(target) for target in targets]
     return Crops(
-        np.concatenate([part["pixels"] for part in loaded]),
-        np.concatenate([part["outcomes"] for part in loaded]),
-        np.concatenate([part["embeddings"] for part in loaded]) if teacher else None,
+        _join(targets, "pixels", len(images)),
+        _join(targets, "outcomes", len(images)),
+        _join(targets, "embeddings", len(images)) if teacher else None,
     )
+
+
+def _join(parts: Sequence[Path], name: str, rows: int) -> NDArray[Any]:
+    """One array of all parts, in a file beside them: half a million crops are more than some memories hold."""
+    joined: NDArray[Any] | None = None
+    filled = 0
+    for part in parts:
+        with np.load(part) as arrays:
+            array = arrays[name]
+        if joined is None:
+            shape = (rows, *array.shape[1:])
+            joined = open_memmap(part.with_name(f"{name}.npy"), "w+", array.dtype, shape)
+        joined[filled : filled + len(array)] = array
+        filled += len(array)
+    if joined is None:
+        raise ValueError("there is no image to crop")
+    return joined
 
 
 def _fingerprint(images: Sequence[EncodedImage], teacher: str) -> str:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from training.datasets.ckplus import read_ckplus
-from training.datasets.cropping import ALIGNED, UNREADABLE, Crops, crop_images, crop_middle
+from training.datasets.cropping import ALIGNED, CHUNK, UNREADABLE, Crops, crop_images, crop_middle
 from training.datasets.ferplus import read_split
 from training.datasets.identity import read_people
 from training.datasets.lfw import read_pairs
@@ -162,12 +163,14 @@ def write_prepared(
         arrays: further arrays, a row for each image unless ``kept`` is None.
         facts: what else the manifest should say.
     """
-    chosen = slice(None) if kept is None else kept
-    pixels = crops.pixels[chosen]
     rows = {name: array if kept is None else array[kept] for name, array in arrays.items()}
-    rows |= {"outcomes": crops.outcomes[chosen]}
+    rows |= {"outcomes": crops.outcomes[slice(None) if kept is None else kept]}
     out.mkdir(parents=True, exist_ok=True)
-    np.save(out / CROPS, pixels, allow_pickle=False)
+    chosen = np.arange(len(crops.pixels)) if kept is None else np.flatnonzero(kept)
+    pixels = open_memmap(out / CROPS, "w+", np.uint8, (len(chosen), *CROP_SIZE))
+    for start in range(0, len(chosen), CHUNK):
+        pixels[start : start + CHUNK] = crops.pixels[chosen[start : start + CHUNK]]
+    pixels.flush()
     np.savez(out / ARRAYS, allow_pickle=False, **rows)
     manifest = {
         "source": source.name,

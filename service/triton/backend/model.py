@@ -4,17 +4,19 @@ Triton takes this file where it finds no ``libtriton_pytorch.so``. The rules of 
 that one model repository serves both: the same names of inputs and outputs, the same parameters, one forward a
 batch.
 
-It runs inside Triton's stub process, which can import torch and Triton's own module and nothing else of ours.
+It runs inside Triton's stub process, which can import torch, Triton's own module, and what lies beside this file:
+``prepared`` and ``batches``, nothing else of ours.
 
 Tensors cross by DLPack both ways. The stub was built before numpy 2, and with it a tensor made from an array
 arrives empty, without any error.
 """
 
+import contextlib
 import hashlib
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 # OpenMP reads it once, when torch is loaded: its threads are to sleep between batches. By default they spin, on
@@ -23,6 +25,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 import triton_python_backend_utils as pb_utils
+from batches import WARM_UP_RUNS, FixedBatches, as_sequence  # type: ignore[import-not-found]
+from prepared import prepare  # type: ignore[import-not-found]
 from torch.utils.dlpack import from_dlpack
 
 DTYPES = {
@@ -37,9 +41,6 @@ DTYPES = {
     "TYPE_FP32": torch.float32,
     "TYPE_FP64": torch.float64,
 }
-
-# TorchScript's profiling executor records a first run and optimises in the second; the third one is steady.
-WARM_UP_RUNS = 3
 
 CARD = "model_card.json"
 
@@ -61,19 +62,38 @@ class TritonPythonModel:
         )
         # Read once: what is loaded is what was checked.
         content = read_checked(path)
-        model = torch.jit.load(io.BytesIO(content), map_location=self.device)  # type: ignore[no-untyped-call]
-        arguments = [argument.name for argument in model.forward.schema.arguments[1:]]
+        loaded = self.load(content)
+        arguments = [argument.name for argument in loaded.forward.schema.arguments[1:]]  # type: ignore[attr-defined]
         self.inputs = order_inputs([each["name"] for each in config["input"]], arguments)
         self.outputs = index_outputs(config["output"])
-        self.model = optimise(model.eval(), self.device)
-        # On a GPU every new batch size is optimised anew, which takes longer than hundreds of batches, so that
-        # only few sizes may ever occur. On a CPU a new size costs nothing, and padding costs what more rows cost.
-        self.pad = self.flag("PAD_BATCHES", default=self.device.type == "cuda")
-        self.warm(config["input"])
+        shapes = {
+            each["name"]: ([int(size) for size in each["dims"]], DTYPES[each["data_type"]])
+            for each in config["input"]
+        }
+        # What to warm with: nothing where a size is left open.
+        self.rows = [shapes[name] for name in self.inputs]
+        if not self.max_batch_size or any(size < 0 for shape, _ in self.rows for size in shape):
+            self.rows = []
+        with self.mode():
+            self.model = prepare(
+                lambda: self.load(content),
+                [noise(shape, dtype).to(self.device) for shape, dtype in self.rows],
+                self.device,
+                # C++ serves what the file says; it does not know this parameter.
+                half=self.flag("HALF_PRECISION", default=True),
+                log=pb_utils.Logger.log_warn,
+            )
+            # On a GPU every new batch size is optimised anew, which takes longer than hundreds of batches, so that
+            # only few sizes may ever occur. On a CPU a new size costs nothing, and padding costs what more rows
+            # cost.
+            fixed = self.flag("PAD_BATCHES", default=self.device.type == "cuda") and bool(self.rows)
+            self.batches = self.fix_batches() if fixed else None
+            if not fixed:
+                self.warm()
         pb_utils.Logger.log_info(
             f"{args['model_name']} version {args['model_version']} on {self.device}: inputs {self.inputs}, "
             f"outputs {[name for name, _, _ in self.outputs]}, "
-            f"batches {'padded' if self.pad else 'as they come'}, "
+            f"batches {f'padded to {self.batches.sizes}' if self.batches else 'as they come'}, "
             f"torch {torch.__version__}, {torch.get_num_threads()} threads"
         )
 
@@ -85,7 +105,7 @@ class TritonPythonModel:
         """
         try:
             batch = [self.gather(requests, name) for name in self.inputs]
-            outputs = self.forward([torch.cat(tensors) for tensors in batch])
+            outputs = self.forward(batch)
         except Exception as error:
             message = f"PyTorch execute failure: {error}"
             return [pb_utils.InferenceResponse(error=pb_utils.TritonError(message)) for _ in requests]
@@ -95,7 +115,11 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Let go of the model's memory before the stub ends."""
-        del self.model
+        del self.model, self.batches
+
+    def load(self, content: bytes) -> torch.jit.ScriptModule:
+        """A copy of the model, on its device."""
+        return torch.jit.load(io.BytesIO(content), map_location=self.device)  # type: ignore[no-any-return, no-untyped-call]
 
     def configure_torch(self) -> None:
         """Apply the parameters that the C++ backend knows too."""
@@ -116,18 +140,23 @@ class TritonPythonModel:
         tensors = [pb_utils.get_input_tensor_by_name(request, name) for request in requests]
         return [from_dlpack(tensor.to_dlpack()) for tensor in tensors]
 
-    def forward(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
-        """The configured outputs in their order, on the CPU, for a batch of any size."""
-        rows = len(inputs[0])
-        if self.pad:
-            inputs = [pad(tensor, batch_size(rows, self.max_batch_size)) for tensor in inputs]
+    @contextlib.contextmanager
+    def mode(self) -> Iterator[None]:
+        """How the network runs, by the parameters."""
         with (
             torch.inference_mode(self.inference_mode),
             torch.no_grad(),
             torch.jit.optimized_execution(self.optimized_execution),  # type: ignore[attr-defined]
         ):
-            result = self.model(*[tensor.to(self.device) for tensor in inputs])
-            results = (result,) if isinstance(result, torch.Tensor) else result
+            yield
+
+    def forward(self, batch: list[list[torch.Tensor]]) -> list[torch.Tensor]:
+        """The configured outputs in their order, on the CPU, for the requests' tensors of each input."""
+        with self.mode():
+            if self.batches:
+                results = self.batches(batch)
+            else:
+                results = as_sequence(self.model(*[torch.cat(tensors).to(self.device) for tensors in batch]))
             outputs = []
             for name, index, dtype in self.outputs:
                 if index >= len(results):
@@ -136,8 +165,7 @@ class TritonPythonModel:
                     raise ValueError(
                         f"output {name} is configured as {dtype}, the model returns {results[index].dtype}"
                     )
-                tensor = results[index].detach()
-                outputs.append((tensor[:rows] if self.pad else tensor).cpu().contiguous())
+                outputs.append(results[index].detach().cpu().contiguous())
         return outputs
 
     def respond(self, request: Any, tensors: list[torch.Tensor]) -> Any:
@@ -151,26 +179,26 @@ class TritonPythonModel:
             ]
         )
 
-    def warm(self, inputs: list[dict[str, Any]]) -> None:
-        """Run the batch sizes that will occur (on a CPU: one face and several), so that no caller waits for it.
+    def fix_batches(self) -> FixedBatches:
+        """Every batch size that can occur, warmed and, on a GPU, recorded."""
+        return FixedBatches(self.model, self.rows, self.max_batch_size, self.device, log=pb_utils.Logger.log_warn)
+
+    def warm(self) -> None:
+        """Run one row and two, so that no caller waits for what torch does in its first runs.
 
         It also finds a model that does not fit its configuration before traffic does.
         """
-        shapes = [[int(size) for size in each["dims"]] for each in inputs]
-        if not self.max_batch_size or any(size < 0 for shape in shapes for size in shape):
-            return
-        sizes = batch_sizes(self.max_batch_size)
-        by_name = {each["name"]: each for each in inputs}
-        for size in sizes if self.pad else sizes[:2]:
-            batch = [
-                torch.zeros(
-                    [size, *(int(each) for each in by_name[name]["dims"])],
-                    dtype=DTYPES[by_name[name]["data_type"]],
-                )
-                for name in self.inputs
-            ]
+        for rows in (1, 2)[: self.max_batch_size] if self.rows else ():
             for _ in range(WARM_UP_RUNS):
-                self.forward(batch)
+                self.forward([[torch.zeros([rows, *shape], dtype=dtype)] for shape, dtype in self.rows])
+
+
+def noise(shape: Sequence[int], dtype: torch.dtype, rows: int = 2) -> torch.Tensor:
+    """Rows of random numbers, of a fixed seed: bytes, or from 0 to 1 where the type has fractions."""
+    generator = torch.Generator().manual_seed(0)
+    if dtype.is_floating_point:
+        return torch.rand([rows, *shape], generator=generator).to(dtype)
+    return torch.randint(0, 128 if dtype is torch.int8 else 256, [rows, *shape], generator=generator).to(dtype)
 
 
 def read_checked(path: str) -> bytes:
@@ -200,14 +228,6 @@ def choose_device(args: dict[str, str]) -> torch.device:
         pb_utils.Logger.log_warn(f"torch {torch.__version__} cannot use the GPU: serving on the CPU")
         return torch.device("cpu")
     return torch.device("cuda", int(args["model_instance_device_id"]))
-
-
-def optimise(model: torch.jit.ScriptModule, device: torch.device) -> torch.jit.ScriptModule:
-    """Fold constants and batch norms and, on a CPU, use oneDNN's layouts: a batch of 32 in 60 % of the time."""
-    frozen = torch.jit.freeze(model) if hasattr(model, "training") else model  # export may have frozen it
-    if device.type == "cpu":
-        return torch.jit.optimize_for_inference(frozen)
-    return frozen
 
 
 def order_inputs(names: list[str], arguments: list[str]) -> list[str]:
@@ -242,19 +262,3 @@ def name_indices(names: list[str]) -> list[int] | None:
     if len(indices) == len(names) and all(index.isdigit() for index in indices):
         return [int(index) for index in indices]
     return None
-
-
-def batch_sizes(largest: int) -> list[int]:
-    """Powers of two up to ``largest``, and ``largest``."""
-    sizes = [1 << exponent for exponent in range(largest.bit_length()) if 1 << exponent < largest]
-    return [*sizes, largest]
-
-
-def batch_size(rows: int, largest: int) -> int:
-    """The smallest size of ``batch_sizes`` that holds ``rows``."""
-    return next(size for size in batch_sizes(largest) if size >= rows)
-
-
-def pad(tensor: torch.Tensor, rows: int) -> torch.Tensor:
-    """``tensor`` with rows of zeros up to ``rows``; the network treats each row by itself."""
-    return torch.cat([tensor, tensor.new_zeros((rows - len(tensor), *tensor.shape[1:]))])

@@ -149,7 +149,10 @@ class Settings(BaseSettings):
     )
 
     workers: int = Field(
-        os.cpu_count() or 1, ge=1, le=256, description="Threads that decode photos and find faces."
+        (os.cpu_count() or 1) + 1,  # while one waits for the interpreter the others have work for every core
+        ge=1,
+        le=256,
+        description="Threads that decode photos and find faces.",
     )
     max_waiting: int = Field(
         64, ge=0, description="Photos that may wait for a thread before requests are refused with 503."

@@ -119,7 +119,6 @@ _finder: FaceFinder | None = None
 
 def _start_worker() -> None:
     global _finder  # noqa: PLW0603 - what a worker process builds once
-    cv2.setNumThreads(1)
     _finder = FaceFinder()
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -51,6 +52,7 @@ class FaceFinder:
     """Finds faces and their landmarks. Thread-safe: build one and share it."""
 
     def __init__(self) -> None:
+        cv2.setNumThreads(1)  # as of the sessions: waking its pool for a small picture costs more than it saves
         self._detector = Detector()
         self._refiner = LandmarkRefiner()
 

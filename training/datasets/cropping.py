@@ -120,7 +120,6 @@ _teacher: Teacher | None = None
 
 def _start_worker(teacher: Path | None) -> None:
     global _finder, _teacher  # noqa: PLW0603 - what a worker process builds once
-    cv2.setNumThreads(1)
     _finder = FaceFinder()
     _teacher = Teacher(teacher) if teacher else None
 

@@ -32,6 +32,7 @@ class _Call:
         self.crops: list[NDArray[np.uint8]] = []
         self.faces = 0
         self.ends_at = 0.0
+        self.callers = 0
         self.complete = asyncio.Event()
         self.answer: asyncio.Task[NDArray[np.float32]]
 
@@ -60,7 +61,7 @@ class Gatherer:
         A call lasts as long as the most patient of its callers; each bounds his own wait. It bears the headers of
         the first.
         """
-        if self._next is None and not self._crowded():
+        if len(crops) >= ENOUGH or (self._next is None and not self._crowded()):
             return await self._triton.infer(crops, contract=contract, timeout_s=timeout_s, headers=headers)
         call = self._next
         if call is None or call.contract != contract:
@@ -71,7 +72,11 @@ class Gatherer:
         call.ends_at = max(call.ends_at, time.monotonic() + timeout_s)
         if call.faces >= ENOUGH or not self._crowded():
             self._end()
-        return (await asyncio.shield(call.answer))[rows]  # a caller who leaves takes nobody's answer with him
+        call.callers += 1
+        try:
+            return (await asyncio.shield(call.answer))[rows]  # who leaves takes nobody's answer with him
+        finally:
+            call.callers -= 1
 
     def _begin(self, call: _Call) -> _Call:
         self._end()
@@ -91,6 +96,8 @@ class Gatherer:
                 await call.complete.wait()
         if self._next is call:
             self._end()
+        if not call.callers:  # all have left
+            return np.empty((call.faces, 0), np.float32)
         return await self._triton.infer(
             np.concatenate(call.crops),
             contract=call.contract,

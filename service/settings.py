@@ -149,7 +149,9 @@ class Settings(BaseSettings):
     )
 
     workers: int = Field(
-        (os.cpu_count() or 1) + 1,  # while one waits for the interpreter the others have work for every core
+        min(
+            (os.cpu_count() or 1) + 1, 256
+        ),  # while one waits for the interpreter the others have work for every core
         ge=1,
         le=256,
         description="Threads that decode photos and find faces.",

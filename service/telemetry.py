@@ -70,10 +70,13 @@ class Telemetry:
             registry=self.registry,
         )
         self.triton = Histogram(
-            "tandem_triton_seconds", "Seconds of a call to Triton.", buckets=SECONDS, registry=self.registry
+            "tandem_triton_seconds",
+            "Seconds from a photo's crops to their answer.",
+            buckets=SECONDS,
+            registry=self.registry,
         )
         self.triton_errors = Counter(
-            "tandem_triton_errors", "Calls to Triton that failed.", ["reason"], registry=self.registry
+            "tandem_triton_errors", "Photos whose call to Triton failed.", ["reason"], registry=self.registry
         )
         self.in_flight = Gauge("tandem_in_flight", "Requests being answered.", registry=self.registry)
         self.waiting = Gauge("tandem_photos_waiting", "Photos that wait for a thread.", registry=self.registry)

@@ -29,7 +29,7 @@ def write_card(version: Path, run: Path, reached: FerPlusScore, exported: dict[s
         exported: commit, temperature, mirror, parity and checksum of the file.
     """
     stages = {name: _stage(folder) for name, folder in lineage(run).items()}
-    joint = stages[run.name]
+    joint = list(stages.values())[-1]
     identity = load_settings(Path(joint["settings"]["identity"]))
     data = {name: load_prepared(folder).manifest for name, folder in _sets(identity, joint["settings"]).items()}
     facts = {
@@ -78,7 +78,7 @@ def _sets(identity: dict[str, Any], joint: dict[str, Any]) -> dict[str, Path]:
 
 
 def _command(settings: dict[str, Any]) -> str:
-    name = "identity" if "margin" in settings else "joint" if "emotion" in settings else "emotion"
+    name = "identity" if "margin" in settings else "joint" if "identity" in settings else "emotion"
     options = {key: value for key, value in settings.items() if key not in SILENT[1:] and value not in (None, [])}
     if "taught_by" in options:
         options["taught_by"] = f"[{','.join(options['taught_by'])}]"

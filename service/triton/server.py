@@ -182,7 +182,7 @@ class LocalTriton:
             f"--repository-poll-secs={POLL_INTERVAL_S}",
             "--disable-auto-complete-config",  # completing would start every stub once more: 3 to 4 s
             # Triton's own is 30 s, which the import of torch may take where other work has the cores.
-            f"--backend-config=python,stub-timeout-seconds={math.ceil(self.start_timeout_s)}",
+            f"--backend-config=python,stub-timeout-seconds={max(30, math.ceil(self.start_timeout_s))}",
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
             "--allow-http=false",
             f"--grpc-address={LOOPBACK}",
@@ -246,6 +246,8 @@ def end_group(group: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         while time.monotonic() < ends_at:
             os.killpg(group, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(-group, os.WNOHANG)  # ours to reap where we are process 1 of a container
             time.sleep(0.01)
 
 

@@ -82,6 +82,6 @@ def served(checkout: Path, **settings: str) -> Iterator[Service]:
             yield Service(found.group(), process.pid, f"127.0.0.1:{triton_grpc_port(process.pid)}")
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(40)  # longer than what a request may take
             assert process.stdout
             process.stdout.close()

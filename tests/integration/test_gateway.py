@@ -92,6 +92,31 @@ async def test_all_faces_of_a_photo_are_one_request_to_triton(
     assert np.subtract(after, before).tolist() == [1, 1, 12]
 
 
+async def test_photos_in_line_share_requests_to_triton(
+    toy_triton: LocalTriton, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.gathering.PATIENCE_S", 60)
+    photos = [encoded(astronaut()), encoded(tiles(2, 1)), encoded(tiles(1, 3))] * 2
+    async with gateway(triton_url=toy_triton.grpc_url, workers=1) as client:
+        alone = [(await post(client, photo)).json() for photo in photos]
+        with triton_grpc.InferenceServerClient(toy_triton.grpc_url) as triton:
+
+            def served() -> tuple[int, int]:
+                stats = triton.get_inference_statistics("tandem").model_stats[0]
+                return stats.inference_stats.success.count, stats.inference_count
+
+            def read() -> np.ndarray:
+                return np.subtract(served(), before)
+
+            before = served()
+            answers = await asyncio.gather(*(post(client, photo) for photo in photos))
+            await anyio.to_thread.run_sync(lambda: wait_until(lambda: read()[1] == 12, "Triton has counted them"))
+            assert read()[0] < len(photos)
+    for answer, expected in zip(answers, alone, strict=True):
+        for face, other in zip(answer.json()["faces"], expected["faces"], strict=True):
+            assert face["emotions"] == pytest.approx(other["emotions"], abs=1e-5)
+
+
 async def test_more_faces_than_a_batch_are_split(
     triton_home: Path, tmp_path: Path, client: httpx.AsyncClient
 ) -> None:

@@ -15,11 +15,12 @@ from skimage import data
 from service.contract import ModelContract
 from service.faces.alignment import crop_faces
 from service.faces.pipeline import FaceFinder
+from service.triton.backend.prepared import half_type
 from service.triton.server import LocalTriton
 
 REPOSITORY_ROOT = Path(__file__).parents[2]
 VERSION = REPOSITORY_ROOT / "model_repository" / "tandem" / "1"
-HALF = 0.03
+TOLERANCE = 0.03 if half_type(torch.device("cpu")) else 1e-5
 """How far half precision, where the processor has it, may move an answer: see test_backend_prepared.py."""
 
 # TorchScript is what both of Triton's PyTorch backends load, deprecated or not.
@@ -64,7 +65,7 @@ def test_answers_are_those_of_torch_in_process(
 ) -> None:
     crops = random_crops(count)
     answers = infer(client, crops)
-    np.testing.assert_allclose(answers, in_process(network, crops), atol=HALF)
+    np.testing.assert_allclose(answers, in_process(network, crops), atol=TOLERANCE)
     np.testing.assert_allclose(answers.sum(axis=1), 1, atol=1e-5)
 
 
@@ -111,5 +112,5 @@ def test_the_card_describes_the_committed_file(contract: ModelContract) -> None:
     card = json.loads((VERSION / "model_card.json").read_text())
     assert card["export"]["sha256"] == sha256((VERSION / "model.pt").read_bytes()).hexdigest()
     assert contract.provenance["sha256"] == card["export"]["sha256"]
-    assert contract.provenance["commit"] == card["stages"]["joint"]["made_by"]["commit"]
+    assert contract.provenance["commit"] == list(card["stages"].values())[-1]["made_by"]["commit"]
     assert card["valid"]["majority"]["accuracy"] >= 0.86

@@ -1,7 +1,6 @@
 """The committed network in half precision; a GPU's float16 is computed on the CPU here, slowly."""
 
 import io
-import json
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -13,9 +12,6 @@ import torch
 from skimage import data
 
 from service.triton.backend import prepared
-from training.export import ServedNet, to_torchscript
-from training.networks.blocks import fuse
-from training.networks.tandem import TandemNet
 
 VERSION = Path(__file__).parents[2] / "model_repository" / "tandem" / "1"
 CPU = torch.device("cpu")
@@ -33,23 +29,8 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def saved() -> bytes:
-    """The committed weights as the export writes them now."""
-    card = json.loads((VERSION / "model_card.json").read_text())
-    stages = card["stages"]
-    network = TandemNet(
-        stages["identity"]["settings"]["network"],
-        stages["emotion"]["settings"]["network"],
-        8,
-        hidden=stages["joint"]["settings"]["hidden"],
-        dropout=0,
-    )
-    served = ServedNet(network, card["export"]["temperature"], mirror=card["export"]["mirror"])
-    fuse(served.eval())
-    weights = torch.jit.load(VERSION / "model.pt").state_dict()
-    served.load_state_dict({name: weights[name] for name in served.state_dict()})
-    file = io.BytesIO()
-    torch.jit.save(to_torchscript(served), file)
-    return file.getvalue()
+    """The committed model."""
+    return (VERSION / "model.pt").read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +114,23 @@ class Steep(Rigid):
         return 100 * self.linear((face.flatten(1).float() / 255).type_as(self.linear.bias)).float()
 
 
-@pytest.mark.parametrize(("network", "reason"), [(Rigid, "cannot run in"), (Steep, "changes answers by")])
+class Halved(Rigid):
+    """Follows its weights' type to the end, so that its answers are of another one than the configuration says."""
+
+    def forward(self, face: torch.Tensor) -> torch.Tensor:
+        return self.linear((face.flatten(1).float() / 255).type_as(self.linear.bias))
+
+
+def test_the_committed_network_bears_half_precision(saved: bytes, crops: torch.Tensor) -> None:
+    said: list[str] = []
+    prepared.prepare(loader(saved), [crops[:2]], CPU, half=True, log=said.append)
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [(Rigid, "cannot run in"), (Steep, "changes answers by"), (Halved, "answers would be of another type")],
+)
 def test_a_network_that_does_not_bear_half_precision_keeps_full(
     network: type[Rigid], reason: str, crops: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ def anyio_backend():
 
 
 class Triton:
-    """Answers each crop with its first byte; keeps what it was called with."""
+    """Answers each crop with its first byte; keeps what it was called with, which a real one does not tell."""
 
     def __init__(self):
         self.calls = []
@@ -86,6 +86,28 @@ async def test_a_failure_reaches_all_and_only_those_who_went_together():
     assert [type(result) for result in results] == [TritonUnavailable] * 2
     triton.fails = False
     assert await ask(gatherer, 3) == [3]
+
+
+async def test_a_group_goes_by_itself():
+    triton = Triton()
+    gatherer = Gatherer(triton, lambda: True)
+    alone, group = asyncio.create_task(ask(gatherer, 1)), [2] * ENOUGH
+    await asyncio.sleep(0)
+    assert await ask(gatherer, *group) == group
+    assert not alone.done()
+    assert await alone == [1]
+
+
+async def test_nothing_is_asked_for_nobody():
+    triton = Triton()
+    gatherer = Gatherer(triton, lambda: True)
+    leaves = asyncio.create_task(ask(gatherer, 1))
+    await asyncio.sleep(0)
+    answer = gatherer._next.answer
+    leaves.cancel()
+    await answer
+    assert not triton.calls
+    assert await ask(gatherer, 2) == [2]
 
 
 async def test_who_leaves_takes_nobodys_answer_with_him():

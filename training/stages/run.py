@@ -4,7 +4,8 @@ import json
 import logging
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
@@ -153,16 +154,22 @@ def load_joint_settings(run: Path) -> dict[str, Any]:
 
 
 def lineage(run: Path) -> dict[str, Path]:
-    """A run and all that it stands on, by the names of their folders, each after those it was made from.
+    """A run and all that it stands on, each after those it was made from, by the names of their folders, with the
+    folder above where two are alike.
 
-    Those are the runs whose weights it started from, and those that taught it.
+    It stands on the runs whose weights it started from, and on those that taught it.
     """
+    runs = list(dict.fromkeys(_ancestors(run)))
+    alike = Counter(each.name for each in runs)
+    return {each.name if alike[each.name] == 1 else f"{each.parent.name}/{each.name}": each for each in runs}
+
+
+def _ancestors(run: Path) -> Iterator[Path]:
     settings = load_settings(run)
     parents = [settings.get(name) for name in ("identity", "start", "emotion")] + settings.get("taught_by", [])
-    runs: dict[str, Path] = {}
     for parent in filter(None, parents):
-        runs |= lineage(Path(parent))
-    return {**runs, run.name: run}
+        yield from _ancestors(Path(parent))
+    yield run
 
 
 def load_made_by(out: Path) -> dict[str, Any]:

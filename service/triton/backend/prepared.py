@@ -40,7 +40,10 @@ def prepare(
         return full
     try:
         halved = halve(load(), dtype, sample)
-        difference = largest_difference(full(*sample), halved(*sample))
+        answers = [as_tuple(network(*sample)) for network in (full, halved)]
+        if [each.dtype for each in answers[0]] != [each.dtype for each in answers[1]]:
+            raise TypeError("its answers would be of another type")
+        difference = max(float((a.float() - b.float()).abs().max()) for a, b in zip(*answers, strict=True))
     except Exception as error:  # whatever a foreign model does not like
         log(f"full precision, because the network cannot run in {dtype}: {last_line(error)[:100]}")
         return full
@@ -78,10 +81,9 @@ def freeze(model: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
     return torch.jit.freeze(model.eval()) if hasattr(model, "training") else model
 
 
-def largest_difference(one: Any, other: Any) -> float:
-    """Between what two networks return, a tensor or several."""
-    pairs = [(one, other)] if isinstance(one, torch.Tensor) else zip(one, other, strict=True)
-    return max(float((a.float() - b.float()).abs().max()) for a, b in pairs)
+def as_tuple(result: Any) -> Sequence[torch.Tensor]:
+    """What a network returns, a tensor or several."""
+    return (result,) if isinstance(result, torch.Tensor) else result
 
 
 def last_line(error: Exception) -> str:

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import ValidationError
-from pydantic_settings import SettingsError
 from rich.console import Console
 
 from service.rollout.cli import app as model_commands
-from service.settings import ConfigUnusable, Settings, faults
-from service.terminal import complain, errors
+from service.settings import Settings
+from service.terminal import FAILED, complain, errors, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -31,24 +29,6 @@ app = typer.Typer(
 )
 
 app.add_typer(model_commands, name="model")
-
-FAILED = 1
-USAGE = 2
-
-
-def read_settings(**options: Any) -> Settings:
-    """Settings from options, environment and TOML file, in this order; exits with 2 where one is wrong."""
-    given = {name: value for name, value in options.items() if value is not None}
-    try:
-        return Settings(**given)
-    except (ConfigUnusable, SettingsError) as error:
-        complain(str(error))
-        raise typer.Exit(USAGE) from None
-    except ValidationError as error:
-        for fault in faults(error):
-            complain(fault)
-        raise typer.Exit(USAGE) from None
-
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on [TANDEM_HOST].")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one [TANDEM_PORT].")]

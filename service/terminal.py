@@ -1,17 +1,24 @@
-"""What the command line prints."""
+"""What the commands of `tandem` share: their settings, how they end, and what they print."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import typer
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from service.schemas import PhotoEmotions
-from service.settings import Settings, allowed, environment_name, origin_of
+from service.settings import ConfigUnusable, Settings, allowed, environment_name, faults, origin_of
 
 errors = Console(stderr=True)
+
+FAILED = 1
+USAGE = 2
 
 BAR = 20
 """Characters of a bar that stands for probability 1."""
@@ -25,6 +32,20 @@ def complain(message: str) -> None:
 def say(message: str) -> None:
     """Print to standard error how it went: standard output is for results."""
     errors.print(message, soft_wrap=True, markup=False, highlight=False)
+
+
+def read_settings(**options: Any) -> Settings:
+    """Settings from options, environment and TOML file, in this order; exits with 2 where one is wrong."""
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        return Settings(**given)
+    except (ConfigUnusable, SettingsError) as error:
+        complain(str(error))
+        raise typer.Exit(USAGE) from None
+    except ValidationError as error:
+        for fault in faults(error):
+            complain(fault)
+        raise typer.Exit(USAGE) from None
 
 
 def face_table(name: str, answer: PhotoEmotions) -> Table:

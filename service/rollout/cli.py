@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from service.terminal import FAILED, complain, read_settings
+
 if TYPE_CHECKING:
     from service.rollout.repository import VersionedModel
 
@@ -69,7 +71,6 @@ def rollback(model_repository: ModelRepository = None) -> None:
 
 
 def _model(repository: Path | None) -> "VersionedModel":
-    from service.cli import read_settings
     from service.rollout.repository import VersionedModel
 
     settings = read_settings(model_repository=repository)
@@ -78,13 +79,12 @@ def _model(repository: Path | None) -> "VersionedModel":
 
 def _tried(step: Callable[[], Result]) -> Result:
     from service.rollout.repository import RolloutRefused
-    from service.terminal import complain
 
     try:
         return step()
     except (RolloutRefused, OSError) as error:
         complain(str(error))
-        raise typer.Exit(1) from None
+        raise typer.Exit(FAILED) from None
 
 
 def _tell(model: "VersionedModel") -> None:

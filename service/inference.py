@@ -33,8 +33,12 @@ RETRY_PAUSE_S = 0.1
 """At most so long a call that found no Triton waits before its second and last attempt; by chance, so that callers
 who failed together do not come back together."""
 
-TURNS = 4
+TURNS = 8
 """So many Tritons in turn are asked for a version: during a rollout some serve it and others do not."""
+
+TURN_PAUSE_S = 0.01
+"""At most so long before the contract is asked of the next one; by chance, as calls that alternate with others in
+step would come to the same Triton each time."""
 
 
 class TritonClient:
@@ -128,6 +132,7 @@ class TritonClient:
                 except InferenceServerException:
                     if turn == TURNS:
                         raise
+                    await asyncio.sleep(random.uniform(0, TURN_PAUSE_S))  # noqa: S311 - no secret
         except InferenceServerException as error:
             raise failure(error, self.url, self._model_name, PROBE_TIMEOUT_S) from error
         except asyncio.CancelledError:

@@ -2,26 +2,23 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.annotation import annotate
+from service.annotation import annotate_encoded
 from service.contract import ModelContract
 from service.errors import DeadlineExceeded, ModelChanged, TandemError
-from service.faces.alignment import crop_faces
-from service.faces.decode import EncodedPhoto, open_photo
 from service.faces.face import LANDMARK_NAMES, Face
-from service.faces.pipeline import FaceFinder
 from service.gathering import Gatherer
 from service.inference import TritonClient
-from service.memory import DecodingMemory
-from service.photo_threads import PhotoThreads
-from service.quality import Quality, measure
+from service.photos.line import PhotoLine
+from service.photos.steps import Crop, Options, cut_anew, find
+from service.photos.stopwatch import Stopwatch
+from service.quality import Quality
 from service.schemas import (
     FaceBox,
     FaceEmotion,
@@ -46,20 +43,6 @@ DEGREE_DIGITS = 1
 SCORE_DIGITS = 4
 PROBABILITY_DIGITS = 6
 
-DETAIL = 2
-"""A face whose box has at least so many times the crop's pixels in a reduced photo is cut out of that."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a caller asks for: at most ``max_faces``, largest first; boxes whose shorter side has at least
-    ``min_face_size`` pixels; detection scores of at least ``threshold``.
-    """
-
-    max_faces: int
-    min_face_size: float
-    threshold: float
-
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
@@ -70,42 +53,24 @@ class Analysis:
     seconds: dict[str, float]
 
 
-@dataclass
-class _Stopwatch:
-    """Seconds of each step by name, and each step's start and end as ``time.perf_counter`` gives them."""
-
-    steps: list[tuple[str, float, float]] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
-    _last: float = field(default_factory=time.perf_counter)
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
-        self.steps.append((stage, self._last, now))
-        self._last = now
-
-
 class EmotionReader:
-    """Reads the emotions in photos: decode, detect, align in threads, then one request to Triton for all faces."""
+    """Reads the emotions in photos: decode, detect, align in a process, then one call to Triton for all faces."""
 
     def __init__(
         self,
         settings: Settings,
         *,
-        finder: FaceFinder,
         triton: TritonClient,
-        threads: PhotoThreads,
+        line: PhotoLine,
         telemetry: Telemetry,
         tracing: Tracing,
     ) -> None:
         self._tracing = tracing
         self._settings = settings
-        self._finder = finder
         self._triton = triton
-        self._gatherer = Gatherer(triton, threads.crowded)
-        self._threads = threads
+        self._gatherer = Gatherer(triton, line.crowded)
+        self._line = line
         self._telemetry = telemetry
-        self._decoding = DecodingMemory(settings.max_decoding_bytes)
 
     async def read(
         self, data: bytes, options: Options, *, draw_as: str | None = None, ends_at: float | None = None
@@ -124,10 +89,10 @@ class EmotionReader:
         if ends_at is None:
             ends_at = time.monotonic() + timeout_s
         left_s = ends_at - time.monotonic()
-        self._threads.check_room(left_s)
-        watch = _Stopwatch()
+        self._line.check_room(left_s)
+        watch = Stopwatch()
         try:
-            with self._threads.photo():
+            with self._line.photo():
                 async with asyncio.timeout(left_s):
                     analysis = await self._read(data, options, draw_as, ends_at, watch)
         except TimeoutError:
@@ -135,73 +100,50 @@ class EmotionReader:
                 f"the photo was not done within {timeout_s:g} s (TANDEM_REQUEST_TIMEOUT_S)"
             ) from None
         finally:
-            self._tracing.steps(
-                [step for step in watch.steps if step[0] != "triton"]
-            )  # that has a span of its own
+            self._tracing.steps([lap for lap in watch.laps if lap[0] != "triton"])  # that has a span of its own
         self._telemetry.observe_stages(analysis.seconds)
         self._telemetry.observe_answer(analysis.answer)
         return analysis
 
     async def _read(
-        self, data: bytes, options: Options, draw_as: str | None, ends_at: float, watch: _Stopwatch
+        self, data: bytes, options: Options, draw_as: str | None, ends_at: float, watch: Stopwatch
     ) -> Analysis:
         contract = await self._triton.contract()
-
-        def find() -> tuple[tuple[int, int], list[Face], NDArray[np.uint8]]:
-            with self._opened(data, watch) as photo:
-                found = self._finder.find_encoded(
-                    photo, detail=DETAIL * max(contract.crop_size), threshold=options.threshold, lap=watch.lap
-                )
-                faces = select(found.faces, options)
-                crops = cut(found.pixels, faces, contract, found.divisor)
-                watch.lap("align")
-                return found.size, faces, crops
-
-        size, faces, crops = await self._threads.run(find)
+        max_pixels = self._settings.max_pixels
+        found = await self._line.run(
+            partial(
+                find,
+                data=data,
+                max_pixels=max_pixels,
+                options=options,
+                crop=_crop_of(contract),
+                handed_over_at=watch.last,
+            )
+        )
+        watch.go_on(found.laps)
+        faces, portraits = found.faces, found.portraits
         probabilities = np.empty((0, len(contract.labels)), np.float32)
         if faces:
             for _ in range(MODEL_CHANGES):
                 try:
-                    probabilities = await self._infer(crops, contract, ends_at)
+                    probabilities = await self._infer(portraits.crops, contract, ends_at)
                     break
                 except ModelChanged:  # a new version goes live: its crops may be others
                     contract = await self._triton.contract()
-                    crops = await self._threads.run(partial(self._cut_anew, data, faces, contract, watch))
+                    portraits = await self._line.run(
+                        partial(cut_anew, data=data, max_pixels=max_pixels, faces=faces, crop=_crop_of(contract))
+                    )
             else:
-                probabilities = await self._infer(crops, contract, ends_at)
+                probabilities = await self._infer(portraits.crops, contract, ends_at)
             watch.lap("triton")
-        answer = compose(size, faces, crops, probabilities, contract)
+        answer = compose(found.size, faces, portraits.qualities, probabilities, contract)
         picture = None
         if draw_as is not None:
-            media_type = draw_as
-
-            def draw() -> bytes:
-                with self._opened(data, watch, to_draw=True) as photo:
-                    return annotate(photo.decode(), answer, media_type)
-
-            picture = await self._threads.run(draw)
+            picture = await self._line.run(
+                partial(annotate_encoded, data=data, max_pixels=max_pixels, answer=answer, media_type=draw_as)
+            )
             watch.lap("draw")
         return Analysis(answer, picture, watch.seconds)
-
-    @contextmanager
-    def _opened(self, data: bytes, watch: _Stopwatch, *, to_draw: bool = False) -> Iterator[EncodedPhoto]:
-        """The photo, once there is room for its pixels.
-
-        They are decoded anew for each step that a thread does: while a photo waits for Triton or for a thread,
-        they would lie there, many times the upload's bytes, and without a limit to how many photos wait.
-        """
-        with (
-            open_photo(data, max_pixels=self._settings.max_pixels) as photo,
-            self._decoding.room(photo.most_memory if to_draw else photo.memory),
-        ):
-            watch.lap("wait")
-            yield photo
-
-    def _cut_anew(
-        self, data: bytes, faces: Sequence[Face], contract: ModelContract, watch: _Stopwatch
-    ) -> NDArray[np.uint8]:
-        with self._opened(data, watch) as photo:
-            return cut(photo.decode(), faces, contract)
 
     async def _infer(
         self, crops: NDArray[np.uint8], contract: ModelContract, ends_at: float
@@ -220,31 +162,18 @@ class EmotionReader:
                 self._telemetry.triton.observe(time.perf_counter() - started, exemplar())
 
 
-def select(faces: Sequence[Face], options: Options) -> list[Face]:
-    """The faces that the caller asked for; they come largest first and stay so."""
-    large = [face for face in faces if min(face.box.width, face.box.height) >= options.min_face_size]
-    return large[: options.max_faces]
-
-
-def cut(
-    photo: NDArray[np.uint8], faces: Sequence[Face], contract: ModelContract, divisor: int = 1
-) -> NDArray[np.uint8]:
-    """The crops that the contract's model takes, uint8 [N, 1, height, width].
-
-    ``photo`` may be at 1/``divisor`` of its size; the faces are in pixels of the whole.
-    """
-    template, size = contract.alignment_template, contract.crop_size
-    return crop_faces(photo, faces, template=template, size=size, divisor=divisor)
+def _crop_of(contract: ModelContract) -> Crop:
+    return Crop(contract.crop_size, contract.alignment_template)
 
 
 def compose(
     size: tuple[int, int],
     faces: Sequence[Face],
-    crops: NDArray[np.uint8],
+    qualities: Sequence[Quality],
     probabilities: NDArray[np.float32],
     contract: ModelContract,
 ) -> PhotoEmotions:
-    """The answer, from crops [N, 1, height, width] and probabilities [N, labels] of N faces.
+    """The answer, from N faces, their qualities and their probabilities [N, labels].
 
     ``size`` is the photo's height and width.
     """
@@ -252,8 +181,8 @@ def compose(
     return PhotoEmotions(
         image=ImageSize(width=width, height=height),
         faces=[
-            _describe(face, measure(face, crop[0], size), row, contract.labels)
-            for face, crop, row in zip(faces, crops, probabilities, strict=True)
+            _describe(face, quality, row, contract.labels)
+            for face, quality, row in zip(faces, qualities, probabilities, strict=True)
         ],
         model=ModelIdentity(name=contract.name, version=contract.version),
     )

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from service.photos.steps import Room, opened
 from service.schemas import FaceEmotion, PhotoEmotions, TrackedFace
 
 Corners = tuple[float, float, float, float]
@@ -51,6 +52,12 @@ class Pen:
             small_font=max(SMALLEST_FONT, side / 80),
             large_font=max(SMALLEST_FONT, side / 40),
         )
+
+
+def annotate_encoded(room: Room, data: bytes, *, max_pixels: int, answer: PhotoEmotions, media_type: str) -> bytes:
+    """A photo with its answer drawn in it; runs in a photo process."""
+    with opened(room, data, max_pixels, to_draw=True) as photo:
+        return annotate(photo.decode(), answer, media_type)
 
 
 def draw_emotions(photo: NDArray[np.uint8], answer: PhotoEmotions) -> Image.Image:

@@ -13,16 +13,16 @@ from service import __version__
 from service.access import AccessGuard, key_ring
 from service.analysis import EmotionReader
 from service.errors import TandemError
-from service.faces.pipeline import FaceFinder
 from service.frames import Streams
 from service.gateway import Gateway
 from service.limits import CallerLimits
-from service.memory import UploadMemory
+from service.memory import DecodingMemory, UploadMemory
 from service.middleware import RequestObserver
 from service.openapi import complete
 from service.operations import router as operations_router
 from service.page import router as page_router
-from service.photo_threads import PhotoThreads
+from service.photos.line import PhotoLine
+from service.photos.processes import PhotoProcesses
 from service.places import Places
 from service.problems import add_problem_handlers
 from service.reference import reference_page
@@ -54,16 +54,19 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if settings.triton_url is None:
             raise ValueError("no Triton: set TANDEM_TRITON_URL, or let `tandem serve` start one")
-        finder = await asyncio.to_thread(FaceFinder)
-        triton = connect(settings, settings.triton_url, telemetry)
-        threads = PhotoThreads(settings.workers, settings.max_waiting, telemetry)
-        reader = EmotionReader(
-            settings, finder=finder, triton=triton, threads=threads, telemetry=telemetry, tracing=tracing
+        processes = PhotoProcesses(
+            settings.workers,
+            memory=DecodingMemory(settings.max_decoding_bytes),
+            patience_s=settings.request_timeout_s,
         )
+        await processes.start()
+        line = PhotoLine(processes, settings.max_waiting, telemetry)
+        triton = connect(settings, settings.triton_url, telemetry)
+        reader = EmotionReader(settings, triton=triton, line=line, telemetry=telemetry, tracing=tracing)
         streams = Streams(settings.max_streams)
         batches = Places(settings.max_batches, what="batches", setting="TANDEM_MAX_BATCHES")
         uploads = UploadMemory(settings.max_held_bytes)
-        gateway = Gateway(settings, telemetry, triton, threads, reader, streams, batches, uploads)
+        gateway = Gateway(settings, telemetry, triton, line, reader, streams, batches, uploads)
         app.state.gateway = gateway
         try:
             await triton.contract()
@@ -74,7 +77,8 @@ def create_app(settings: Settings) -> FastAPI:
         finally:
             gateway.draining = True
             await streams.close()
-            await threads.close()
+            await line.finish()
+            await processes.close()
             await triton.close()
             await asyncio.to_thread(tracing.close)
 
@@ -85,6 +89,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # RequestObserver does all of these
     )
     app.state.telemetry = telemetry
     app.include_router(router)

@@ -13,13 +13,13 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from service.analysis import Options
 from service.answers import to_json
 from service.archives import PhotoArchive
 from service.errors import BrokenUpload, Overloaded, SlowUpload, TandemError, TooManyPhotos, UnsupportedUpload
 from service.forms import FormReader
 from service.gateway import Gateway
 from service.memory import Hold
+from service.photos.steps import Options
 from service.problems import describe
 from service.schemas import BatchLine
 from service.settings import Settings
@@ -197,7 +197,7 @@ class BatchReader:
     async def lines(self, photos: Photos) -> AsyncGenerator[bytes]:
         """A line of JSON for each photo, in the order in which they are done; see ``BatchLine``.
 
-        No more photos are in work than there are threads, and each waits until one of those is idle: single
+        No more photos are in work than there are processes, and each waits until one of those is idle: single
         requests go first.
         """
         names = photos.names
@@ -253,7 +253,7 @@ class BatchReader:
         return to_json(analysis.answer, self._face_fields)
 
     async def _patiently(self, step: Callable[[], Awaitable[Result]], gives_up_at: float) -> Result:
-        """Do ``step`` when a thread is idle, and again as long as there is no room for it."""
+        """Do ``step`` when a process is idle, and again as long as there is no room for it."""
         pause_s = FIRST_PAUSE_S
         while True:
             await self._turn(gives_up_at)
@@ -266,14 +266,14 @@ class BatchReader:
                 pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
 
     async def _turn(self, gives_up_at: float) -> None:
-        """Wait until a thread is idle."""
+        """Wait until a process is idle."""
         try:
             async with asyncio.timeout(max(0.0, gives_up_at - time.monotonic())):
-                await self._gateway.threads.idle()
+                await self._gateway.line.idle()
         except TimeoutError:
             patience_s = self._gateway.settings.batch_patience_s
             raise Overloaded(
-                f"no thread was idle within {patience_s:g} s, and a batch gives way to single photos "
+                f"no process was idle within {patience_s:g} s, and a batch gives way to single photos "
                 "(TANDEM_BATCH_PATIENCE_S)"
             ) from None
 

@@ -181,6 +181,13 @@ class ModelChanged(TritonUnavailable):
     title = "The served model has changed"
 
 
+class PhotoProcessEnded(TandemError):
+    """The process that worked on the photo ended, or was ended: a decoder crashed, or memory ran out."""
+
+    slug = "photo-process-ended"
+    title = "The process that worked on the photo ended"
+
+
 class Draining(TandemError):
     """The service was told to stop and asks load balancers to look elsewhere."""
 

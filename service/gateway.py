@@ -11,7 +11,7 @@ from service.analysis import EmotionReader
 from service.frames import Streams
 from service.inference import TritonClient
 from service.memory import Hold, UploadMemory
-from service.photo_threads import PhotoThreads
+from service.photos.line import PhotoLine
 from service.places import Places
 from service.settings import Settings
 from service.telemetry import Telemetry
@@ -24,7 +24,7 @@ class Gateway:
     settings: Settings
     telemetry: Telemetry
     triton: TritonClient
-    threads: PhotoThreads
+    line: PhotoLine
     reader: EmotionReader
     streams: Streams
     batches: Places

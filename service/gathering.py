@@ -1,8 +1,8 @@
 """Faces of several photos in one call to Triton, while more photos come than can be worked on.
 
-A local Triton keeps up with the threads that find faces, and so would get the faces of nearly every photo by
+A local Triton keeps up with the processes that find faces, and so would get the faces of nearly every photo by
 themselves; but on a CPU a face by itself costs three times as much as one of eight, and each call costs the event
-loop its part. Where photos wait for a thread, nobody's answer comes later if his faces go with the next photo's.
+loop its part. Where photos wait for a process, nobody's answer comes later if his faces go with the next photo's.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """How much memory uploads may take: their bytes, from the first to the end of the answer, and their pixels."""
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from service.errors import Overloaded
 from service.settings import MEBIBYTE
@@ -75,28 +75,28 @@ class Hold:
 
 
 class DecodingMemory:
-    """Lets photos be decoded side by side as far as their pixels have room. Thread-safe."""
+    """Lets photos be decoded side by side as far as their pixels have room. To be used inside one event loop."""
 
     def __init__(self, limit: int) -> None:
         """At most ``limit`` bytes (``TANDEM_MAX_DECODING_BYTES``)."""
         self._limit = limit
         self._used = 0
-        self._changed = threading.Condition()
-        self._next = threading.Lock()
+        self._changed = asyncio.Condition()
+        self._next = asyncio.Lock()
 
-    @contextmanager
-    def room(self, count: int) -> Iterator[None]:
+    @asynccontextmanager
+    async def room(self, count: int) -> AsyncIterator[None]:
         """Wait for room for ``count`` bytes; one that needs more than there is works alone.
 
         Who has room needs nothing more to finish, so that all get it in the end; a large photo waits at the head
         of the line, where small ones cannot pass it for ever.
         """
-        with self._next, self._changed:
-            self._changed.wait_for(lambda: self._used == 0 or self._used + count <= self._limit)
+        async with self._next, self._changed:
+            await self._changed.wait_for(lambda: self._used == 0 or self._used + count <= self._limit)
             self._used += count
         try:
             yield
         finally:
-            with self._changed:
-                self._used -= count
+            self._used -= count
+            async with self._changed:
                 self._changed.notify_all()

@@ -2,8 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from service.analysis import Options
 from service.errors import BadParameter
+from service.photos.steps import Options
 from service.schemas import FACE_FIELDS
 from service.settings import Settings
 

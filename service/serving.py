@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from service.app import create_app, create_operations_app
 from service.connections import TimedConnection
 from service.errors import ContractUnreadable, TandemError
+from service.garbage import settle
 from service.gateway import Gateway
 from service.settings import Settings
 from service.triton.errors import LocalTritonError
@@ -229,6 +230,7 @@ class _Server(uvicorn.Server):
     async def _watch_triton(self, url: str) -> None:
         try:
             await self._await_ready()
+            settle()
             self._announce(url)
             if self._triton:
                 await self._keep_alive(self._triton)

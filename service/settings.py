@@ -149,15 +149,13 @@ class Settings(BaseSettings):
     )
 
     workers: int = Field(
-        min(
-            (os.cpu_count() or 1) + 1, 256
-        ),  # while one waits for the interpreter the others have work for every core
+        min(os.cpu_count() or 1, 256),
         ge=1,
         le=256,
-        description="Threads that decode photos and find faces.",
+        description="Processes that decode photos and find faces.",
     )
     max_waiting: int = Field(
-        64, ge=0, description="Photos that may wait for a thread before requests are refused with 503."
+        64, ge=0, description="Photos that may wait for a process before requests are refused with 503."
     )
     max_streams: int = Field(32, ge=0, description="Streams open at a time, at most; 0 allows none.")
     max_frame_bytes: int = Field(2 * MEBIBYTE, ge=1024, description="Largest frame of a stream, in bytes.")

@@ -25,7 +25,7 @@ class LoadShedder:
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == PHOTO_ROUTE:
             gateway = gateway_of(HTTPConnection(scope))
             try:
-                gateway.threads.check_room(gateway.settings.request_timeout_s)
+                gateway.line.check_room(gateway.settings.request_timeout_s)
             except Overloaded as error:
                 scope["route"] = self._route  # for the metrics, as if it had been found
                 await from_error(scope, error)(scope, receive, send)

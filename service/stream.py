@@ -12,13 +12,13 @@ from pydantic import Field, ValidationError
 from starlette.datastructures import Headers
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from service.analysis import Options
 from service.answers import to_json
 from service.errors import BadParameter, Draining, ForeignOrigin, TandemError
 from service.frames import Frame, FrameRate, NewestFrame
 from service.gateway import Gateway, gateway_of
 from service.memory import Hold
 from service.middleware import request_id_of
+from service.photos.steps import Options
 from service.problems import from_error
 from service.query import PhotoQuery
 from service.schemas import FrameEmotions, FrameProblem, PhotoEmotions, TrackedFace

@@ -49,7 +49,7 @@ class Telemetry:
         )
         self.stages = Histogram(
             "tandem_stage_seconds",
-            "Seconds of each step of a photo: wait for a thread, decode, detect, landmarks, align, triton, draw.",
+            "Seconds of each step of a photo: wait for a process, decode, detect, landmarks, align, triton, draw.",
             ["stage", "route"],
             buckets=SECONDS,
             registry=self.registry,
@@ -79,7 +79,7 @@ class Telemetry:
             "tandem_triton_errors", "Photos whose call to Triton failed.", ["reason"], registry=self.registry
         )
         self.in_flight = Gauge("tandem_in_flight", "Requests being answered.", registry=self.registry)
-        self.waiting = Gauge("tandem_photos_waiting", "Photos that wait for a thread.", registry=self.registry)
+        self.waiting = Gauge("tandem_photos_waiting", "Photos that wait for a process.", registry=self.registry)
         self.rejected = Counter(
             "tandem_rejected", "Requests answered with a problem.", ["reason"], registry=self.registry
         )

@@ -25,13 +25,13 @@ from google.protobuf import text_format
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
-from service.analysis import DETAIL, cut
 from service.contract import ModelContract
-from service.faces.alignment import similarity_transform
+from service.faces.alignment import crop_faces, similarity_transform
 from service.faces.decode import decode_photo, open_photo
 from service.faces.detector import Detector
 from service.faces.landmarks import LandmarkRefiner
-from service.faces.pipeline import FaceFinder
+from service.faces.pipeline import FaceFinder, Sighting
+from service.photos.steps import DETAIL
 from service.triton.backend.prepared import prepare
 
 ROOT = Path(__file__).parents[2]
@@ -75,10 +75,20 @@ class InProcess:
         """The crops of one photo, uint8 [faces, 1, height, width]."""
         with open_photo(self.photo, max_pixels=MAX_PIXELS) as encoded:
             found = self.finder.find_encoded(encoded, detail=DETAIL * max(self.contract.crop_size))
-            crops = cut(found.pixels, found.faces, self.contract, found.divisor)
+            crops = self.cut(found)
         if len(crops) != self.faces:
             raise SystemExit(f"expected {self.faces} faces, found {len(crops)}")
         return crops
+
+    def cut(self, found: Sighting) -> NDArray[np.uint8]:
+        """The crops of what was found."""
+        return crop_faces(
+            found.pixels,
+            found.faces,
+            template=self.contract.alignment_template,
+            size=self.contract.crop_size,
+            divisor=found.divisor,
+        )
 
     def read(self, crops: NDArray[np.uint8]) -> torch.Tensor:
         """Their probabilities."""
@@ -163,7 +173,7 @@ def step_times(work: InProcess, triton_url: str | None) -> dict[str, dict[str, f
             lambda: refiner.refine(found.pixels, detections.landmarks),
             lambda: onet.run(["dense_6", "softmax_2"], {"input_3": heads}),
         ),
-        "align": (lambda: cut(found.pixels, found.faces, work.contract, found.divisor), warps),
+        "align": (lambda: work.cut(found), warps),
     }
     times = {name: {"ms": median_ms(step), "floor_ms": median_ms(floor)} for name, (step, floor) in pairs.items()}
     network_ms = median_ms(lambda: work.read(crops))

@@ -10,6 +10,7 @@ compared with the known ones. Exits with 1 if a request got no answer, an untype
 
 import argparse
 import base64
+import contextlib
 import json
 import os
 import random
@@ -34,7 +35,7 @@ from websockets.sync.client import connect
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests" / "integration"), str(ROOT / "tests" / "faults")]
-from harmed import PATIENCE_S, PROBLEM, Service, descendants, kill, service  # noqa: E402
+from harmed import PATIENCE_S, PROBLEM, Service, kill, service  # noqa: E402
 from photos import astronaut, encoded, tiles  # noqa: E402
 from waiting import wait_until  # noqa: E402
 
@@ -203,6 +204,7 @@ class Faults:
             self.kill_triton,
             self.freeze_triton,
             self.pause_triton,
+            self.kill_photo_process,
             self.kill_stub,
             self.kill_keeper,
             self.leave,
@@ -219,9 +221,7 @@ class Faults:
 
     def _well(self) -> bool:
         with httpx.Client(timeout=PATIENCE_S) as client:
-            return client.get(f"{self._tandem.url}/readyz").status_code == 200 and len(
-                descendants(self._tandem.process.pid)
-            ) == len(("keeper", "Triton", "stub"))
+            return client.get(f"{self._tandem.url}/readyz").status_code == 200 and self._tandem.complete()
 
     def kill_triton(self) -> None:
         self._end(self._tandem.triton(), signal.SIGKILL)
@@ -244,6 +244,9 @@ class Faults:
         time.sleep(1)
         kill(triton, signal.SIGCONT)
 
+    def kill_photo_process(self) -> None:
+        kill(self._chance.choice(self._tandem.photo_processes()))
+
     def leave(self) -> None:
         self._uploads(30, lasts_s=0.5)
 
@@ -264,8 +267,7 @@ class Faults:
 
     def _until_new(self, former: int) -> None:
         def new() -> bool:
-            below = descendants(self._tandem.process.pid)
-            return len(below) == 3 and below[1] != former
+            return self._tandem.complete() and self._tandem.triton() != former
 
         wait_until(new, "there is another Triton", PATIENCE_S)
 
@@ -283,19 +285,22 @@ class Faults:
 
 @dataclass
 class Memory:
-    """The gateway's resident memory over the time, in MiB, and its descriptors."""
+    """Resident MiB of the gateway and its photo processes over the time, and the gateway's descriptors."""
 
-    pid: int
+    tandem: Service
     at: list[float] = field(default_factory=list)
     mebibytes: list[float] = field(default_factory=list)
     descriptors: list[int] = field(default_factory=list)
 
     def sample(self) -> None:
         """Take one more."""
-        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        pages = 0
+        for process in (self.tandem.process.pid, *self.tandem.photo_processes()):
+            with contextlib.suppress(OSError):  # it was killed just now
+                pages += int(Path(f"/proc/{process}/statm").read_text().split()[1])
         self.at.append(time.monotonic())
         self.mebibytes.append(pages * os.sysconf("SC_PAGE_SIZE") / MEBIBYTE)
-        self.descriptors.append(len(list(Path(f"/proc/{self.pid}/fd").iterdir())))
+        self.descriptors.append(len(list(Path(f"/proc/{self.tandem.process.pid}/fd").iterdir())))
 
     def slope(self) -> float:
         """MiB a minute over the second half, when pools and caches are full."""
@@ -311,11 +316,11 @@ def main() -> None:
     parser.add_argument("--json", help="file for the figures")
     options = parser.parse_args()
     settings = {"triton_home": ROOT / ".triton", "model_repository": ROOT / "model_repository"}
-    with service(log_level="error", upload_timeout_s=5, **settings) as tandem:
+    with service(workers=os.cpu_count() or 1, log_level="error", upload_timeout_s=5, **settings) as tandem:
         soak = Soak(tandem, photos())
         soak.learn()
         before = tandem.holds()
-        faults, memory = Faults(soak, options.seed), Memory(tandem.process.pid)
+        faults, memory = Faults(soak, options.seed), Memory(tandem)
         jobs = [
             threading.Thread(target=soak.call, args=(options.seed * 1000 + n,)) for n in range(options.callers)
         ]

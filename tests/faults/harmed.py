@@ -21,6 +21,7 @@ import httpx
 from photos import astronaut, encoded
 from waiting import wait_until
 
+from service.photos.processes import WORKER
 from service.triton import keeper
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +49,14 @@ def descendants(pid: int) -> list[int]:
     return found[1:]
 
 
+def command(pid: int) -> str:
+    """Its arguments; empty when there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return ""
+
+
 @dataclass
 class Service:
     """A running `tandem serve`."""
@@ -56,6 +65,7 @@ class Service:
     url: str
     key: str | None
     repository: Path
+    workers: int
 
     @property
     def headers(self) -> dict[str, str]:
@@ -65,20 +75,30 @@ class Service:
     def port(self) -> int:
         return httpx.URL(self.url).port or 80
 
+    def _running(self, program: str) -> list[int]:
+        return [each for each in descendants(self.process.pid) if program in command(each)]
+
     def keeper(self) -> int:
-        return descendants(self.process.pid)[0]
+        return self._running("keeper.py")[0]
 
     def triton(self) -> int:
-        return descendants(self.process.pid)[1]
+        return self._running("bin/tritonserver")[-1]  # the keeper's command names it too
 
     def stub(self) -> int:
-        return descendants(self.process.pid)[2]
+        return self._running("triton_python_backend_stub")[0]
+
+    def photo_processes(self) -> list[int]:
+        return self._running(WORKER)
 
     def works(self) -> bool:
         """Whether a photo is answered, and all of its processes are there."""
         with httpx.Client(timeout=PATIENCE_S) as client:
             answer = Callers(self).ask(client)
-        return answer == "200" and len(descendants(self.process.pid)) == 3
+        return answer == "200" and self.complete()
+
+    def complete(self) -> bool:
+        """Whether its keeper, Triton, stub and photo processes are all there."""
+        return len(descendants(self.process.pid)) == 3 + self.workers
 
     def shared_memory(self) -> set[Path]:
         """Files in shared memory of its Triton, found by the lock that that has open."""
@@ -122,11 +142,13 @@ def service(
     key: str | None = None,
     log: IO[str] | int = subprocess.DEVNULL,
     preload: Path | None = None,
+    workers: int,
     **settings: object,
 ) -> Iterator[Service]:
     """`tandem serve` on a free port; ended, if it still runs, as an operator would."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")}
     environment |= {f"TANDEM_{name.upper()}": str(value) for name, value in settings.items()}
+    environment["TANDEM_WORKERS"] = str(workers)
     if preload:
         environment["LD_PRELOAD"] = str(preload)
     command = [sys.executable, "-m", "service.cli", "serve", "--port", "0"]
@@ -135,7 +157,8 @@ def service(
         assert process.stdout
         found = re.search(r"http://\S+", process.stdout.readline())
         assert found, "it did not start"
-        yield Service(process, found.group(), key, Path(str(settings.get("model_repository", ""))))
+        repository = Path(str(settings.get("model_repository", "")))
+        yield Service(process, found.group(), key, repository, workers)
     finally:
         process.terminate()
         process.wait(PATIENCE_S)

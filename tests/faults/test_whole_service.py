@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -19,6 +20,7 @@ from harmed import (
     Service,
     await_end,
     connections,
+    descendants,
     everything,
     head,
     kill,
@@ -151,9 +153,33 @@ def answers_more(callers: Callers) -> Callable[[], bool]:
     return lambda: len(callers.outcomes) > before + 10
 
 
+@pytest.mark.parametrize(
+    ("fault", "number"),
+    [("a photo process is killed", signal.SIGKILL), ("a photo process is frozen (SIGSTOP)", signal.SIGSTOP)],
+    ids=["killed", "frozen"],
+)
+def test_a_photo_process_that_does_not_work_is_replaced(
+    tandem: Service, measured: Measured, fault: str, number: int
+) -> None:
+    wait_until(tandem.works, "all is well", PATIENCE_S)
+    before, victim = tandem.holds(), tandem.photo_processes()[0]
+    with Callers(tandem).calling(4, pause_s=0) as callers:
+        wait_until(lambda: "200" in callers.seen(), "photos are answered")
+        harmed_at = time.monotonic()
+        kill(victim, number)
+        await_end([victim])
+        wait_until(lambda: len(tandem.photo_processes()) == tandem.workers, "another one works", PATIENCE_S)
+        wait_until(answers_more(callers), "photos are answered", PATIENCE_S)
+    callers.assert_only("200", "500 photo-process-ended", "504 deadline-exceeded")
+    seen = callers.seen()
+    assert sum(seen.values()) - seen["200"] <= 1, "the photo that it worked on"
+    measured.fault, measured.seen, measured.slowest_s = fault, seen, callers.slowest()
+    measured.back_s, measured.checked = callers.back_after(harmed_at), tandem.await_no_more_than(before)
+
+
 def test_all_that_is_in_flight_at_sigterm_is_answered(talkative: Service, measured: Measured) -> None:
     wait_until(talkative.works, "all is well", PATIENCE_S)
-    group, files = [talkative.keeper(), talkative.triton(), talkative.stub()], talkative.shared_memory()
+    group, files = descendants(talkative.process.pid), talkative.shared_memory()
     photo, answered = small_photo(), talkative.metric(ANSWERED)
     outcomes: list[str] = []
     with connections(talkative, 10) as opened:
@@ -194,7 +220,7 @@ def test_all_that_is_in_flight_at_sigterm_is_answered(talkative: Service, measur
 
 def test_a_gateway_that_is_killed_leaves_nothing(tandem: Service, measured: Measured) -> None:
     wait_until(tandem.works, "all is well", PATIENCE_S)
-    group, files = [tandem.keeper(), tandem.triton(), tandem.stub()], tandem.shared_memory()
+    group, files = descendants(tandem.process.pid), tandem.shared_memory()
     photo = small_photo()
     with connections(tandem, 3) as opened:
         for each in opened:

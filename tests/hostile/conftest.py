@@ -4,7 +4,9 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,14 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+def resident_pages(process: int | str) -> int:
+    """0 of one that has ended."""
+    try:
+        return int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    except OSError:
+        return 0
+
+
 class Served:
     """A running `tandem serve` in a folder of its own: all it writes is below that, or on its standard error."""
 
@@ -53,17 +63,33 @@ class Served:
         assert announced, self.log.read_text()
         self.url = announced[0]
         self.port = int(announced[1])
+        self._peak, self._ends = 0.0, threading.Event()
+        self._watcher = threading.Thread(target=self._watch)
+        self._watcher.start()
 
     def memory_mib(self) -> float:
-        """The most memory that it had, ever or since ``forget_peak``."""
-        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1024
+        """The most memory that it and its photo processes had at a time, ever or since ``forget_peak``."""
+        return self._peak
 
     def forget_peak(self) -> None:
-        """Take what it has now for the most."""
-        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+        """Take what they have now for the most."""
+        self._peak = self._memory_mib()
+
+    def _watch(self) -> None:
+        while not self._ends.wait(0.01):
+            self._peak = max(self._peak, self._memory_mib())
+
+    def _memory_mib(self) -> float:
+        """What several of them share counts for each."""
+        pages = resident_pages(self.process.pid)
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            with suppress(OSError):  # the thread has ended
+                pages += sum(map(resident_pages, (task / "children").read_text().split()))
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     def end(self) -> None:
+        self._ends.set()
+        self._watcher.join()
         self.process.terminate()
         self.process.wait(60)
         assert self.process.stdout

@@ -371,9 +371,9 @@ async def test_a_photo_that_cannot_be_done_in_time_is_refused_unread(toy_triton:
         yield read[0]
 
     async with gateway(triton_url=toy_triton.grpc_url, workers=1) as client:
-        threads = parts(client).threads
-        threads._learn(1000)  # as if photos had taken so long of late
-        with threads.photo():
+        line = parts(client).line
+        line._learn(1000)  # as if photos had taken so long of late
+        with line.photo():
             response = await client.post("/v1/emotions", content=upload())
         assert "is expected to take 2000.0 s; it has 30 s" in problem(response, 503, "overloaded")
         assert not read

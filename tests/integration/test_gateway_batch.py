@@ -5,8 +5,11 @@ import io
 import json
 import zipfile
 from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
 
 import httpx
+import photo_steps
 import pytest
 from gateways import gateway, post, problem
 from photos import astronaut, encoded, oriented, png_bomb, tiles
@@ -125,25 +128,22 @@ async def test_a_batch_waits_while_single_requests_go_first(toy_triton: LocalTri
     assert all("answer" in line for line in answers)
 
 
-async def test_patience_ends(toy_triton: LocalTriton) -> None:
+async def test_patience_ends(toy_triton: LocalTriton, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(photo_steps.__file__).parent))
     app = create_app(Settings(triton_url=toy_triton.grpc_url, workers=1, batch_patience_s=0.2))
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://tandem", timeout=60) as client,
     ):
-        release = asyncio.Event()
-        loop = asyncio.get_running_loop()
         held = asyncio.create_task(
-            app.state.gateway.threads.run(
-                lambda: asyncio.run_coroutine_threadsafe(release.wait(), loop).result(timeout=30)
-            )
+            app.state.gateway.line.run(partial(photo_steps.hold, begun=tmp_path / "begun", go=tmp_path / "go"))
         )
         (line,) = lines(await send(client, [("a", PHOTO)]))
-        release.set()
+        (tmp_path / "go").touch()
         await held
     assert line["problem"]["status"] == 503
-    assert "no thread was idle within 0.2 s" in line["problem"]["detail"]
+    assert "no process was idle within 0.2 s" in line["problem"]["detail"]
 
 
 async def test_places_for_batches_are_limited_and_given_back(toy_triton: LocalTriton) -> None:

@@ -14,7 +14,6 @@ import pytest
 from photos import astronaut, encoded
 from toy_model import write_repository, write_version
 
-from service.analysis import Options
 from service.app import create_app
 from service.breaker import FAILURES, FAIR_WAIT_S
 from service.errors import (
@@ -27,6 +26,7 @@ from service.errors import (
 )
 from service.gateway import Gateway
 from service.inference import PROBE_LIFETIME_S, TritonClient
+from service.photos.steps import Options
 from service.settings import Settings
 from service.triton.server import LocalTriton
 

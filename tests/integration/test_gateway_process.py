@@ -73,11 +73,12 @@ class Served:
 
     def triton(self) -> int:
         """Process id of its Triton."""
-        return child(child(self.process.pid))
+        return child(child(self.process.pid, "keeper.py"))
 
 
-def child(pid: int) -> int:
-    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False)
+def child(pid: int, command: str = "") -> int:
+    """The first process below another whose command line holds ``command``; 0 for none."""
+    found = subprocess.run(["pgrep", "-P", str(pid), "-f", command], capture_output=True, text=True, check=False)
     return int((found.stdout.split() or ["0"])[0])
 
 

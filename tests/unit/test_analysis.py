@@ -1,8 +1,10 @@
 import numpy as np
 
-from service.analysis import Options, compose, select
+from service.analysis import compose
 from service.contract import ModelContract
 from service.faces.face import Box, Face
+from service.photos.steps import Options, select
+from service.quality import measure
 
 CONTRACT = ModelContract(
     name="tandem",
@@ -15,7 +17,6 @@ CONTRACT = ModelContract(
     max_batch_size=8,
     provenance={},
 )
-BLACK = np.zeros((1, 1, 48, 48), np.uint8)
 
 
 def face(width: float, height: float) -> Face:
@@ -30,13 +31,9 @@ def test_selects_by_the_shorter_side_and_by_number() -> None:
 
 
 def test_composes_the_answer() -> None:
-    answer = compose(
-        (30, 40),
-        [face(10, 20)],
-        np.full((1, 1, 48, 48), 51, np.uint8),
-        np.array([[0.25, 0.75]], np.float32),
-        CONTRACT,
-    )
+    one, crop, size = face(10, 20), np.full((48, 48), 51, np.uint8), (30, 40)
+    probabilities = np.array([[0.25, 0.75]], np.float32)
+    answer = compose(size, [one], [measure(one, crop, size)], probabilities, CONTRACT)
     assert answer.model_dump() == {
         "image": {"width": 40, "height": 30},
         "faces": [
@@ -64,5 +61,7 @@ def test_composes_the_answer() -> None:
 
 
 def test_probabilities_stay_in_their_range_in_spite_of_rounding() -> None:
-    answer = compose((9, 9), [face(1, 1)], BLACK, np.array([[-1e-7, 1.0000001]], np.float32), CONTRACT)
+    one = face(1, 1)
+    quality = measure(one, np.zeros((48, 48), np.uint8), (9, 9))
+    answer = compose((9, 9), [one], [quality], np.array([[-1e-7, 1.0000001]], np.float32), CONTRACT)
     assert answer.faces[0].emotions == {"neutral": 0.0, "happiness": 1.0}

@@ -1,5 +1,6 @@
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,15 @@ from PIL import Image
 from skimage import data, transform
 from tritonclient.grpc import model_config_pb2
 
-from service.analysis import DETAIL, cut
 from service.contract import ModelContract
 from service.errors import UnreadablePhoto
 from service.faces import weights
+from service.faces.alignment import crop_faces
 from service.faces.decode import decode_photo, open_photo
 from service.faces.face import LANDMARK_NAMES
 from service.faces.pipeline import FaceFinder
 from service.faces.weights import ONET, YUNET, Weights, check
+from service.photos.steps import DETAIL
 
 MODEL = Path(__file__).parents[2] / "model_repository" / "tandem"
 
@@ -224,10 +226,11 @@ def test_a_reduced_photo_gets_the_labels_of_the_whole_one(finder, contract, netw
     sighting = find_encoded(finder, raw)
     assert sighting.divisor == 2
     whole = decode_photo(raw, max_pixels=50_000_000)
+    cut = partial(crop_faces, template=contract.alignment_template, size=contract.crop_size)
     crops = [
-        cut(whole, finder.find(whole), contract),
-        cut(sighting.pixels, sighting.faces, contract, sighting.divisor),
-        cut(whole, sighting.faces, contract),
+        cut(whole, finder.find(whole)),
+        cut(sighting.pixels, sighting.faces, divisor=sighting.divisor),
+        cut(whole, sighting.faces),
     ]
     with torch.inference_mode():
         expected, *reduced = (network(torch.from_numpy(crop)).numpy()[0] for crop in crops)

@@ -1,4 +1,4 @@
-import threading
+import asyncio
 
 import pytest
 
@@ -32,29 +32,47 @@ def test_room_is_for_as_long_as_it_is_needed() -> None:
 
 
 def test_photos_are_decoded_side_by_side_only_as_far_as_there_is_room() -> None:
-    memory = DecodingMemory(100)
-    begun, go = [threading.Event() for _ in range(4)], [threading.Event() for _ in range(4)]
+    async def scenario() -> None:
+        memory = DecodingMemory(100)
+        begun, go = [asyncio.Event() for _ in range(4)], [asyncio.Event() for _ in range(4)]
 
-    def decode(number: int, size: int) -> None:
-        with memory.room(size):
-            begun[number].set()
-            assert go[number].wait(30)
+        async def decode(number: int, size: int) -> None:
+            async with memory.room(size):
+                begun[number].set()
+                await go[number].wait()
 
-    threads = [threading.Thread(target=decode, args=work) for work in enumerate((60, 40, 500, 1))]
-    for number in (0, 1):
-        threads[number].start()
-        assert begun[number].wait(30)
-    threads[2].start()
-    assert not begun[2].wait(0.2)
-    go[0].set()
-    assert not begun[2].wait(0.2)  # more than there is: alone or not at all
-    threads[3].start()
-    assert not begun[3].wait(0.2)  # and no small one passes it
-    go[1].set()
-    assert begun[2].wait(30)
-    go[2].set()
-    assert begun[3].wait(30)
-    go[3].set()
-    for thread in threads:
-        thread.join(30)
-        assert not thread.is_alive()
+        async def begins(number: int) -> bool:
+            for _ in range(20):  # turns of the loop
+                await asyncio.sleep(0)
+            return begun[number].is_set()
+
+        steps = [asyncio.create_task(decode(*work)) for work in enumerate((60, 40, 500, 1))]
+        assert await begins(0)
+        assert await begins(1)
+        assert not await begins(2)
+        go[0].set()
+        assert not await begins(2)  # more than there is: alone or not at all
+        assert not await begins(3)  # and no small one passes it
+        go[1].set()
+        assert await begins(2)
+        go[2].set()
+        assert await begins(3)
+        go[3].set()
+        await asyncio.gather(*steps)
+
+    asyncio.run(scenario())
+
+
+def test_who_no_longer_waits_for_room_is_passed() -> None:
+    async def scenario() -> None:
+        memory = DecodingMemory(100)
+        async with memory.room(60):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01), memory.room(500):
+                    pass
+            async with asyncio.timeout(10), memory.room(40):
+                pass
+        async with asyncio.timeout(10), memory.room(500):
+            pass
+
+    asyncio.run(scenario())

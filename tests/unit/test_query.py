@@ -1,8 +1,8 @@
 import pytest
 from pydantic import ValidationError
 
-from service.analysis import Options
 from service.errors import BadParameter
+from service.photos.steps import Options
 from service.query import PhotoQuery
 from service.schemas import FACE_FIELDS
 from service.settings import Settings

@@ -1,51 +1,47 @@
-"""The threads that decode photos and find faces, and the line before them: bounded in length and in time."""
+"""The line of photos that wait for a process: bounded in length and in time."""
 
 import asyncio
 import math
-import os
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
 from service.errors import Overloaded
+from service.photos.messages import Step
+from service.photos.processes import PhotoProcess, PhotoProcesses
 from service.telemetry import Telemetry
 
 Result = TypeVar("Result")
-
-NICENESS = 5
-"""How far the threads stand back where cores are scarce (see ``nice(2)``): behind the event loop, so that a
-refusal comes at once under any load, and behind a local Triton, so that photos end before others begin."""
 
 NEWEST_SHARE = 0.1
 """Weight of the newest photo in the mean time that a photo takes."""
 
 
-class PhotoThreads:
-    """A fixed number of threads for what keeps a core busy, and a line of bounded length before them."""
+class PhotoLine:
+    """A line of bounded length before the processes that do what keeps a core busy."""
 
-    def __init__(self, workers: int, max_waiting: int, telemetry: Telemetry) -> None:
+    def __init__(self, processes: PhotoProcesses, max_waiting: int, telemetry: Telemetry) -> None:
         """Start the line empty.
 
         Args:
-            workers: threads.
-            max_waiting: photos that may wait for one.
+            processes: what photos wait for.
+            max_waiting: photos that may wait.
             telemetry: is told how many do.
         """
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="photo", initializer=_stand_back)
-        self._workers = workers
+        self._processes = processes
+        self._workers = processes.count
         self._max_waiting = max_waiting
         self._inside = 0
         self._unanswered = 0
         self._seconds: float | None = None
         self._idle: deque[asyncio.Future[None]] = deque()
+        self._at_work: set[asyncio.Task[object]] = set()
         self._telemetry = telemetry
 
     def crowded(self) -> bool:
-        """Whether photos wait for a thread."""
+        """Whether photos wait for a process."""
         return self._inside > self._workers
 
     def check_room(self, left_s: float = math.inf) -> None:
@@ -57,7 +53,7 @@ class PhotoThreads:
         """
         self._check_length()
         expected_s = self.expected_s()
-        # A photo for each thread is always let in: what it takes is the only way to learn that times are better.
+        # A photo for each process is always let in: what it takes is the only way to learn that times are better.
         if self._unanswered >= self._workers and expected_s > left_s:
             raise Overloaded(
                 f"with {self._unanswered} photos before it, a photo is expected to take {expected_s:.1f} s; "
@@ -96,7 +92,7 @@ class PhotoThreads:
         self._seconds = known + (seconds - known) * NEWEST_SHARE
 
     async def idle(self) -> None:
-        """Wait until a thread has nothing to do, first come, first served: for work that gives way."""
+        """Wait until a process has nothing to do, first come, first served: for work that gives way."""
         while self._inside >= self._workers:
             turn = asyncio.get_running_loop().create_future()
             self._idle.append(turn)
@@ -109,25 +105,33 @@ class PhotoThreads:
                     self._wake()  # the turn had come; it is the next one's
                 raise
 
-    async def run(self, step: Callable[[], Result]) -> Result:
-        """Call ``step`` in a thread.
+    async def run(self, step: Step[Result]) -> Result:
+        """Let a process do ``step``.
 
-        A caller who gives up leaves the line; a step that runs already is finished, and keeps its thread
-        till then.
+        A caller who gives up leaves the line; a step that runs already is finished, and keeps its process till
+        then.
 
         Raises:
             Overloaded: ``max_waiting`` photos are waiting already.
+            PhotoProcessEnded: the process did not survive it.
         """
         self._check_length()
-        loop = asyncio.get_running_loop()
         self._count(1)
-        future = self._pool.submit(step)
+        try:
+            process = await self._processes.take()
+        except BaseException:
+            self._count(-1)
+            raise
+        work = asyncio.create_task(self._work(process, step))
+        self._at_work.add(work)
+        work.add_done_callback(self._at_work.discard)
+        return await asyncio.shield(work)
 
-        def leave(_: Future[Result]) -> None:
-            loop.call_soon_threadsafe(self._count, -1)
-
-        future.add_done_callback(leave)
-        return await asyncio.wrap_future(future)
+    async def _work(self, process: PhotoProcess, step: Step[Result]) -> Result:
+        try:
+            return await self._processes.call(process, step)
+        finally:
+            self._count(-1)
 
     def _count(self, change: int) -> None:
         self._inside += change
@@ -142,11 +146,6 @@ class PhotoThreads:
                 turn.set_result(None)
                 return
 
-    async def close(self) -> None:
-        """Let running steps finish and drop those in line."""
-        await asyncio.to_thread(self._pool.shutdown, wait=True, cancel_futures=True)
-
-
-def _stand_back() -> None:
-    """On Linux a thread has a niceness of its own."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+    async def finish(self) -> None:
+        """Wait until all that runs is done."""
+        await asyncio.gather(*self._at_work, return_exceptions=True)

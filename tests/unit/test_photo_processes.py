@@ -1,0 +1,207 @@
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import photo_steps
+import pytest
+
+from service.errors import PhotoProcessEnded, UnreadablePhoto
+from service.memory import DecodingMemory
+from service.photos.messages import Step
+from service.photos.processes import PhotoProcesses
+
+pytestmark = pytest.mark.anyio
+
+MIB = 1024 * 1024
+Result = TypeVar("Result")
+Run = Callable[[Step[Result]], Awaitable[Result]]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def importable_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(photo_steps.__file__).parent))
+
+
+@asynccontextmanager
+async def started(
+    count: int = 1, *, memory: int = 100 * MIB, patience_s: float = 60
+) -> AsyncIterator[Run[object]]:
+    """Lets one of ``count`` processes do a step."""
+    processes = PhotoProcesses(count, memory=DecodingMemory(memory), patience_s=patience_s)
+    await processes.start()
+    try:
+        yield lambda step: do(processes, step)
+    finally:
+        await processes.close()
+
+
+async def do(processes: PhotoProcesses, step: Step[Result]) -> Result:
+    return await processes.call(await processes.take(), step)
+
+
+async def exists(path: Path) -> None:
+    async with asyncio.timeout(30):
+        while not path.exists():
+            await asyncio.sleep(0.01)
+
+
+def gone(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+async def test_a_step_is_done_elsewhere_and_large_data_pass_both_ways() -> None:
+    async with started() as run:
+        assert await run(photo_steps.process_id) != os.getpid()
+        data = os.urandom(5 * MIB)
+        assert await run(partial(photo_steps.answer, value=data)) == data
+
+
+async def test_errors_come_back_as_they_are_and_a_bug_with_where_it_was() -> None:
+    async with started() as run:
+        with pytest.raises(UnreadablePhoto, match=r"^cut off$"):
+            await run(partial(photo_steps.fail, error=UnreadablePhoto("cut off")))
+        with pytest.raises(RuntimeError, match=r"(?s)in fail.*ZeroDivisionError: a bug"):
+            await run(partial(photo_steps.fail, error=ZeroDivisionError("a bug")))
+        assert await run(partial(photo_steps.answer, value=1)) == 1
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        partial(photo_steps.answer, value=Path("/etc/passwd")),
+        partial(photo_steps.answer, value=print),
+        photo_steps.run_something,
+    ],
+    ids=["path", "function", "call"],
+)
+async def test_no_answer_makes_the_gateway_run_anything(step: Step[object]) -> None:
+    async with started() as run:
+        former = await run(photo_steps.process_id)
+        with pytest.raises(PhotoProcessEnded, match=r"a photo process sent (pathlib|builtins|posix)\."):
+            await run(step)
+        assert await run(photo_steps.process_id) != former
+        assert gone(former)
+
+
+async def test_a_process_that_dies_takes_one_photo_with_it_and_is_replaced(tmp_path: Path) -> None:
+    async with started(2) as run:
+        begun, go = tmp_path / "begun", tmp_path / "go"
+        other = asyncio.create_task(run(partial(photo_steps.hold, begun=begun, go=go)))
+        await exists(begun)
+        with pytest.raises(PhotoProcessEnded, match=r"process \d+ ended with status -9"):
+            await run(photo_steps.die)
+        assert await run(partial(photo_steps.answer, value="next")) == "next"
+        go.touch()
+        await other
+
+
+async def test_a_process_that_dies_while_idle_is_replaced() -> None:
+    async with started() as run:
+        former = await run(photo_steps.process_id)
+        os.kill(former, signal.SIGKILL)
+        await asyncio.sleep(0.2)  # for the socket to close
+        assert await run(photo_steps.process_id) != former
+        assert gone(former)
+
+
+async def test_a_photo_that_takes_too_long_is_given_up_with_its_process(tmp_path: Path) -> None:
+    async with started(patience_s=0.5) as run:
+        former = await run(photo_steps.process_id)
+        with pytest.raises(PhotoProcessEnded, match=r"ended after 0\.5 s with one photo"):
+            await run(partial(photo_steps.hold, begun=tmp_path / "begun", go=tmp_path / "never"))
+        assert await run(photo_steps.process_id) != former
+        assert gone(former)
+
+
+async def test_steps_run_side_by_side_only_as_far_as_their_pixels_have_room(tmp_path: Path) -> None:
+    async with started(2, memory=100 * MIB) as run:
+        begun, go = [tmp_path / f"begun{n}" for n in range(2)], [tmp_path / f"go{n}" for n in range(2)]
+        steps = [
+            asyncio.create_task(run(partial(photo_steps.hold, begun=begun[n], go=go[n], memory=60 * MIB)))
+            for n in range(2)
+        ]
+        done = asyncio.gather(*steps)
+        async with asyncio.timeout(30):
+            while not any(path.exists() for path in begun):
+                await asyncio.sleep(0.01)
+        first = begun.index(next(path for path in begun if path.exists()))
+        await asyncio.sleep(0.2)
+        assert not begun[1 - first].exists()
+        go[first].touch()
+        await exists(begun[1 - first])
+        go[1 - first].touch()
+        await done
+
+
+async def test_room_is_given_back_by_a_process_that_dies_with_it(tmp_path: Path) -> None:
+    async with started(2, memory=100 * MIB) as run:
+        one = await run(photo_steps.process_id)
+        held = asyncio.create_task(
+            run(partial(photo_steps.hold, begun=tmp_path / "begun", go=tmp_path / "never", memory=90 * MIB))
+        )
+        await exists(tmp_path / "begun")
+        os.kill(one, signal.SIGKILL)  # the one that worked last works next
+        with pytest.raises(PhotoProcessEnded):
+            await held
+        (tmp_path / "go").touch()
+        await run(partial(photo_steps.hold, begun=tmp_path / "other", go=tmp_path / "go", memory=90 * MIB))
+
+
+async def test_signals_for_the_service_do_not_end_a_photo_in_work(tmp_path: Path) -> None:
+    async with started() as run:
+        process = await run(photo_steps.process_id)
+        step = asyncio.create_task(run(partial(photo_steps.hold, begun=tmp_path / "begun", go=tmp_path / "go")))
+        await exists(tmp_path / "begun")
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(process, number)
+        (tmp_path / "go").touch()
+        await step
+    assert gone(process)  # as they all are after close()
+
+
+OWNER = """
+import asyncio, photo_steps
+from service.memory import DecodingMemory
+from service.photos.processes import PhotoProcesses
+
+async def main():
+    processes = PhotoProcesses(1, memory=DecodingMemory(1), patience_s=60)
+    await processes.start()
+    print(await processes.call(await processes.take(), photo_steps.process_id), flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+async def test_processes_end_with_a_service_that_is_killed() -> None:
+    path = os.pathsep.join([str(Path(photo_steps.__file__).parent), str(Path(__file__).parents[2])])
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    with owner:
+        assert owner.stdout
+        process = int(await asyncio.to_thread(owner.stdout.readline))
+        assert not gone(process)
+        owner.kill()
+    ends_at = time.monotonic() + 30
+    while not gone(process):
+        assert time.monotonic() < ends_at
+        await asyncio.sleep(0.05)

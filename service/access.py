@@ -1,6 +1,7 @@
 """Who may call the API, and how often: around every route below ``/v1/``."""
 
 import ipaddress
+from functools import lru_cache
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -102,7 +103,11 @@ def presented_key(headers: Headers) -> str | None:
 
 def network_of(scope: Scope) -> str:
     """The client's address; of IPv6 the first 64 bits, since whoever has one address has all of those."""
-    host = scope["client"][0] if scope.get("client") else ""
+    return _network(scope["client"][0] if scope.get("client") else "")
+
+
+@lru_cache(maxsize=1024)
+def _network(host: str) -> str:
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

@@ -113,12 +113,12 @@ class EmotionReader:
         found = await self._line.run(
             partial(
                 find,
-                data=data,
                 max_pixels=max_pixels,
                 options=options,
                 crop=_crop_of(contract),
                 handed_over_at=watch.last,
-            )
+            ),
+            data,
         )
         watch.go_on(found.laps)
         faces, portraits = found.faces, found.portraits
@@ -131,7 +131,7 @@ class EmotionReader:
                 except ModelChanged:  # a new version goes live: its crops may be others
                     contract = await self._triton.contract()
                     portraits = await self._line.run(
-                        partial(cut_anew, data=data, max_pixels=max_pixels, faces=faces, crop=_crop_of(contract))
+                        partial(cut_anew, max_pixels=max_pixels, faces=faces, crop=_crop_of(contract)), data
                     )
             else:
                 probabilities = await self._infer(portraits.crops, contract, ends_at)
@@ -140,7 +140,7 @@ class EmotionReader:
         picture = None
         if draw_as is not None:
             picture = await self._line.run(
-                partial(annotate_encoded, data=data, max_pixels=max_pixels, answer=answer, media_type=draw_as)
+                partial(annotate_encoded, max_pixels=max_pixels, answer=answer, media_type=draw_as), data
             )
             watch.lap("draw")
         return Analysis(answer, picture, watch.seconds)

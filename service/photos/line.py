@@ -105,8 +105,8 @@ class PhotoLine:
                     self._wake()  # the turn had come; it is the next one's
                 raise
 
-    async def run(self, step: Step[Result]) -> Result:
-        """Let a process do ``step``.
+    async def run(self, step: Step[Result], photo: bytes) -> Result:
+        """Let a process do ``step`` with a photo.
 
         A caller who gives up leaves the line; a step that runs already is finished, and keeps its process till
         then.
@@ -122,14 +122,14 @@ class PhotoLine:
         except BaseException:
             self._count(-1)
             raise
-        work = asyncio.create_task(self._work(process, step))
+        work = asyncio.create_task(self._work(process, step, photo))
         self._at_work.add(work)
         work.add_done_callback(self._at_work.discard)
         return await asyncio.shield(work)
 
-    async def _work(self, process: PhotoProcess, step: Step[Result]) -> Result:
+    async def _work(self, process: PhotoProcess, step: Step[Result], photo: bytes) -> Result:
         try:
-            return await self._processes.call(process, step)
+            return await self._processes.call(process, step, photo)
         finally:
             self._count(-1)
 

@@ -9,7 +9,6 @@ import contextlib
 import logging
 import os
 import socket
-import struct
 import subprocess
 import sys
 from contextlib import AsyncExitStack
@@ -18,7 +17,7 @@ from typing import Any, TypeVar
 
 from service.errors import PhotoProcessEnded
 from service.memory import DecodingMemory
-from service.photos.messages import BROKEN, GRANTED, REFUSED, ROOM, Step, decode, encode
+from service.photos.messages import ANSWER, BROKEN, GRANTED, REFUSED, ROOM, Step, order, read_answer
 
 Result = TypeVar("Result")
 
@@ -30,9 +29,6 @@ RESTART_PAUSE_S = 1.0
 
 END_TIMEOUT_S = 5.0
 """At most so long an idle process may take to end by itself."""
-
-HEAD = struct.Struct("!i")
-"""The length of a message, as ``multiprocessing.connection`` writes it before it."""
 
 LONGEST = 1024 * 1024 * 1024
 """Bytes of an answer; a picture in it is far smaller."""
@@ -51,7 +47,7 @@ class PhotoProcess:
     def __init__(self, memory: DecodingMemory) -> None:
         """Nothing runs before ``start``; ``memory`` grants room for pixels."""
         self._memory = memory
-        self._process: subprocess.Popen[bytes]
+        self._process: subprocess.Popen[bytes] | None = None
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
 
@@ -69,7 +65,7 @@ class PhotoProcess:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await self._hear()
         except (TimeoutError, OSError, EOFError, ValueError):
-            self._process.kill()
+            self._kill()
             raise await self._ended() from None
 
     @property
@@ -77,8 +73,8 @@ class PhotoProcess:
         """Whether it can be given a photo."""
         return not (self._reader.at_eof() or self._writer.is_closing())
 
-    async def call(self, step: Step[Result], patience_s: float) -> Result:
-        """Let it do ``step``, and wait for that.
+    async def call(self, step: Step[Result], photo: bytes, patience_s: float) -> Result:
+        """Let it do ``step`` with a photo, and wait for that.
 
         Raises:
             TandemError: what ``step`` raised.
@@ -88,12 +84,12 @@ class PhotoProcess:
         """
         try:
             async with asyncio.timeout(patience_s), AsyncExitStack() as held:
-                await self._send(encode(step))
-                kind, value = await self._hear()
-                while kind == ROOM:
+                await self._say(*order(step, photo))
+                word, value = await self._hear()
+                while word == ROOM:
                     await held.enter_async_context(self._memory.room(value))
-                    await self._send(GRANTED)
-                    kind, value = await self._hear()
+                    await self._say(GRANTED)
+                    word, value = await self._hear()
         except TimeoutError:
             self._kill()
             raise PhotoProcessEnded(f"it was ended after {patience_s:g} s with one photo") from None
@@ -102,18 +98,21 @@ class PhotoProcess:
             raise PhotoProcessEnded(str(error)) from error
         except (OSError, EOFError):
             raise await self._ended() from None
-        if kind == REFUSED:
+        if word == REFUSED:
             raise value
-        if kind == BROKEN:
+        if word == BROKEN:
             raise RuntimeError(value)
         return value  # type: ignore[no-any-return]
 
     def _kill(self) -> None:
-        self._process.kill()
+        if self._process:
+            self._process.kill()
         self._writer.close()
 
     async def stop(self) -> None:
         """End it, by force if need be."""
+        if self._process is None:
+            return
         self._writer.close()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
@@ -125,18 +124,19 @@ class PhotoProcess:
 
     async def _ended(self) -> PhotoProcessEnded:
         await self.stop()
-        return PhotoProcessEnded(f"process {self._process.pid} ended with status {self._process.returncode}")
+        status = self._process.returncode if self._process else None
+        return PhotoProcessEnded(f"it ended with status {status}")
 
-    async def _send(self, message: bytes) -> None:
-        self._writer.write(HEAD.pack(len(message)))
-        self._writer.write(message)
+    async def _say(self, *parts: bytes) -> None:
+        for part in parts:
+            self._writer.write(part)
         await self._writer.drain()
 
     async def _hear(self) -> tuple[str, Any]:
-        (length,) = HEAD.unpack(await self._reader.readexactly(HEAD.size))
-        if not 0 < length <= LONGEST:
+        (length,) = ANSWER.unpack(await self._reader.readexactly(ANSWER.size))
+        if length > LONGEST:
             raise ValueError(f"a photo process announces {length:,} bytes; the limit is {LONGEST:,}")
-        return decode(await self._reader.readexactly(length))
+        return read_answer(await self._reader.readexactly(length))
 
 
 def _spawn(descriptor: int) -> "subprocess.Popen[bytes]":
@@ -175,7 +175,11 @@ class PhotoProcesses:
         Raises:
             PhotoProcessEnded: one could not be started.
         """
-        await asyncio.gather(*(process.start() for process in self._all))
+        try:
+            await asyncio.gather(*(process.start() for process in self._all))
+        except BaseException:
+            await self.close()
+            raise
         for process in self._all:
             self._free.put_nowait(process)
 
@@ -187,10 +191,10 @@ class PhotoProcesses:
                 return process
             self._replace(process)  # it ended while it had nothing to do
 
-    async def call(self, process: PhotoProcess, step: Step[Result]) -> Result:
+    async def call(self, process: PhotoProcess, step: Step[Result], photo: bytes) -> Result:
         """As ``PhotoProcess.call``; a process that has ended is replaced."""
         try:
-            return await process.call(step, self._patience_s)
+            return await process.call(step, photo, self._patience_s)
         finally:
             if process.alive:
                 self._free.put_nowait(process)

@@ -8,16 +8,15 @@ the process ends.
 
 import os
 import signal
+import socket
 import sys
 import traceback
 from functools import partial
-from multiprocessing.connection import Connection
-from typing import Any
 
 from service.errors import TandemError
 from service.garbage import settle
-from service.photos.messages import BROKEN, DONE, READY, REFUSED, ROOM, Step
-from service.photos.steps import Room, finder
+from service.photos.messages import BROKEN, DONE, GRANTED, ORDER, READY, REFUSED, ROOM, answer, read_order
+from service.photos.steps import finder
 
 NICENESS = 5
 """How far photo processes stand back where cores are scarce (see ``nice(2)``): behind the gateway, so that a
@@ -33,32 +32,44 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     os.nice(NICENESS)
-    link: Connection = Connection(int(sys.argv[1]))
+    link = socket.socket(fileno=int(sys.argv[1]))
     finder()  # a broken installation shows now, and the first photo finds everything loaded
     settle()
-    link.send((READY, None))
     try:
+        link.sendall(answer(READY, None))
         while True:
-            step = link.recv()
-            link.send(_outcome(step, partial(_room, link)))
-            del step  # megabytes, perhaps
+            link.sendall(_work(link))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the gateway has closed the socket, or has ended
 
 
-def _outcome(step: Step[Any], room: Room) -> tuple[str, Any]:
+def _work(link: socket.socket) -> bytes:
+    """The answer to one order."""
+    order, photo = ORDER.unpack(_receive(link, ORDER.size))
+    step = read_order(_receive(link, order))
+    data = _receive(link, photo)
     try:
-        return DONE, step(room)
+        return answer(DONE, step(partial(_room, link), data))
     except TandemError as error:
-        return REFUSED, error
+        return answer(REFUSED, error)
     except Exception:
-        return BROKEN, traceback.format_exc()
+        return answer(BROKEN, traceback.format_exc())
 
 
-def _room(link: Connection, count: int) -> None:
+def _receive(link: socket.socket, count: int) -> bytes:
+    received = link.recv(count, socket.MSG_WAITALL)  # all, but for a signal: megabytes without a copy
+    while len(received) < count:
+        more = link.recv(count - len(received))
+        if not more:
+            raise EOFError
+        received += more
+    return received
+
+
+def _room(link: socket.socket, count: int) -> None:
     if count > LITTLE:
-        link.send((ROOM, count))
-        link.recv_bytes()
+        link.sendall(answer(ROOM, count))
+        _receive(link, len(GRANTED))
 
 
 if __name__ == "__main__":

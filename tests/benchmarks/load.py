@@ -24,18 +24,22 @@ import uvloop
 
 STEP = re.compile(rb"(\w+);dur=([\d.]+)")
 BEYOND_S = 30.0
-"""An answer that takes longer ends the benchmark."""
+"""An answer that comes so long after the end, or never, ends the benchmark with an error."""
 
 PERCENTILES = (50, 95, 99)
 
 
 @dataclass
 class Answer:
-    """One response: its status, the headers that are looked at, and its body."""
+    """One response: its status, its headers, and its body."""
 
     status: int = 0
-    headers: dict[bytes, bytes] = field(default_factory=dict)
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     body: bytes = b""
+
+    def header(self, wanted: bytes) -> bytes:
+        """Its value; empty where there is none."""
+        return next((value for name, value in self.headers if name.lower() == wanted), b"")
 
 
 class Connection(asyncio.Protocol):
@@ -44,6 +48,7 @@ class Connection(asyncio.Protocol):
     """
 
     def __init__(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._waiting: asyncio.Future[Answer] | None = None
 
@@ -59,7 +64,7 @@ class Connection(asyncio.Protocol):
         self._parser.feed_data(data)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._answer.headers[name.lower()] = value
+        self._answer.headers.append((name, value))
 
     def on_body(self, body: bytes) -> None:
         self._answer.body += body
@@ -75,7 +80,7 @@ class Connection(asyncio.Protocol):
 
     async def post(self, request: bytes) -> Answer:
         assert self._transport
-        self._answer, self._parser = Answer(), httptools.HttpResponseParser(self)
+        self._answer = Answer()
         self._waiting = asyncio.get_running_loop().create_future()
         self._transport.write(request)
         return await self._waiting
@@ -95,11 +100,12 @@ class Record:
     def add(self, answer: Answer, seconds: float) -> None:
         self.latencies[answer.status].append(seconds)
         known = 0.0
-        for name, value in STEP.findall(answer.headers.get(b"server-timing", b"")):
+        if answer.status != 200:
+            return
+        for name, value in STEP.findall(answer.header(b"server-timing")):
             self.steps[name.decode()].append(float(value))
             known += float(value) if name != b"wait" else 0.0
-        if answer.status == 200:
-            self.steps["gateway"].append(seconds * 1000 - known)
+        self.steps["gateway"].append(seconds * 1000 - known)
 
 
 class Load:
@@ -123,7 +129,7 @@ class Load:
         start = time.perf_counter()
         self._counts_from, self._ends_at = start + warm_up_s, start + warm_up_s + seconds
         self._start = start
-        async with asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(warm_up_s + seconds + BEYOND_S), asyncio.TaskGroup() as tasks:
             for _ in range(self._clients):
                 tasks.create_task(self._client())
 
@@ -137,7 +143,7 @@ class Load:
             try:
                 if not connection.open:
                     _, connection = await loop.create_connection(Connection, *self._address)
-                answer = await asyncio.wait_for(connection.post(self._request), BEYOND_S)
+                answer = await connection.post(self._request)
             except OSError as error:
                 self.record.broken[type(error).__name__] += 1
                 continue
@@ -147,7 +153,7 @@ class Load:
             self.record.in_time += answer.status == 200 and self._counts_from <= now < self._ends_at
             self._check(answer)
             if self._rate is None and answer.status == 503:
-                await asyncio.sleep(float(answer.headers.get(b"retry-after", b"1")))
+                await asyncio.sleep(float(answer.header(b"retry-after")))
 
     async def _next_due(self) -> float:
         if self._rate is None:

@@ -136,9 +136,8 @@ async def test_patience_ends(toy_triton: LocalTriton, tmp_path: Path, monkeypatc
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://tandem", timeout=60) as client,
     ):
-        held = asyncio.create_task(
-            app.state.gateway.line.run(partial(photo_steps.hold, begun=tmp_path / "begun", go=tmp_path / "go"))
-        )
+        hold = partial(photo_steps.hold, begun=tmp_path / "begun", go=tmp_path / "go")
+        held = asyncio.create_task(app.state.gateway.line.run(hold, b""))
         (line,) = lines(await send(client, [("a", PHOTO)]))
         (tmp_path / "go").touch()
         await held

@@ -67,15 +67,15 @@ def test_a_full_line_is_refused_and_a_place_comes_free(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with line_of_one() as line:
             begun, go = tmp_path / "begun", tmp_path / "go"
-            first = asyncio.create_task(line.run(partial(photo_steps.hold, begun=begun, go=go)))
-            second = asyncio.create_task(line.run(partial(photo_steps.answer, value="second")))
+            first = asyncio.create_task(line.run(partial(photo_steps.hold, begun=begun, go=go), b""))
+            second = asyncio.create_task(line.run(partial(photo_steps.answer, value="second"), b""))
             await asyncio.sleep(0)
             with pytest.raises(Overloaded, match=r"1 photos are worked on and 1 wait \(TANDEM_MAX_WAITING\)"):
-                await line.run(partial(photo_steps.answer, value="third"))
+                await line.run(partial(photo_steps.answer, value="third"), b"")
             go.touch()
             await first
             assert await second == "second"
-            assert await line.run(partial(photo_steps.answer, value="fourth")) == "fourth"
+            assert await line.run(partial(photo_steps.answer, value="fourth"), b"") == "fourth"
 
     asyncio.run(scenario())
 
@@ -84,13 +84,13 @@ def test_a_caller_who_gives_up_leaves_the_line_but_not_a_running_process(tmp_pat
     async def scenario() -> None:
         async with line_of_one() as line:
             begun, go, never = tmp_path / "begun", tmp_path / "go", tmp_path / "never"
-            running = asyncio.create_task(line.run(partial(photo_steps.hold, begun=begun, go=go)))
-            waiting = asyncio.create_task(line.run(partial(photo_steps.hold, begun=never, go=go)))
+            running = asyncio.create_task(line.run(partial(photo_steps.hold, begun=begun, go=go), b""))
+            waiting = asyncio.create_task(line.run(partial(photo_steps.hold, begun=never, go=go), b""))
             await exists(begun)
             for task in (running, waiting):
                 task.cancel()
             await asyncio.gather(running, waiting, return_exceptions=True)
-            next_one = asyncio.create_task(line.run(partial(photo_steps.answer, value="next")))
+            next_one = asyncio.create_task(line.run(partial(photo_steps.answer, value="next"), b""))
             await asyncio.sleep(0)
             with pytest.raises(Overloaded):  # the running step holds its process still
                 line.check_room()

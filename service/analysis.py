@@ -16,7 +16,7 @@ from service.faces.face import LANDMARK_NAMES, Face
 from service.gathering import Gatherer
 from service.inference import TritonClient
 from service.photos.line import PhotoLine
-from service.photos.steps import Crop, Options, cut_anew, find
+from service.photos.steps import Crop, Found, Options, Portraits, cut_anew, find
 from service.photos.stopwatch import Stopwatch
 from service.quality import Quality
 from service.schemas import (
@@ -110,15 +110,11 @@ class EmotionReader:
     ) -> Analysis:
         contract = await self._triton.contract()
         max_pixels = self._settings.max_pixels
+        crop = _crop_of(contract)
         found = await self._line.run(
-            partial(
-                find,
-                max_pixels=max_pixels,
-                options=options,
-                crop=_crop_of(contract),
-                handed_over_at=watch.last,
-            ),
+            partial(find, max_pixels=max_pixels, options=options, crop=crop, handed_over_at=watch.last),
             data,
+            partial(Found.read, crop=crop),
         )
         watch.go_on(found.laps)
         faces, portraits = found.faces, found.portraits
@@ -130,8 +126,11 @@ class EmotionReader:
                     break
                 except ModelChanged:  # a new version goes live: its crops may be others
                     contract = await self._triton.contract()
+                    crop = _crop_of(contract)
                     portraits = await self._line.run(
-                        partial(cut_anew, max_pixels=max_pixels, faces=faces, crop=_crop_of(contract)), data
+                        partial(cut_anew, max_pixels=max_pixels, faces=faces, crop=crop),
+                        data,
+                        partial(Portraits.read, crop=crop),
                     )
             else:
                 probabilities = await self._infer(portraits.crops, contract, ends_at)
@@ -140,7 +139,9 @@ class EmotionReader:
         picture = None
         if draw_as is not None:
             picture = await self._line.run(
-                partial(annotate_encoded, max_pixels=max_pixels, answer=answer, media_type=draw_as), data
+                partial(annotate_encoded, max_pixels=max_pixels, answer=answer, media_type=draw_as),
+                data,
+                lambda _, raw: raw,
             )
             watch.lap("draw")
         return Analysis(answer, picture, watch.seconds)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from service.photos.steps import Room, opened
+from service.photos.steps import Reply, Room, opened
 from service.schemas import FaceEmotion, PhotoEmotions, TrackedFace
 
 Corners = tuple[float, float, float, float]
@@ -54,10 +54,10 @@ class Pen:
         )
 
 
-def annotate_encoded(room: Room, data: bytes, *, max_pixels: int, answer: PhotoEmotions, media_type: str) -> bytes:
-    """A photo with its answer drawn in it; runs in a photo process."""
+def annotate_encoded(room: Room, data: bytes, *, max_pixels: int, answer: PhotoEmotions, media_type: str) -> Reply:
+    """A photo with its answer drawn in it, as raw bytes; runs in a photo process."""
     with opened(room, data, max_pixels, to_draw=True) as photo:
-        return annotate(photo.decode(), answer, media_type)
+        return None, annotate(photo.decode(), answer, media_type)
 
 
 def draw_emotions(photo: NDArray[np.uint8], answer: PhotoEmotions) -> Image.Image:

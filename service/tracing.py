@@ -148,7 +148,7 @@ class SpanTracing(Tracing):
             span.set_status(self._trace.StatusCode.ERROR)
 
     def steps(self, steps: Sequence[tuple[str, float, float]]) -> None:
-        """A span for each step, made afterwards: the threads that did them know nothing of spans."""
+        """A span for each step, made afterwards: the processes that did them know nothing of spans."""
         zero = time.time_ns() - time.perf_counter_ns()
         for name, start, end in steps:
             self._tracer.start_span(name, start_time=zero + round(start * 1e9)).end(zero + round(end * 1e9))

@@ -6,10 +6,10 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from service.errors import Overloaded
-from service.photos.messages import Step
+from service.photos.messages import Reader, Step
 from service.photos.processes import PhotoProcess, PhotoProcesses
 from service.telemetry import Telemetry
 
@@ -37,7 +37,7 @@ class PhotoLine:
         self._unanswered = 0
         self._seconds: float | None = None
         self._idle: deque[asyncio.Future[None]] = deque()
-        self._at_work: set[asyncio.Task[object]] = set()
+        self._at_work: set[asyncio.Task[Any]] = set()
         self._telemetry = telemetry
 
     def crowded(self) -> bool:
@@ -105,8 +105,8 @@ class PhotoLine:
                     self._wake()  # the turn had come; it is the next one's
                 raise
 
-    async def run(self, step: Step[Result], photo: bytes) -> Result:
-        """Let a process do ``step`` with a photo.
+    async def run(self, step: Step, photo: bytes, read: Reader[Result]) -> Result:
+        """Let a process do ``step`` with a photo; ``read`` makes the result of its reply.
 
         A caller who gives up leaves the line; a step that runs already is finished, and keeps its process till
         then.
@@ -122,16 +122,21 @@ class PhotoLine:
         except BaseException:
             self._count(-1)
             raise
-        work = asyncio.create_task(self._work(process, step, photo))
+        work = asyncio.create_task(self._work(process, step, photo, read))
         self._at_work.add(work)
-        work.add_done_callback(self._at_work.discard)
+        work.add_done_callback(self._done)
         return await asyncio.shield(work)
 
-    async def _work(self, process: PhotoProcess, step: Step[Result], photo: bytes) -> Result:
+    async def _work(self, process: PhotoProcess, step: Step, photo: bytes, read: Reader[Result]) -> Result:
         try:
-            return await self._processes.call(process, step, photo)
+            return await self._processes.call(process, step, photo, read)
         finally:
             self._count(-1)
+
+    def _done(self, work: asyncio.Task[Any]) -> None:
+        self._at_work.discard(work)
+        if not work.cancelled():
+            work.exception()  # whose caller has left is of no interest
 
     def _count(self, change: int) -> None:
         self._inside += change

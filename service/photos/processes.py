@@ -11,13 +11,28 @@ import os
 import socket
 import subprocess
 import sys
+from collections import deque
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from service.errors import PhotoProcessEnded
+from service import errors
+from service.errors import PhotoProcessEnded, TandemError
 from service.memory import DecodingMemory
-from service.photos.messages import ANSWER, BROKEN, GRANTED, REFUSED, ROOM, Step, order, read_answer
+from service.photos.messages import (
+    ANSWER,
+    BROKEN,
+    DONE,
+    GRANTED,
+    LONGEST,
+    READY,
+    REFUSED,
+    ROOM,
+    Reader,
+    Step,
+    order,
+    read_answer,
+)
 
 Result = TypeVar("Result")
 
@@ -30,8 +45,10 @@ RESTART_PAUSE_S = 1.0
 END_TIMEOUT_S = 5.0
 """At most so long an idle process may take to end by itself."""
 
-LONGEST = 1024 * 1024 * 1024
-"""Bytes of an answer; a picture in it is far smaller."""
+REFUSALS = {
+    name: each for name, each in vars(errors).items() if isinstance(each, type) and issubclass(each, TandemError)
+}
+"""What a step may raise, by name."""
 
 CHUNK = 1024 * 1024
 
@@ -58,51 +75,68 @@ class PhotoProcess:
             PhotoProcessEnded: it ended before that, or took too long.
         """
         ours, theirs = socket.socketpair()
-        self._reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=CHUNK)
         with theirs:
-            self._process = _spawn(theirs.fileno())
+            self._reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=CHUNK)
+            try:
+                # In the thread of the loop: the kernel kills it when the thread ends that has made it.
+                self._process = _spawn(theirs.fileno())
+            except BaseException:
+                self._writer.close()
+                raise
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
-                await self._hear()
+                word, _, _ = await self._hear()
+            if word != READY:
+                raise ValueError(f"a photo process says «{word}» first")
         except (TimeoutError, OSError, EOFError, ValueError):
             self._kill()
-            raise await self._ended() from None
+            await self.stop()
+            raise PhotoProcessEnded(f"it ended with status {self._process.returncode}") from None
 
     @property
     def alive(self) -> bool:
         """Whether it can be given a photo."""
         return not (self._reader.at_eof() or self._writer.is_closing())
 
-    async def call(self, step: Step[Result], photo: bytes, patience_s: float) -> Result:
-        """Let it do ``step`` with a photo, and wait for that.
+    async def call(self, step: Step, photo: bytes, read: Reader[Result], patience_s: float) -> Result:
+        """Let it do ``step`` with a photo, and wait for that; ``read`` makes the result of its reply.
+
+        Whatever goes wrong, but for what the step itself raises, ends it: the next photo must not get this one's
+        answer.
 
         Raises:
             TandemError: what ``step`` raised.
-            PhotoProcessEnded: it ended meanwhile, or was ended since it took longer than ``patience_s`` or was out
-                of its senses.
+            PhotoProcessEnded: it ended meanwhile, or was ended: it took longer than ``patience_s``, the wait for
+                room apart, or what it said makes no sense.
             RuntimeError: ``step`` raised anything else.
         """
         try:
-            async with asyncio.timeout(patience_s), AsyncExitStack() as held:
-                await self._say(*order(step, photo))
-                word, value = await self._hear()
+            async with AsyncExitStack() as held:
+                async with asyncio.timeout(patience_s):
+                    await self._say(*order(step, photo))
+                    word, fields, raw = await self._hear()
                 while word == ROOM:
-                    await held.enter_async_context(self._memory.room(value))
-                    await self._say(GRANTED)
-                    word, value = await self._hear()
-        except TimeoutError:
+                    await held.enter_async_context(self._memory.room(fields))
+                    async with asyncio.timeout(patience_s):
+                        await self._say(GRANTED)
+                        word, fields, raw = await self._hear()
+            failure = _failure(word, fields)
+            result = None if failure else read(fields, raw)
+        except BaseException as error:
             self._kill()
-            raise PhotoProcessEnded(f"it was ended after {patience_s:g} s with one photo") from None
-        except ValueError as error:
-            self._kill()
-            raise PhotoProcessEnded(str(error)) from error
-        except (OSError, EOFError):
-            raise await self._ended() from None
-        if word == REFUSED:
-            raise value
-        if word == BROKEN:
-            raise RuntimeError(value)
-        return value  # type: ignore[no-any-return]
+            match error:
+                case TimeoutError():
+                    raise PhotoProcessEnded(f"it was ended after {patience_s:g} s with one photo") from None
+                case OSError() | EOFError():
+                    await self.stop()
+                    status = self._process.returncode if self._process else None
+                    raise PhotoProcessEnded(f"it ended with status {status}") from None
+                case Exception():
+                    raise PhotoProcessEnded(f"what it said makes no sense: {error}") from error
+            raise
+        if failure:
+            raise failure
+        return cast(Result, result)
 
     def _kill(self) -> None:
         if self._process:
@@ -122,32 +156,42 @@ class PhotoProcess:
             self._process.kill()
             await asyncio.to_thread(self._process.wait)
 
-    async def _ended(self) -> PhotoProcessEnded:
-        await self.stop()
-        status = self._process.returncode if self._process else None
-        return PhotoProcessEnded(f"it ended with status {status}")
-
     async def _say(self, *parts: bytes) -> None:
         for part in parts:
             self._writer.write(part)
         await self._writer.drain()
 
-    async def _hear(self) -> tuple[str, Any]:
-        (length,) = ANSWER.unpack(await self._reader.readexactly(ANSWER.size))
-        if length > LONGEST:
-            raise ValueError(f"a photo process announces {length:,} bytes; the limit is {LONGEST:,}")
-        return read_answer(await self._reader.readexactly(length))
+    async def _hear(self) -> tuple[str, Any, bytes]:
+        lengths = ANSWER.unpack(await self._reader.readexactly(ANSWER.size))
+        if max(lengths) > LONGEST:
+            raise ValueError(f"a photo process announces {max(lengths):,} bytes; the limit is {LONGEST:,}")
+        word, fields = read_answer(await self._reader.readexactly(lengths[0]))
+        return word, fields, await self._reader.readexactly(lengths[1])
+
+
+def _failure(word: str, fields: Any) -> Exception | None:
+    """What the step raised."""
+    if word == REFUSED:
+        name, detail = fields
+        return REFUSALS[name](str(detail))
+    if word == BROKEN:
+        return RuntimeError(str(fields))
+    if word != DONE:
+        raise ValueError(f"a photo process says «{word}» for an answer")
+    return None
 
 
 def _spawn(descriptor: int) -> "subprocess.Popen[bytes]":
-    package = Path(__file__).parents[2]
-    path = os.pathsep.join(filter(None, (str(package), os.environ.get("PYTHONPATH"))))
+    package = str(Path(__file__).parents[2])
+    # Neither the current folder comes first, nor what is beside an installed package: both could hide modules.
+    start = f"import sys; sys.path.append({package!r}); from {WORKER} import main; main()"
     return subprocess.Popen(  # noqa: S603 - our own module
-        [sys.executable, "-m", WORKER, str(descriptor)],
+        [sys.executable, "-P", "-c", start, str(descriptor), str(os.getpid())],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         pass_fds=(descriptor,),
-        env={**os.environ, "PYTHONPATH": path},
+        process_group=0,  # Ctrl-C in a terminal is for the gateway
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # there is a process for each core
     )
 
 
@@ -165,8 +209,8 @@ class PhotoProcesses:
         self.count = count
         self._all = [PhotoProcess(memory) for _ in range(count)]
         self._patience_s = patience_s
-        # The one that worked last works next: what it needs is in the processor's caches.
-        self._free: asyncio.LifoQueue[PhotoProcess] = asyncio.LifoQueue()
+        self._free: list[PhotoProcess] = []
+        self._waiting: deque[asyncio.Future[PhotoProcess]] = deque()
         self._restarts: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -175,29 +219,44 @@ class PhotoProcesses:
         Raises:
             PhotoProcessEnded: one could not be started.
         """
-        try:
-            await asyncio.gather(*(process.start() for process in self._all))
-        except BaseException:
+        outcomes = await asyncio.gather(*(process.start() for process in self._all), return_exceptions=True)
+        if failures := [each for each in outcomes if isinstance(each, BaseException)]:
             await self.close()
-            raise
-        for process in self._all:
-            self._free.put_nowait(process)
+            raise failures[0]
+        self._free += self._all
 
     async def take(self) -> PhotoProcess:
         """One that is free, first come, first served; ``call`` gives it back."""
-        while True:
-            process = await self._free.get()
+        # The one that worked last works next: what it needs is in the processor's caches.
+        while self._free:
+            process = self._free.pop()
             if process.alive:
                 return process
             self._replace(process)  # it ended while it had nothing to do
+        turn: asyncio.Future[PhotoProcess] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._give(turn.result())
+            raise
 
-    async def call(self, process: PhotoProcess, step: Step[Result], photo: bytes) -> Result:
+    def _give(self, process: PhotoProcess) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():  # else its waiter was cancelled
+                turn.set_result(process)
+                return
+        self._free.append(process)
+
+    async def call(self, process: PhotoProcess, step: Step, photo: bytes, read: Reader[Result]) -> Result:
         """As ``PhotoProcess.call``; a process that has ended is replaced."""
         try:
-            return await process.call(step, photo, self._patience_s)
+            return await process.call(step, photo, read, self._patience_s)
         finally:
             if process.alive:
-                self._free.put_nowait(process)
+                self._give(process)
             else:
                 self._replace(process)
 
@@ -208,15 +267,15 @@ class PhotoProcesses:
 
     async def _restart(self, process: PhotoProcess) -> None:
         while True:
-            await process.stop()
             try:
+                await process.stop()
                 await process.start()
-            except (PhotoProcessEnded, OSError) as error:
+            except Exception as error:  # no memory, no threads: there may be some soon
                 logger.error("a photo process cannot be started: %s", error)
                 await asyncio.sleep(RESTART_PAUSE_S)
             else:
                 logger.warning("a photo process had ended and was replaced")
-                self._free.put_nowait(process)
+                self._give(process)
                 return
 
     async def close(self) -> None:

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.faces.alignment import crop_faces
 from service.faces.decode import EncodedPhoto, open_photo
-from service.faces.face import Face
+from service.faces.face import Box, Face
 from service.faces.pipeline import FaceFinder
 from service.photos.stopwatch import Lap, Stopwatch
 from service.quality import Quality, measure
@@ -20,6 +21,9 @@ DETAIL = 2
 
 Room = Callable[[int], None]
 """Waits until there is room for so many bytes of pixels; it is given back when the step is done."""
+
+Reply = tuple[Any, bytes]
+"""What a step gives back to the gateway: what JSON can carry, and raw bytes."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,19 @@ class Portraits:
     crops: NDArray[np.uint8]
     qualities: list[Quality]
 
+    def reply(self) -> Reply:
+        """For the gateway."""
+        return [astuple(each) for each in self.qualities], self.crops.tobytes()
+
+    @classmethod
+    def read(cls, fields: Any, raw: bytes, *, crop: Crop) -> "Portraits":
+        """What ``reply`` gave."""
+        qualities = [
+            Quality(float(roll), float(yaw), float(size), float(sharpness), float(brightness), tuple(doubts))
+            for roll, yaw, size, sharpness, brightness, doubts in fields
+        ]
+        return cls(np.frombuffer(raw, np.uint8).reshape(len(qualities), 1, *crop.size), qualities)
+
 
 @dataclass(frozen=True, eq=False)
 class Found:
@@ -60,6 +77,29 @@ class Found:
     portraits: Portraits
     laps: list[Lap]
 
+    def reply(self) -> Reply:
+        """For the gateway."""
+        faces = [[astuple(each.box), each.score, each.landmarks.tolist()] for each in self.faces]
+        qualities, raw = self.portraits.reply()
+        return [self.size, faces, qualities, self.laps], raw
+
+    @classmethod
+    def read(cls, fields: Any, raw: bytes, *, crop: Crop) -> "Found":
+        """What ``reply`` gave."""
+        (height, width), faces, qualities, laps = fields
+        portraits = Portraits.read(qualities, raw, crop=crop)
+        if len(faces) != len(portraits.qualities):
+            raise ValueError(f"{len(faces)} faces, {len(portraits.qualities)} qualities")
+        return cls(
+            (int(height), int(width)),
+            [
+                Face(Box(*map(float, box)), float(score), np.array(points, np.float32).reshape(5, 2))
+                for box, score, points in faces
+            ],
+            portraits,
+            [(str(name), float(start), float(end)) for name, start, end in laps],
+        )
+
 
 @cache
 def finder() -> FaceFinder:
@@ -69,8 +109,8 @@ def finder() -> FaceFinder:
 
 def find(
     room: Room, data: bytes, *, max_pixels: int, options: Options, crop: Crop, handed_over_at: float
-) -> Found:
-    """The faces of a photo, and their crops.
+) -> Reply:
+    """The faces of a photo, and their crops, as ``Found``.
 
     ``handed_over_at``, in seconds of ``time.perf_counter``, is when it began to wait for this process.
 
@@ -86,14 +126,14 @@ def find(
         faces = select(sighting.faces, options)
         portraits = _portraits(sighting.pixels, faces, crop, sighting.size, sighting.divisor)
         watch.lap("align")
-    return Found(sighting.size, faces, portraits, watch.laps)
+    return Found(sighting.size, faces, portraits, watch.laps).reply()
 
 
-def cut_anew(room: Room, data: bytes, *, max_pixels: int, faces: Sequence[Face], crop: Crop) -> Portraits:
-    """Crops of faces that were found already, for a model that wants others. Raises as ``find`` does."""
+def cut_anew(room: Room, data: bytes, *, max_pixels: int, faces: Sequence[Face], crop: Crop) -> Reply:
+    """``Portraits`` of faces that were found already, for a model that wants others. Raises as ``find`` does."""
     with opened(room, data, max_pixels) as photo:
         pixels = photo.decode()
-        return _portraits(pixels, faces, crop, pixels.shape[:2])
+        return _portraits(pixels, faces, crop, pixels.shape[:2]).reply()
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """A photo process: does one step after another, as the gateway sends them.
 
-    python -m service.photos.worker DESCRIPTOR
+    python -m service.photos.worker DESCRIPTOR GATEWAY
 
-The descriptor is of a socket to the gateway; ``service.photos.messages`` has what is said there. When it closes,
-the process ends.
+The descriptor is of a socket to the gateway; ``service.photos.messages`` has what is said there. The process ends
+when that closes, and is killed when the gateway, the process of this id, ends.
 """
 
 import os
@@ -17,6 +17,7 @@ from service.errors import TandemError
 from service.garbage import settle
 from service.photos.messages import BROKEN, DONE, GRANTED, ORDER, READY, REFUSED, ROOM, answer, read_order
 from service.photos.steps import finder
+from service.triton.keeper import die_with
 
 NICENESS = 5
 """How far photo processes stand back where cores are scarce (see ``nice(2)``): behind the gateway, so that a
@@ -31,6 +32,7 @@ def main() -> None:
     # Those who stop the service often signal all its processes; photos in work are finished all the same.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    die_with(int(sys.argv[2]))
     os.nice(NICENESS)
     link = socket.socket(fileno=int(sys.argv[1]))
     finder()  # a broken installation shows now, and the first photo finds everything loaded
@@ -49,9 +51,9 @@ def _work(link: socket.socket) -> bytes:
     step = read_order(_receive(link, order))
     data = _receive(link, photo)
     try:
-        return answer(DONE, step(partial(_room, link), data))
+        return answer(DONE, *step(partial(_room, link), data))
     except TandemError as error:
-        return answer(REFUSED, error)
+        return answer(REFUSED, (type(error).__name__, str(error)))
     except Exception:
         return answer(BROKEN, traceback.format_exc())
 

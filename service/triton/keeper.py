@@ -140,7 +140,7 @@ def pass_on_signals(server: int) -> None:
 
 
 def die_with(parent: int) -> None:
-    """Have the kernel kill the calling process when ``parent`` ends. Runs between fork and exec."""
+    """Have the kernel kill the calling process when ``parent`` ends, or the thread of it that made the process."""
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before the call
         os._exit(1)

@@ -32,7 +32,7 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def resident_pages(process: int | str) -> int:
+def resident_pages(process: int) -> int:
     """0 of one that has ended."""
     try:
         return int(Path(f"/proc/{process}/statm").read_text().split()[1])
@@ -77,15 +77,21 @@ class Served:
 
     def _watch(self) -> None:
         while not self._ends.wait(0.01):
-            self._peak = max(self._peak, self._memory_mib())
+            now = self._memory_mib()  # first: the peak may be forgotten meanwhile
+            self._peak = max(self._peak, now)
 
     def _memory_mib(self) -> float:
         """What several of them share counts for each."""
-        pages = resident_pages(self.process.pid)
+        pages = sum(map(resident_pages, (self.process.pid, *self.children())))
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    def children(self) -> list[int]:
+        """Its photo processes."""
+        found: list[int] = []
         for task in Path(f"/proc/{self.process.pid}/task").iterdir():
             with suppress(OSError):  # the thread has ended
-                pages += sum(map(resident_pages, (task / "children").read_text().split()))
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+                found += map(int, (task / "children").read_text().split())
+        return found
 
     def end(self) -> None:
         self._ends.set()

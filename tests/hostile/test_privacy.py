@@ -43,7 +43,8 @@ def made_since(moment_ns: int, served: Served) -> dict[Path, bytes]:
     """The service's log, every file below its folder, and what it has open or left in the usual places."""
     places = [served.folder, Path("/dev/shm"), Path("/var/tmp")]  # noqa: S108
     files = [file for place in places for file in place.rglob("*") if file.is_file() and not file.is_symlink()]
-    descriptors = Path(f"/proc/{served.process.pid}/fd").iterdir()
+    processes = [served.process.pid, *served.children()]
+    descriptors = [each for process in processes for each in Path(f"/proc/{process}/fd").iterdir()]
     opened = [descriptor.resolve() for descriptor in descriptors if descriptor.resolve().is_file()]
     new = {file for file in [*files, *opened] if file.exists() and file.stat().st_mtime_ns >= moment_ns}
     return {file: file.read_bytes() for file in {*new, served.log}}

@@ -67,15 +67,22 @@ def test_a_full_line_is_refused_and_a_place_comes_free(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with line_of_one() as line:
             begun, go = tmp_path / "begun", tmp_path / "go"
-            first = asyncio.create_task(line.run(partial(photo_steps.hold, begun=begun, go=go), b""))
-            second = asyncio.create_task(line.run(partial(photo_steps.answer, value="second"), b""))
+            first = asyncio.create_task(
+                line.run(partial(photo_steps.hold, begun=begun, go=go), b"", photo_steps.fields_of)
+            )
+            second = asyncio.create_task(
+                line.run(partial(photo_steps.answer, fields="second"), b"", photo_steps.fields_of)
+            )
             await asyncio.sleep(0)
             with pytest.raises(Overloaded, match=r"1 photos are worked on and 1 wait \(TANDEM_MAX_WAITING\)"):
-                await line.run(partial(photo_steps.answer, value="third"), b"")
+                await line.run(partial(photo_steps.answer, fields="third"), b"", photo_steps.fields_of)
             go.touch()
             await first
             assert await second == "second"
-            assert await line.run(partial(photo_steps.answer, value="fourth"), b"") == "fourth"
+            assert (
+                await line.run(partial(photo_steps.answer, fields="fourth"), b"", photo_steps.fields_of)
+                == "fourth"
+            )
 
     asyncio.run(scenario())
 
@@ -84,13 +91,19 @@ def test_a_caller_who_gives_up_leaves_the_line_but_not_a_running_process(tmp_pat
     async def scenario() -> None:
         async with line_of_one() as line:
             begun, go, never = tmp_path / "begun", tmp_path / "go", tmp_path / "never"
-            running = asyncio.create_task(line.run(partial(photo_steps.hold, begun=begun, go=go), b""))
-            waiting = asyncio.create_task(line.run(partial(photo_steps.hold, begun=never, go=go), b""))
+            running = asyncio.create_task(
+                line.run(partial(photo_steps.hold, begun=begun, go=go), b"", photo_steps.fields_of)
+            )
+            waiting = asyncio.create_task(
+                line.run(partial(photo_steps.hold, begun=never, go=go), b"", photo_steps.fields_of)
+            )
             await exists(begun)
             for task in (running, waiting):
                 task.cancel()
             await asyncio.gather(running, waiting, return_exceptions=True)
-            next_one = asyncio.create_task(line.run(partial(photo_steps.answer, value="next"), b""))
+            next_one = asyncio.create_task(
+                line.run(partial(photo_steps.answer, fields="next"), b"", photo_steps.fields_of)
+            )
             await asyncio.sleep(0)
             with pytest.raises(Overloaded):  # the running step holds its process still
                 line.check_room()

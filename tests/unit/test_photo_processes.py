@@ -8,21 +8,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import photo_steps
 import pytest
 
 from service.errors import PhotoProcessEnded, UnreadablePhoto
 from service.memory import DecodingMemory
-from service.photos.messages import Step
+from service.photos.messages import Reader, Step, read_answer
 from service.photos.processes import PhotoProcesses
 
 pytestmark = pytest.mark.anyio
 
 MIB = 1024 * 1024
-Result = TypeVar("Result")
-Run = Callable[..., Awaitable[Result]]
+Run = Callable[..., Awaitable[Any]]
 
 
 @pytest.fixture
@@ -36,9 +35,7 @@ def importable_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def started(
-    count: int = 1, *, memory: int = 100 * MIB, patience_s: float = 60
-) -> AsyncIterator[Run[object]]:
+async def started(count: int = 1, *, memory: int = 100 * MIB, patience_s: float = 60) -> AsyncIterator[Run]:
     """Lets one of ``count`` processes do a step."""
     processes = PhotoProcesses(count, memory=DecodingMemory(memory), patience_s=patience_s)
     await processes.start()
@@ -48,8 +45,10 @@ async def started(
         await processes.close()
 
 
-async def do(processes: PhotoProcesses, step: Step[Result], photo: bytes = b"") -> Result:
-    return await processes.call(await processes.take(), step, photo)
+async def do(
+    processes: PhotoProcesses, step: Step, photo: bytes = b"", read: Reader[Any] = photo_steps.fields_of
+) -> Any:
+    return await processes.call(await processes.take(), step, photo, read)
 
 
 async def exists(path: Path) -> None:
@@ -71,7 +70,7 @@ async def test_a_step_is_done_elsewhere_and_large_data_pass_both_ways() -> None:
         assert await run(photo_steps.process_id) != os.getpid()
         data = os.urandom(5 * MIB)
         assert await run(photo_steps.length, data) == len(data)
-        assert await run(partial(photo_steps.answer, value=data)) == data
+        assert await run(partial(photo_steps.answer, fields=None, raw=data), read=lambda _, raw: raw) == data
 
 
 async def test_errors_come_back_as_they_are_and_a_bug_with_where_it_was() -> None:
@@ -80,25 +79,59 @@ async def test_errors_come_back_as_they_are_and_a_bug_with_where_it_was() -> Non
             await run(partial(photo_steps.fail, error=UnreadablePhoto("cut off")))
         with pytest.raises(RuntimeError, match=r"(?s)in fail.*ZeroDivisionError: a bug"):
             await run(partial(photo_steps.fail, error=ZeroDivisionError("a bug")))
-        assert await run(partial(photo_steps.answer, value=1)) == 1
+        assert await run(partial(photo_steps.answer, fields=1)) == 1
+
+
+def of_two(fields: Any, _raw: bytes) -> tuple[int, int]:
+    one, other = fields
+    return int(one), int(other)
+
+
+@pytest.mark.parametrize("fields", [None, [1], [1, "x"], [[[[]]]]], ids=str)
+async def test_a_process_whose_answer_makes_no_sense_is_replaced(fields: object) -> None:
+    async with started() as run:
+        former = await run(photo_steps.process_id)
+        with pytest.raises(PhotoProcessEnded, match="what it said makes no sense"):
+            await run(partial(photo_steps.answer, fields=fields), read=of_two)
+        assert await run(photo_steps.process_id) != former
+        assert gone(former)
 
 
 @pytest.mark.parametrize(
-    "step",
-    [
-        partial(photo_steps.answer, value=Path("/etc/passwd")),
-        partial(photo_steps.answer, value=print),
-        photo_steps.run_something,
-    ],
-    ids=["path", "function", "call"],
+    "text", [b"", b"{}", b'["done"]', b'["eval", 1]', b'["room", -1]', b'["room", true]', b"[" * 100_000]
 )
-async def test_no_answer_makes_the_gateway_run_anything(step: Step[object]) -> None:
+def test_what_is_no_answer_is_told(text: bytes) -> None:
+    with pytest.raises(ValueError, match="a photo process"):
+        read_answer(text)
+
+
+async def test_a_photo_that_was_given_up_leaves_no_answer_for_the_next(tmp_path: Path) -> None:
     async with started() as run:
-        former = await run(photo_steps.process_id)
-        with pytest.raises(PhotoProcessEnded, match=r"a photo process sent (pathlib|builtins|posix)\."):
-            await run(step)
-        assert await run(photo_steps.process_id) != former
-        assert gone(former)
+        step = partial(photo_steps.hold, begun=tmp_path / "begun", go=tmp_path / "go")
+        given_up = asyncio.create_task(run(step))
+        await exists(tmp_path / "begun")
+        given_up.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
+        (tmp_path / "go").touch()
+        assert await run(partial(photo_steps.answer, fields="mine")) == "mine"
+
+
+async def test_who_waits_longest_is_next(tmp_path: Path) -> None:
+    async with started() as run:
+        first = asyncio.create_task(run(partial(photo_steps.hold, begun=tmp_path / "begun", go=tmp_path / "go")))
+        await exists(tmp_path / "begun")
+        order: list[int] = []
+
+        async def wait(number: int) -> None:
+            order.append(await run(partial(photo_steps.answer, fields=number)))
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(9):
+                group.create_task(wait(number))
+            (tmp_path / "go").touch()
+            await first
+        assert order == list(range(9))
 
 
 async def test_a_process_that_dies_takes_one_photo_with_it_and_is_replaced(tmp_path: Path) -> None:
@@ -108,7 +141,7 @@ async def test_a_process_that_dies_takes_one_photo_with_it_and_is_replaced(tmp_p
         await exists(begun)
         with pytest.raises(PhotoProcessEnded, match="it ended with status -9"):
             await run(photo_steps.die)
-        assert await run(partial(photo_steps.answer, value="next")) == "next"
+        assert await run(partial(photo_steps.answer, fields="next")) == "next"
         go.touch()
         await other
 
@@ -178,29 +211,34 @@ async def test_signals_for_the_service_do_not_end_a_photo_in_work(tmp_path: Path
 
 
 OWNER = """
-import asyncio, photo_steps
+import asyncio, functools, pathlib, photo_steps, sys
 from service.memory import DecodingMemory
 from service.photos.processes import PhotoProcesses
 
 async def main():
     processes = PhotoProcesses(1, memory=DecodingMemory(1), patience_s=60)
     await processes.start()
-    print(await processes.call(await processes.take(), photo_steps.process_id, b''), flush=True)
-    await asyncio.sleep(60)
+    process = await processes.take()
+    print(await processes.call(process, photo_steps.process_id, b"", photo_steps.fields_of), flush=True)
+    endless = functools.partial(photo_steps.hold, begun=pathlib.Path(sys.argv[1]), go=pathlib.Path("/nowhere"))
+    await processes.call(await processes.take(), endless, b"", photo_steps.fields_of)
 
 asyncio.run(main())
 """
 
 
-async def test_processes_end_with_a_service_that_is_killed() -> None:
+async def test_processes_at_work_end_with_a_service_that_is_killed(tmp_path: Path) -> None:
     path = os.pathsep.join([str(Path(photo_steps.__file__).parent), str(Path(__file__).parents[2])])
     owner = subprocess.Popen(
-        [sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
+        [sys.executable, "-c", OWNER, str(tmp_path / "begun")],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
     )
     with owner:
         assert owner.stdout
         process = int(await asyncio.to_thread(owner.stdout.readline))
-        assert not gone(process)
+        await exists(tmp_path / "begun")
         owner.kill()
     ends_at = time.monotonic() + 30
     while not gone(process):

@@ -4,11 +4,11 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from service.faces.alignment import similarity_transform, warp
 from service.faces.face import Face
+from service.faces.sessions import open_network
 
 SIDE = 112
 INPUT_SHAPE = (3, SIDE, SIDE)
@@ -30,10 +30,8 @@ class Teacher:
             ValueError: it is no ONNX network, or takes something else.
         """
         data = path.read_bytes()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1  # there is a process a core already
         try:
-            self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            self._session = open_network(data)
         except Exception as error:  # onnxruntime raises classes of its own, one for each kind of fault
             raise ValueError(f"{path} is no ONNX network that onnxruntime reads: {error}") from error
         self._input = self._session.get_inputs()[0]

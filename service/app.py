@@ -59,9 +59,9 @@ def create_app(settings: Settings) -> FastAPI:
             memory=DecodingMemory(settings.max_decoding_bytes),
             patience_s=settings.request_timeout_s,
         )
+        triton = connect(settings, settings.triton_url, telemetry)
         await processes.start()
         line = PhotoLine(processes, settings.max_waiting, telemetry)
-        triton = connect(settings, settings.triton_url, telemetry)
         reader = EmotionReader(settings, triton=triton, line=line, telemetry=telemetry, tracing=tracing)
         streams = Streams(settings.max_streams)
         batches = Places(settings.max_batches, what="batches", setting="TANDEM_MAX_BATCHES")

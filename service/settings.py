@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from service.cores import available_cores
 from service.keys import KeyRing
 
 MEBIBYTE = 1024 * 1024
@@ -149,7 +150,7 @@ class Settings(BaseSettings):
     )
 
     workers: int = Field(
-        min(os.cpu_count() or 1, 256),
+        min(available_cores(), 256),
         ge=1,
         le=256,
         description="Processes that decode photos and find faces.",

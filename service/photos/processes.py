@@ -51,6 +51,7 @@ REFUSALS = {
 """What a step may raise, by name."""
 
 CHUNK = 1024 * 1024
+"""Bytes of an answer that may lie unread before the process has to wait."""
 
 WORKER = "service.photos.worker"
 """The module that a process runs."""
@@ -238,7 +239,9 @@ class PhotoProcesses:
         try:
             return await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if turn in self._waiting:
+                self._waiting.remove(turn)
+            elif not turn.cancelled():
                 self._give(turn.result())
             raise
 

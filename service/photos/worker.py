@@ -1,10 +1,4 @@
-"""A photo process: does one step after another, as the gateway sends them.
-
-    python -m service.photos.worker DESCRIPTOR GATEWAY
-
-The descriptor is of a socket to the gateway; ``service.photos.messages`` has what is said there. The process ends
-when that closes, and is killed when the gateway, the process of this id, ends.
-"""
+"""What a photo process runs: one step after another, as the gateway sends them."""
 
 import os
 import signal
@@ -28,7 +22,11 @@ LITTLE = 8 * 1024 * 1024
 
 
 def main() -> None:
-    """See the module."""
+    """Work until the gateway ends.
+
+    The first argument is the descriptor of a socket to it; ``service.photos.messages`` has what is said there. The
+    process ends when that closes, and is killed when the gateway, the process whose id is the second, ends.
+    """
     # Those who stop the service often signal all its processes; photos in work are finished all the same.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -72,7 +70,3 @@ def _room(link: socket.socket, count: int) -> None:
     if count > LITTLE:
         link.sendall(answer(ROOM, count))
         _receive(link, len(GRANTED))
-
-
-if __name__ == "__main__":
-    main()

@@ -99,9 +99,9 @@ class Record:
 
     def add(self, answer: Answer, seconds: float) -> None:
         self.latencies[answer.status].append(seconds)
-        known = 0.0
         if answer.status != 200:
             return
+        known = 0.0
         for name, value in STEP.findall(answer.header(b"server-timing")):
             self.steps[name.decode()].append(float(value))
             known += float(value) if name != b"wait" else 0.0

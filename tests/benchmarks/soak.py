@@ -39,6 +39,8 @@ from harmed import PATIENCE_S, PROBLEM, Service, kill, service  # noqa: E402
 from photos import astronaut, encoded, tiles  # noqa: E402
 from waiting import wait_until  # noqa: E402
 
+from service.cores import available_cores  # noqa: E402
+
 MEBIBYTE = 1024 * 1024
 
 TOLERANCE = 0.002
@@ -316,7 +318,7 @@ def main() -> None:
     parser.add_argument("--json", help="file for the figures")
     options = parser.parse_args()
     settings = {"triton_home": ROOT / ".triton", "model_repository": ROOT / "model_repository"}
-    with service(workers=os.cpu_count() or 1, log_level="error", upload_timeout_s=5, **settings) as tandem:
+    with service(workers=available_cores(), log_level="error", upload_timeout_s=5, **settings) as tandem:
         soak = Soak(tandem, photos())
         soak.learn()
         before = tandem.holds()

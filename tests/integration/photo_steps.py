@@ -1,5 +1,6 @@
 """What tests let a photo process do."""
 
+import asyncio
 import os
 import signal
 import time
@@ -7,6 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from service.photos.steps import Reply, Room
+
+
+async def exists(path: Path) -> None:
+    """Wait for a file that a step creates."""
+    async with asyncio.timeout(30):
+        while not path.exists():
+            await asyncio.sleep(0.01)
 
 
 def answer(_room: Room, _photo: bytes, fields: object, raw: bytes = b"") -> Reply:

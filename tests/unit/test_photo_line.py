@@ -57,12 +57,6 @@ def processes_of(count: int) -> PhotoProcesses:
     return PhotoProcesses(count, memory=DecodingMemory(1), patience_s=60)
 
 
-async def exists(path: Path) -> None:
-    async with asyncio.timeout(30):
-        while not path.exists():
-            await asyncio.sleep(0.01)
-
-
 def test_a_full_line_is_refused_and_a_place_comes_free(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with line_of_one() as line:
@@ -97,7 +91,7 @@ def test_a_caller_who_gives_up_leaves_the_line_but_not_a_running_process(tmp_pat
             waiting = asyncio.create_task(
                 line.run(partial(photo_steps.hold, begun=never, go=go), b"", photo_steps.fields_of)
             )
-            await exists(begun)
+            await photo_steps.exists(begun)
             for task in (running, waiting):
                 task.cancel()
             await asyncio.gather(running, waiting, return_exceptions=True)

@@ -51,12 +51,6 @@ async def do(
     return await processes.call(await processes.take(), step, photo, read)
 
 
-async def exists(path: Path) -> None:
-    async with asyncio.timeout(30):
-        while not path.exists():
-            await asyncio.sleep(0.01)
-
-
 def gone(process: int) -> bool:
     try:
         os.kill(process, 0)
@@ -109,7 +103,7 @@ async def test_a_photo_that_was_given_up_leaves_no_answer_for_the_next(tmp_path:
     async with started() as run:
         step = partial(photo_steps.hold, begun=tmp_path / "begun", go=tmp_path / "go")
         given_up = asyncio.create_task(run(step))
-        await exists(tmp_path / "begun")
+        await photo_steps.exists(tmp_path / "begun")
         given_up.cancel()
         with pytest.raises(asyncio.CancelledError):
             await given_up
@@ -120,7 +114,7 @@ async def test_a_photo_that_was_given_up_leaves_no_answer_for_the_next(tmp_path:
 async def test_who_waits_longest_is_next(tmp_path: Path) -> None:
     async with started() as run:
         first = asyncio.create_task(run(partial(photo_steps.hold, begun=tmp_path / "begun", go=tmp_path / "go")))
-        await exists(tmp_path / "begun")
+        await photo_steps.exists(tmp_path / "begun")
         order: list[int] = []
 
         async def wait(number: int) -> None:
@@ -138,7 +132,7 @@ async def test_a_process_that_dies_takes_one_photo_with_it_and_is_replaced(tmp_p
     async with started(2) as run:
         begun, go = tmp_path / "begun", tmp_path / "go"
         other = asyncio.create_task(run(partial(photo_steps.hold, begun=begun, go=go)))
-        await exists(begun)
+        await photo_steps.exists(begun)
         with pytest.raises(PhotoProcessEnded, match="it ended with status -9"):
             await run(photo_steps.die)
         assert await run(partial(photo_steps.answer, fields="next")) == "next"
@@ -179,7 +173,7 @@ async def test_steps_run_side_by_side_only_as_far_as_their_pixels_have_room(tmp_
         await asyncio.sleep(0.2)
         assert not begun[1 - first].exists()
         go[first].touch()
-        await exists(begun[1 - first])
+        await photo_steps.exists(begun[1 - first])
         go[1 - first].touch()
         await done
 
@@ -190,7 +184,7 @@ async def test_room_is_given_back_by_a_process_that_dies_with_it(tmp_path: Path)
         held = asyncio.create_task(
             run(partial(photo_steps.hold, begun=tmp_path / "begun", go=tmp_path / "never", memory=90 * MIB))
         )
-        await exists(tmp_path / "begun")
+        await photo_steps.exists(tmp_path / "begun")
         os.kill(one, signal.SIGKILL)  # the one that worked last works next
         with pytest.raises(PhotoProcessEnded):
             await held
@@ -202,7 +196,7 @@ async def test_signals_for_the_service_do_not_end_a_photo_in_work(tmp_path: Path
     async with started() as run:
         process = await run(photo_steps.process_id)
         step = asyncio.create_task(run(partial(photo_steps.hold, begun=tmp_path / "begun", go=tmp_path / "go")))
-        await exists(tmp_path / "begun")
+        await photo_steps.exists(tmp_path / "begun")
         for number in (signal.SIGTERM, signal.SIGINT):
             os.kill(process, number)
         (tmp_path / "go").touch()
@@ -238,7 +232,7 @@ async def test_processes_at_work_end_with_a_service_that_is_killed(tmp_path: Pat
     with owner:
         assert owner.stdout
         process = int(await asyncio.to_thread(owner.stdout.readline))
-        await exists(tmp_path / "begun")
+        await photo_steps.exists(tmp_path / "begun")
         owner.kill()
     ends_at = time.monotonic() + 30
     while not gone(process):

@@ -12,7 +12,7 @@ CALLERS = {"service/client.py", "service/prediction.py", "service/triton/contain
 
 NETWORK = {"httpx", "requests", "aiohttp", "urllib.request", "http.client", "ftplib", "smtplib"}
 READERS_OF_PICKLES = {"service/photos/messages.py"}
-"""What reads pickles of its own process, and makes only classes that it names."""
+"""What a photo process reads its steps with; they come from the gateway that started it."""
 
 UNSAFE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from service.errors import Overloaded
 from service.photos.messages import Reader, Step
-from service.photos.processes import PhotoProcess, PhotoProcesses
+from service.photos.process import PhotoProcess
+from service.photos.processes import PhotoProcesses
 from service.telemetry import Telemetry
 
 Result = TypeVar("Result")

@@ -1,9 +1,9 @@
 """What the gateway and its photo processes say to each other over a socket.
 
-The gateway sends orders: the lengths (``ORDER``) of a pickled step and of the photo to do it with, then these two.
-A process answers with the lengths (``ANSWER``) of a JSON pair, one of the words below and what goes with it, and
-of raw bytes, then these two. It sends no pickles: a photo that takes over its process, through a flaw in a
-decoder, is not to make the gateway run anything.
+The gateway sends orders: the lengths (``ORDER``) of a pickled step and of the photo to do it with, then these
+two. The next may come while one is worked on. A process answers with the lengths (``ANSWER``) of a JSON pair, one
+of the words below and what goes with it, and of raw bytes, then these two. It sends no pickles: a photo that takes
+over its process, through a flaw in a decoder, is not to make the gateway run anything.
 """
 
 import json
@@ -43,7 +43,7 @@ BROKEN: Final = "broken"
 ROOM: Final = "room"
 """With the bytes of pixels that it asks room for; ``GRANTED`` is the reply."""
 
-GRANTED: Final = b"+"
+GRANTED: Final = ORDER.pack(0, 0)
 
 
 def order(step: Step, photo: bytes) -> tuple[bytes, bytes]:

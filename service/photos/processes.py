@@ -5,195 +5,20 @@ that threads left cores idle. And a decoder that a photo makes crash, or never e
 """
 
 import asyncio
-import contextlib
 import logging
-import os
-import socket
-import subprocess
-import sys
-from collections import deque
-from contextlib import AsyncExitStack
-from pathlib import Path
-from typing import Any, TypeVar, cast
+from collections import Counter, deque
+from typing import TypeVar
 
-from service import errors
-from service.errors import PhotoProcessEnded, TandemError
 from service.memory import DecodingMemory
-from service.photos.messages import (
-    ANSWER,
-    BROKEN,
-    DONE,
-    GRANTED,
-    LONGEST,
-    READY,
-    REFUSED,
-    ROOM,
-    Reader,
-    Step,
-    order,
-    read_answer,
-)
+from service.photos.messages import Reader, Step
+from service.photos.process import NotBegun, PhotoProcess
 
 Result = TypeVar("Result")
-
-START_TIMEOUT_S = 60.0
-"""At most so long a process may take to load what it needs; a second, on an idle machine."""
 
 RESTART_PAUSE_S = 1.0
 """After a process that could not be started, and before the next try."""
 
-END_TIMEOUT_S = 5.0
-"""At most so long an idle process may take to end by itself."""
-
-REFUSALS = {
-    name: each for name, each in vars(errors).items() if isinstance(each, type) and issubclass(each, TandemError)
-}
-"""What a step may raise, by name."""
-
-CHUNK = 1024 * 1024
-"""Bytes of an answer that may lie unread before the process has to wait."""
-
-WORKER = "service.photos.worker"
-"""The module that a process runs."""
-
 logger = logging.getLogger("tandem.photos")
-
-
-class PhotoProcess:
-    """One process, and the socket to it."""
-
-    def __init__(self, memory: DecodingMemory) -> None:
-        """Nothing runs before ``start``; ``memory`` grants room for pixels."""
-        self._memory = memory
-        self._process: subprocess.Popen[bytes] | None = None
-        self._reader: asyncio.StreamReader
-        self._writer: asyncio.StreamWriter
-
-    async def start(self) -> None:
-        """Start it; returns when it is ready.
-
-        Raises:
-            PhotoProcessEnded: it ended before that, or took too long.
-        """
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=CHUNK)
-            try:
-                # In the thread of the loop: the kernel kills it when the thread ends that has made it.
-                self._process = _spawn(theirs.fileno())
-            except BaseException:
-                self._writer.close()
-                raise
-        try:
-            async with asyncio.timeout(START_TIMEOUT_S):
-                word, _, _ = await self._hear()
-            if word != READY:
-                raise ValueError(f"a photo process says «{word}» first")
-        except (TimeoutError, OSError, EOFError, ValueError):
-            self._kill()
-            await self.stop()
-            raise PhotoProcessEnded(f"it ended with status {self._process.returncode}") from None
-
-    @property
-    def alive(self) -> bool:
-        """Whether it can be given a photo."""
-        return not (self._reader.at_eof() or self._writer.is_closing())
-
-    async def call(self, step: Step, photo: bytes, read: Reader[Result], patience_s: float) -> Result:
-        """Let it do ``step`` with a photo, and wait for that; ``read`` makes the result of its reply.
-
-        Whatever goes wrong, but for what the step itself raises, ends it: the next photo must not get this one's
-        answer.
-
-        Raises:
-            TandemError: what ``step`` raised.
-            PhotoProcessEnded: it ended meanwhile, or was ended: it took longer than ``patience_s``, the wait for
-                room apart, or what it said makes no sense.
-            RuntimeError: ``step`` raised anything else.
-        """
-        try:
-            async with AsyncExitStack() as held:
-                async with asyncio.timeout(patience_s):
-                    await self._say(*order(step, photo))
-                    word, fields, raw = await self._hear()
-                while word == ROOM:
-                    await held.enter_async_context(self._memory.room(fields))
-                    async with asyncio.timeout(patience_s):
-                        await self._say(GRANTED)
-                        word, fields, raw = await self._hear()
-            failure = _failure(word, fields)
-            result = None if failure else read(fields, raw)
-        except BaseException as error:
-            self._kill()
-            match error:
-                case TimeoutError():
-                    raise PhotoProcessEnded(f"it was ended after {patience_s:g} s with one photo") from None
-                case OSError() | EOFError():
-                    await self.stop()
-                    status = self._process.returncode if self._process else None
-                    raise PhotoProcessEnded(f"it ended with status {status}") from None
-                case Exception():
-                    raise PhotoProcessEnded(f"what it said makes no sense: {error}") from error
-            raise
-        if failure:
-            raise failure
-        return cast(Result, result)
-
-    def _kill(self) -> None:
-        if self._process:
-            self._process.kill()
-        self._writer.close()
-
-    async def stop(self) -> None:
-        """End it, by force if need be."""
-        if self._process is None:
-            return
-        self._writer.close()
-        with contextlib.suppress(OSError):
-            await self._writer.wait_closed()
-        try:
-            await asyncio.to_thread(self._process.wait, END_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            await asyncio.to_thread(self._process.wait)
-
-    async def _say(self, *parts: bytes) -> None:
-        for part in parts:
-            self._writer.write(part)
-        await self._writer.drain()
-
-    async def _hear(self) -> tuple[str, Any, bytes]:
-        lengths = ANSWER.unpack(await self._reader.readexactly(ANSWER.size))
-        if max(lengths) > LONGEST:
-            raise ValueError(f"a photo process announces {max(lengths):,} bytes; the limit is {LONGEST:,}")
-        word, fields = read_answer(await self._reader.readexactly(lengths[0]))
-        return word, fields, await self._reader.readexactly(lengths[1])
-
-
-def _failure(word: str, fields: Any) -> Exception | None:
-    """What the step raised."""
-    if word == REFUSED:
-        name, detail = fields
-        return REFUSALS[name](str(detail))
-    if word == BROKEN:
-        return RuntimeError(str(fields))
-    if word != DONE:
-        raise ValueError(f"a photo process says «{word}» for an answer")
-    return None
-
-
-def _spawn(descriptor: int) -> "subprocess.Popen[bytes]":
-    package = str(Path(__file__).parents[2])
-    # Neither the current folder comes first, nor what is beside an installed package: both could hide modules.
-    start = f"import sys; sys.path.append({package!r}); from {WORKER} import main; main()"
-    return subprocess.Popen(  # noqa: S603 - our own module
-        [sys.executable, "-P", "-c", start, str(descriptor), str(os.getpid())],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        pass_fds=(descriptor,),
-        process_group=0,  # Ctrl-C in a terminal is for the gateway
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # there is a process for each core
-    )
 
 
 class PhotoProcesses:
@@ -210,7 +35,8 @@ class PhotoProcesses:
         self.count = count
         self._all = [PhotoProcess(memory) for _ in range(count)]
         self._patience_s = patience_s
-        self._free: list[PhotoProcess] = []
+        self._given: Counter[PhotoProcess] = Counter()
+        self._idle: list[PhotoProcess] = []
         self._waiting: deque[asyncio.Future[PhotoProcess]] = deque()
         self._restarts: set[asyncio.Task[None]] = set()
 
@@ -224,44 +50,73 @@ class PhotoProcesses:
         if failures := [each for each in outcomes if isinstance(each, BaseException)]:
             await self.close()
             raise failures[0]
-        self._free += self._all
+        self._idle += self._all
 
-    async def take(self) -> PhotoProcess:
-        """One that is free, first come, first served; ``call`` gives it back."""
-        # The one that worked last works next: what it needs is in the processor's caches.
-        while self._free:
-            process = self._free.pop()
-            if process.alive:
-                return process
-            self._replace(process)  # it ended while it had nothing to do
+    @property
+    def alive(self) -> bool:
+        """Whether any of them can be given a photo."""
+        return any(process.alive for process in self._all)
+
+    async def take(self, *, first: bool = False) -> PhotoProcess:
+        """One that is free, or will be next while many wait; first come, first served, but for who is to be first.
+
+        ``call`` gives it back.
+        """
         turn: asyncio.Future[PhotoProcess] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        (self._waiting.appendleft if first else self._waiting.append)(turn)
+        self._hand_out()
         try:
             return await turn
         except asyncio.CancelledError:
             if turn in self._waiting:
                 self._waiting.remove(turn)
             elif not turn.cancelled():
-                self._give(turn.result())
+                self._give_back(turn.result())
             raise
 
-    def _give(self, process: PhotoProcess) -> None:
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():  # else its waiter was cancelled
-                turn.set_result(process)
-                return
-        self._free.append(process)
-
     async def call(self, process: PhotoProcess, step: Step, photo: bytes, read: Reader[Result]) -> Result:
-        """As ``PhotoProcess.call``; a process that has ended is replaced."""
-        try:
-            return await process.call(step, photo, read, self._patience_s)
-        finally:
+        """As ``PhotoProcess.call``; a process that ends is replaced, and what it had not begun goes to another."""
+        while True:
+            try:
+                return await process.call(step, photo, read, self._patience_s)
+            except NotBegun:
+                pass
+            finally:
+                self._give_back(process)
+            process = await self.take(first=True)
+
+    def _give_back(self, process: PhotoProcess) -> None:
+        self._given[process] -= 1
+        if not self._given[process]:
             if process.alive:
-                self._give(process)
+                self._idle.append(process)
             else:
                 self._replace(process)
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        while self._waiting:
+            if self._waiting[0].done():  # its waiter was cancelled
+                self._waiting.popleft()
+                continue
+            process = self._next()
+            if process is None:
+                return
+            self._given[process] += 1
+            self._waiting.popleft().set_result(process)
+
+    def _next(self) -> PhotoProcess | None:
+        # The one that worked last works next: what it needs is in the processor's caches.
+        while self._idle:
+            process = self._idle.pop()
+            if process.alive:
+                return process
+            self._replace(process)  # it ended while it had nothing to do
+        # With the next photo at hand a process need not wait for the gateway, which has much to do just then. Only
+        # while there is another for each process, so that none is idle while a photo waits behind a slow one.
+        if len(self._waiting) <= self.count:
+            return None
+        return next((process for process in self._all if process.alive and self._given[process] == 1), None)
 
     def _replace(self, process: PhotoProcess) -> None:
         task = asyncio.create_task(self._restart(process))
@@ -278,7 +133,8 @@ class PhotoProcesses:
                 await asyncio.sleep(RESTART_PAUSE_S)
             else:
                 logger.warning("a photo process had ended and was replaced")
-                self._give(process)
+                self._idle.append(process)
+                self._hand_out()
                 return
 
     async def close(self) -> None:

@@ -5,7 +5,7 @@ import signal
 import socket
 import sys
 import traceback
-from functools import partial
+from collections import deque
 
 from service.errors import TandemError
 from service.garbage import settle
@@ -32,41 +32,67 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     die_with(int(sys.argv[2]))
     os.nice(NICENESS)
-    link = socket.socket(fileno=int(sys.argv[1]))
+    link = Link(int(sys.argv[1]))
     finder()  # a broken installation shows now, and the first photo finds everything loaded
     settle()
     try:
-        link.sendall(answer(READY, None))
+        link.say(answer(READY, None))
         while True:
-            link.sendall(_work(link))
+            link.say(_work(link))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the gateway has closed the socket, or has ended
 
 
-def _work(link: socket.socket) -> bytes:
-    """The answer to one order."""
-    order, photo = ORDER.unpack(_receive(link, ORDER.size))
-    step = read_order(_receive(link, order))
-    data = _receive(link, photo)
+def _work(link: "Link") -> bytes:
+    """The answer to the next order."""
+    pickled, photo = link.order()
+    step = read_order(pickled)
     try:
-        return answer(DONE, *step(partial(_room, link), data))
+        return answer(DONE, *step(link.room, photo))
     except TandemError as error:
         return answer(REFUSED, (type(error).__name__, str(error)))
     except Exception:
         return answer(BROKEN, traceback.format_exc())
 
 
-def _receive(link: socket.socket, count: int) -> bytes:
-    received = link.recv(count, socket.MSG_WAITALL)  # all, but for a signal: megabytes without a copy
-    while len(received) < count:
-        more = link.recv(count - len(received))
-        if not more:
-            raise EOFError
-        received += more
-    return received
+class Link:
+    """The socket to the gateway."""
 
+    def __init__(self, descriptor: int) -> None:
+        """From the descriptor of the socket."""
+        self._socket = socket.socket(fileno=descriptor)
+        self._ahead: deque[tuple[bytes, bytes]] = deque()
 
-def _room(link: socket.socket, count: int) -> None:
-    if count > LITTLE:
-        link.sendall(answer(ROOM, count))
-        _receive(link, len(GRANTED))
+    def order(self) -> tuple[bytes, bytes]:
+        """The next order: a pickled step, and the photo to do it with."""
+        while not self._ahead:
+            self._hear()
+        return self._ahead.popleft()
+
+    def room(self, count: int) -> None:
+        """Wait until there is room for ``count`` bytes of pixels."""
+        if count > LITTLE:
+            self.say(answer(ROOM, count))
+            while self._hear() != GRANTED:
+                pass
+
+    def say(self, message: bytes) -> None:
+        """Send a message."""
+        self._socket.sendall(message)
+
+    def _hear(self) -> bytes:
+        """The head of the gateway's next message; an order is kept."""
+        head = self._receive(ORDER.size)
+        if head != GRANTED:
+            pickled, photo = ORDER.unpack(head)
+            self._ahead.append((self._receive(pickled), self._receive(photo)))
+        return head
+
+    def _receive(self, count: int) -> bytes:
+        received = self._socket.recv(count, socket.MSG_WAITALL)  # all, but for a signal: megabytes without a copy
+        while len(received) < count:
+            more = self._socket.recv(count - len(received))
+            if not more:
+                raise EOFError
+            received += more
+        return received

@@ -140,6 +140,45 @@ async def test_a_process_that_dies_takes_one_photo_with_it_and_is_replaced(tmp_p
         await other
 
 
+async def test_while_many_wait_a_process_has_its_next_photo_at_hand() -> None:
+    async with started() as run:
+        tasks = [asyncio.create_task(run(photo_steps.next_at_hand)) for _ in range(3)]
+        assert await asyncio.gather(*tasks) == [True, False, False]
+
+
+async def test_a_process_that_dies_takes_nothing_of_what_it_had_not_begun(tmp_path: Path) -> None:
+    async with started() as run:
+        process = await run(photo_steps.process_id)
+        first = asyncio.create_task(
+            run(partial(photo_steps.hold, begun=tmp_path / "begun", go=tmp_path / "never"))
+        )
+        await photo_steps.exists(tmp_path / "begun")
+        others = [asyncio.create_task(run(partial(photo_steps.answer, fields=n))) for n in range(3)]
+        await asyncio.sleep(0.1)  # the first of them is with the process by now
+        os.kill(process, signal.SIGKILL)
+        with pytest.raises(PhotoProcessEnded):
+            await first
+        assert await asyncio.gather(*others) == [0, 1, 2]
+
+
+async def test_no_photo_waits_behind_a_slow_one_while_a_process_is_idle(tmp_path: Path) -> None:
+    async with started(2) as run:
+        slow, quick = (
+            asyncio.create_task(run(partial(photo_steps.hold, begun=tmp_path / f"{n}", go=tmp_path / f"go{n}")))
+            for n in range(2)
+        )
+        await asyncio.gather(*(photo_steps.exists(tmp_path / f"{n}") for n in range(2)))
+        others = [asyncio.create_task(run(partial(photo_steps.answer, fields=n))) for n in range(2)]
+        await asyncio.sleep(0.1)
+        (tmp_path / "go1").touch()
+        async with asyncio.timeout(30):
+            await quick
+            assert await asyncio.gather(*others) == [0, 1]
+        assert not slow.done()
+        (tmp_path / "go0").touch()
+        await slow
+
+
 async def test_a_process_that_dies_while_idle_is_replaced() -> None:
     async with started() as run:
         former = await run(photo_steps.process_id)
@@ -176,6 +215,20 @@ async def test_steps_run_side_by_side_only_as_far_as_their_pixels_have_room(tmp_
         await photo_steps.exists(begun[1 - first])
         go[1 - first].touch()
         await done
+
+
+async def test_a_process_gets_its_next_photo_while_it_waits_for_room(tmp_path: Path) -> None:
+    async with started(2, memory=100 * MIB) as run:
+        go = tmp_path / "go"
+        holds = [
+            asyncio.create_task(run(partial(photo_steps.hold, begun=tmp_path / f"{n}", go=go, memory=90 * MIB)))
+            for n in range(2)
+        ]
+        others = [asyncio.create_task(run(partial(photo_steps.answer, fields=n))) for n in range(5)]
+        await asyncio.sleep(0.5)  # both processes have a photo ahead by now, one of them asks for room
+        go.touch()
+        await asyncio.gather(*holds)
+        assert await asyncio.gather(*others) == list(range(5))
 
 
 async def test_room_is_given_back_by_a_process_that_dies_with_it(tmp_path: Path) -> None:

@@ -23,4 +23,5 @@ def open_network(network: bytes) -> onnxruntime.InferenceSession:
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.enable_mem_pattern = False  # one is kept for each size of photo, which saves no time here
     return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])

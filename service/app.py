@@ -23,6 +23,7 @@ from service.operations import router as operations_router
 from service.page import router as page_router
 from service.photos.line import PhotoLine
 from service.photos.processes import PhotoProcesses
+from service.photos.usage import PhotoProcessUsage
 from service.places import Places
 from service.problems import add_problem_handlers
 from service.reference import reference_page
@@ -61,6 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
         )
         triton = connect(settings, settings.triton_url, telemetry)
         await processes.start()
+        telemetry.registry.register(PhotoProcessUsage(processes.ids))
         line = PhotoLine(processes, settings.max_waiting, telemetry)
         reader = EmotionReader(settings, triton=triton, line=line, telemetry=telemetry, tracing=tracing)
         streams = Streams(settings.max_streams)

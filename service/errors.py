@@ -188,6 +188,15 @@ class PhotoProcessEnded(TandemError):
     title = "The process that worked on the photo ended"
 
 
+class NoPhotoProcess(TandemError):
+    """All processes that work on photos have ended, and could not be started again so far."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    slug = "no-photo-process"
+    title = "No process can work on photos"
+    retry_after_s = 1
+
+
 class Draining(TandemError):
     """The service was told to stop and asks load balancers to look elsewhere."""
 

@@ -23,6 +23,7 @@ async def readyz(gateway: GatewayParts) -> Ready:
     """Makes a real inference, at most one a second."""
     if gateway.draining:
         raise Draining("the service was told to stop")
+    gateway.line.check_processes()
     contract = await gateway.triton.ready()
     return Ready(model=ModelIdentity(name=contract.name, version=contract.version))
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from service.errors import Overloaded
+from service.errors import NoPhotoProcess, Overloaded
 from service.photos.messages import Reader, Step
 from service.photos.process import PhotoProcess
 from service.photos.processes import PhotoProcesses
@@ -40,6 +40,15 @@ class PhotoLine:
         self._idle: deque[asyncio.Future[None]] = deque()
         self._at_work: set[asyncio.Task[Any]] = set()
         self._telemetry = telemetry
+
+    def check_processes(self) -> None:
+        """Tell that no photo can be worked on.
+
+        Raises:
+            NoPhotoProcess: all processes have ended, and none is back yet.
+        """
+        if not any(self._processes.ids()):
+            raise NoPhotoProcess(f"none of {self._workers} processes runs; the log has why")
 
     def crowded(self) -> bool:
         """Whether photos wait for a process."""

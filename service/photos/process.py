@@ -6,7 +6,9 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -55,11 +57,18 @@ class NotBegun(Exception):
 class PhotoProcess:
     """One process, and the socket to it."""
 
-    def __init__(self, memory: DecodingMemory) -> None:
-        """Nothing runs before ``start``; ``memory`` grants room for pixels."""
+    def __init__(self, memory: DecodingMemory, ended: Callable[["PhotoProcess"], None]) -> None:
+        """Nothing runs before ``start``.
+
+        Args:
+            memory: grants room for pixels.
+            ended: is told when the process has ended, whatever it was doing.
+        """
         self._memory = memory
+        self._ended = ended
         self._turn = asyncio.Lock()  # whose order is worked on
         self._process: subprocess.Popen[bytes] | None = None
+        self._ready = False
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
 
@@ -69,9 +78,14 @@ class PhotoProcess:
         Raises:
             PhotoProcessEnded: it ended before that, or took too long.
         """
+        self._ready = False
         ours, theirs = socket.socketpair()
         with theirs:
-            self._reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=CHUNK)
+            loop = asyncio.get_running_loop()
+            self._reader = asyncio.StreamReader(limit=CHUNK)
+            heard = _Heard(self._reader, partial(self._ended, self))
+            transport, _ = await loop.create_unix_connection(lambda: heard, sock=ours)
+            self._writer = asyncio.StreamWriter(transport, heard, self._reader, loop)
             try:
                 # In the thread of the loop: the kernel kills it when the thread ends that has made it.
                 self._process = _spawn(theirs.fileno())
@@ -81,17 +95,23 @@ class PhotoProcess:
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 word, _, _ = await self._hear()
-            if word != READY:
-                raise ValueError(f"a photo process says «{word}» first")
+            if word != READY or self._reader.at_eof():
+                raise ValueError(f"a photo process says «{word}» first, or nothing more")
         except (TimeoutError, OSError, EOFError, ValueError):
             self._kill()
             await self.stop()
             raise PhotoProcessEnded(f"it ended with status {self._process.returncode}") from None
+        self._ready = True
 
     @property
     def alive(self) -> bool:
         """Whether it can be given a photo."""
-        return not (self._reader.at_eof() or self._writer.is_closing())
+        return self._ready and not (self._reader.at_eof() or self._writer.is_closing())
+
+    @property
+    def id(self) -> int | None:
+        """The system's number for it, while it is alive."""
+        return self._process.pid if self._process and self.alive else None
 
     async def call(self, step: Step, photo: bytes, read: Reader[Result], patience_s: float) -> Result:
         """Let it do ``step`` with a photo, and wait for that; ``read`` makes the result of its reply.
@@ -175,6 +195,19 @@ class PhotoProcess:
             raise ValueError(f"a photo process announces {max(lengths):,} bytes; the limit is {LONGEST:,}")
         word, fields = read_answer(await self._reader.readexactly(lengths[0]))
         return word, fields, await self._reader.readexactly(lengths[1])
+
+
+class _Heard(asyncio.StreamReaderProtocol):
+    """What a process says, and that it will say no more."""
+
+    def __init__(self, reader: asyncio.StreamReader, ended: Callable[[], None]) -> None:
+        super().__init__(reader)
+        self._ended = ended
+
+    def eof_received(self) -> bool:
+        keep_open = super().eof_received()
+        self._ended()
+        return bool(keep_open)
 
 
 def _failure(word: str, fields: Any) -> Exception | None:

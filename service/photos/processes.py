@@ -1,7 +1,7 @@
 """The processes that decode photos and find faces.
 
 Processes, not threads: a quarter of a photo's work holds Python's interpreter, as all of the gateway's does, so
-that threads left cores idle. And a decoder that a photo makes crash, or never end, takes no other photo with it.
+that threads left cores idle. And a decoder that a photo makes crash takes no other photo with it.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class PhotoProcesses:
             patience_s: a process that is longer with one photo is ended: nobody waits for that photo any more.
         """
         self.count = count
-        self._all = [PhotoProcess(memory) for _ in range(count)]
+        self._all = [PhotoProcess(memory, self._ended) for _ in range(count)]
         self._patience_s = patience_s
         self._given: Counter[PhotoProcess] = Counter()
         self._idle: list[PhotoProcess] = []
@@ -52,10 +52,9 @@ class PhotoProcesses:
             raise failures[0]
         self._idle += self._all
 
-    @property
-    def alive(self) -> bool:
-        """Whether any of them can be given a photo."""
-        return any(process.alive for process in self._all)
+    def ids(self) -> list[int | None]:
+        """The system's number for each; None for one that has ended and is not back yet."""
+        return [process.id for process in self._all]
 
     async def take(self, *, first: bool = False) -> PhotoProcess:
         """One that is free, or will be next while many wait; first come, first served, but for who is to be first.
@@ -107,16 +106,18 @@ class PhotoProcesses:
 
     def _next(self) -> PhotoProcess | None:
         # The one that worked last works next: what it needs is in the processor's caches.
-        while self._idle:
-            process = self._idle.pop()
-            if process.alive:
-                return process
-            self._replace(process)  # it ended while it had nothing to do
+        if self._idle:
+            return self._idle.pop()
         # With the next photo at hand a process need not wait for the gateway, which has much to do just then. Only
         # while there is another for each process, so that none is idle while a photo waits behind a slow one.
         if len(self._waiting) <= self.count:
             return None
         return next((process for process in self._all if process.alive and self._given[process] == 1), None)
+
+    def _ended(self, process: PhotoProcess) -> None:
+        if process in self._idle:  # else who called it finds out
+            self._idle.remove(process)
+            self._replace(process)
 
     def _replace(self, process: PhotoProcess) -> None:
         task = asyncio.create_task(self._restart(process))

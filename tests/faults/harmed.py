@@ -21,7 +21,7 @@ import httpx
 from photos import astronaut, encoded
 from waiting import wait_until
 
-from service.photos.processes import WORKER
+from service.photos.process import WORKER
 from service.triton import keeper
 
 ROOT = Path(__file__).parents[2]

@@ -154,12 +154,16 @@ def answers_more(callers: Callers) -> Callable[[], bool]:
 
 
 @pytest.mark.parametrize(
-    ("fault", "number"),
-    [("a photo process is killed", signal.SIGKILL), ("a photo process is frozen (SIGSTOP)", signal.SIGSTOP)],
+    ("fault", "number", "lost"),
+    [
+        ("a photo process is killed", signal.SIGKILL, 1),
+        # The photo that lies ready for it is seen to be late only when its time is over.
+        ("a photo process is frozen (SIGSTOP)", signal.SIGSTOP, 2),
+    ],
     ids=["killed", "frozen"],
 )
 def test_a_photo_process_that_does_not_work_is_replaced(
-    tandem: Service, measured: Measured, fault: str, number: int
+    tandem: Service, measured: Measured, fault: str, number: int, lost: int
 ) -> None:
     wait_until(tandem.works, "all is well", PATIENCE_S)
     before, victim = tandem.holds(), tandem.photo_processes()[0]
@@ -172,7 +176,7 @@ def test_a_photo_process_that_does_not_work_is_replaced(
         wait_until(answers_more(callers), "photos are answered", PATIENCE_S)
     callers.assert_only("200", "500 photo-process-ended", "504 deadline-exceeded")
     seen = callers.seen()
-    assert sum(seen.values()) - seen["200"] <= 1, "the photo that it worked on"
+    assert sum(seen.values()) - seen["200"] <= lost
     measured.fault, measured.seen, measured.slowest_s = fault, seen, callers.slowest()
     measured.back_s, measured.checked = callers.back_after(harmed_at), tandem.await_no_more_than(before)
 

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import anyio
 import httpx
@@ -20,6 +21,7 @@ from PIL import Image
 from toy_model import write_repository
 from waiting import wait_until
 
+from service.photos import process as process_module
 from service.settings import MEBIBYTE
 from service.triton.server import LocalTriton
 
@@ -354,6 +356,33 @@ async def test_is_ready_when_an_inference_works(client: httpx.AsyncClient) -> No
     assert (await client.get("/livez")).json() == {"status": "alive"}
     response = await client.get("/readyz")
     assert response.json() == {"status": "ready", "model": {"name": "tandem", "version": "1"}}
+
+
+async def test_is_not_ready_while_no_process_can_work_on_photos(
+    toy_triton: LocalTriton, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with gateway(triton_url=toy_triton.grpc_url, workers=1) as client:
+        used = 'tandem_photo_process_cpu_seconds_total{process="0"}'
+        assert used in (await client.get("/metrics")).text
+        with monkeypatch.context() as patch:
+            patch.setattr(process_module, "_spawn", Mock(side_effect=OSError("no memory")))
+            (process,) = parts(client).line._processes.ids()
+            assert process
+            os.kill(process, signal.SIGKILL)
+            response = await until(client, 503)
+            assert "none of 1 processes runs" in problem(response, 503, "no-photo-process")
+            assert used not in (await client.get("/metrics")).text
+        await until(client, 200)
+        assert used in (await client.get("/metrics")).text
+        assert (await post(client, encoded(astronaut()))).status_code == 200
+
+
+async def until(client: httpx.AsyncClient, status: int) -> httpx.Response:
+    """What /readyz answers once it answers with that status."""
+    async with asyncio.timeout(30):
+        while (response := await client.get("/readyz")).status_code != status:
+            await asyncio.sleep(0.05)
+    return response
 
 
 async def test_describes_the_model(client: httpx.AsyncClient) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from deployment_tools import ROOT, find_tool
 
+from service.photos.usage import PhotoProcessUsage
 from service.rollout.shadow import ShadowMetrics
 from service.telemetry import Telemetry
 
@@ -46,6 +48,7 @@ def exported() -> set[str]:
     names = set()
     registry = Telemetry().registry
     ShadowMetrics(registry)
+    registry.register(PhotoProcessUsage(lambda: [os.getpid()]))
     for family in registry.collect():
         suffixes = {
             "counter": ["_total"],

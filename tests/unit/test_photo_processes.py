@@ -179,13 +179,20 @@ async def test_no_photo_waits_behind_a_slow_one_while_a_process_is_idle(tmp_path
         await slow
 
 
-async def test_a_process_that_dies_while_idle_is_replaced() -> None:
-    async with started() as run:
-        former = await run(photo_steps.process_id)
+async def test_a_process_that_dies_while_idle_is_replaced_at_once() -> None:
+    processes = PhotoProcesses(1, memory=DecodingMemory(1), patience_s=60)
+    await processes.start()
+    try:
+        (former,) = processes.ids()
+        assert former
         os.kill(former, signal.SIGKILL)
-        await asyncio.sleep(0.2)  # for the socket to close
-        assert await run(photo_steps.process_id) != former
+        async with asyncio.timeout(30):
+            while processes.ids() in ([former], [None]):
+                await asyncio.sleep(0.01)
         assert gone(former)
+        assert [await do(processes, photo_steps.process_id)] == processes.ids()
+    finally:
+        await processes.close()
 
 
 async def test_a_photo_that_takes_too_long_is_given_up_with_its_process(tmp_path: Path) -> None:

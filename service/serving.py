@@ -15,29 +15,15 @@ from fastapi import FastAPI
 
 from service.app import create_app, create_operations_app
 from service.connections import TimedConnection
-from service.errors import ContractUnreadable, TandemError
+from service.errors import TandemError
 from service.garbage import settle
 from service.gateway import Gateway
 from service.settings import Settings
-from service.triton.errors import LocalTritonError
 from service.triton.server import LocalTriton
+from service.triton.watch import TritonWatch
 
-CHECK_INTERVAL_S = 1.0
-"""How often the local Triton is asked for an inference."""
-
-CHECK_AGAIN_S = 0.25
-"""How soon after the begin of a check that failed; one that waited for an answer in vain has waited enough."""
-
-LOOK_S = 0.1
-"""How often its process is looked for."""
-
-FAILED_CHECKS = 2
-"""A Triton that runs, but fails so many checks in a row and meanwhile answers nobody, is restarted: a dead stub
-does not come back, nor does a frozen server."""
-
-LONGEST_BACKOFF_S = 30.0
-STEADY_AFTER_S = 10.0
-"""A Triton that ran for so long is restarted without back-off."""
+ASK_S = 0.25
+"""How often Triton is asked, until an inference works."""
 
 logger = logging.getLogger("tandem.serving")
 
@@ -233,7 +219,7 @@ class _Server(uvicorn.Server):
             settle()
             self._announce(url)
             if self._triton:
-                await self._keep_alive(self._triton)
+                await TritonWatch(self._triton, self._gateway.triton).keep_alive()
         except Exception as error:
             # In a task of its own it would be seen by nobody.
             self.failure = error
@@ -255,47 +241,4 @@ class _Server(uvicorn.Server):
                 if error.detail != reported:
                     reported = error.detail
                     logger.warning("waiting for Triton: %s", reported)
-            await asyncio.sleep(CHECK_INTERVAL_S / 4)
-
-    async def _keep_alive(self, triton: LocalTriton) -> None:
-        """Restart the local Triton when it has died, or lives but does not work any more."""
-        backoff_s, started_at = 0.0, time.monotonic()
-        while True:
-            await self._until_broken(triton)
-            logger.error("Triton %s; restarting it", "does not work" if triton.alive() else "has died")
-            if time.monotonic() - started_at > STEADY_AFTER_S:
-                backoff_s = 0.0
-            await asyncio.sleep(backoff_s)
-            backoff_s = min(LONGEST_BACKOFF_S, max(1.0, backoff_s * 2))
-            started_at = time.monotonic()
-            try:
-                await asyncio.to_thread(_restart, triton)
-            except (LocalTritonError, OSError) as error:  # the latter: no memory, no room on the disk
-                logger.error("Triton could not be restarted: %s", error)
-                continue
-            await self._gateway.triton.move(triton.grpc_url)
-            logger.warning("Triton was restarted at %s", triton.grpc_url)
-
-    async def _until_broken(self, triton: LocalTriton) -> None:
-        failed, next_at = 0, time.monotonic() + CHECK_INTERVAL_S
-        while triton.alive() and failed < FAILED_CHECKS:
-            await asyncio.sleep(LOOK_S)
-            began = time.monotonic()
-            if began >= next_at:
-                failed = 0 if await self._works() else failed + 1
-                next_at = began + CHECK_AGAIN_S if failed else time.monotonic() + CHECK_INTERVAL_S
-
-    async def _works(self) -> bool:
-        client, began = self._gateway.triton, time.monotonic()
-        try:
-            await client.ready(believed_s=0)
-        except ContractUnreadable:
-            return True  # Triton works; a model that is missing or wrong is none the better for a restart
-        except TandemError:
-            return client.answered_at > began  # too slow for this check, but others got their answers
-        return True
-
-
-def _restart(triton: LocalTriton) -> None:
-    triton.stop(at_once=True)  # there is nothing left in it to finish
-    triton.start()
+            await asyncio.sleep(ASK_S)

@@ -16,7 +16,7 @@ class Weights:
 
 
 YUNET = Weights(
-    "yunet_2023mar_dynamic.onnx", "824a09c4f64286616ecbc1be5a0761afea89b969948f42b006e4d65b74794b92"
+    "yunet_2023mar_dynamic.onnx", "6746ba5a05f03537b78793ac6eeada4862c73a0000bdb2ddb1b5e752bfa7c457"
 )
 ONET = Weights("onet.onnx", "d80f19b44f72e45dd2b7d01384d56994220f60d9417b2a7fbba9041ef1d75e52")
 

@@ -117,6 +117,8 @@ class CallerLimits:
 
     def headers(self, name: str) -> dict[str, str]:
         """RateLimit and RateLimit-Policy, after draft-ietf-httpapi-ratelimit-headers-10."""
+        if self.rate is None and self.concurrent is None:
+            return {}
         policies, left = [], []
         caller = self._caller(name)
         if self.rate is not None:
@@ -126,7 +128,7 @@ class CallerLimits:
         if self.concurrent is not None:
             policies.append(f'"concurrent";q={self.concurrent};qu="concurrent-requests"')
             left.append(f'"concurrent";r={max(0, self.concurrent - caller.inside)}')
-        return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(left)} if policies else {}
+        return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(left)}
 
     def _caller(self, name: str) -> _Caller:
         now = self.clock()

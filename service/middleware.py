@@ -3,10 +3,10 @@
 import asyncio
 import logging
 import re
+import secrets
 import time
-import uuid
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -36,6 +36,8 @@ SECURITY_HEADERS = {
 }
 """On every answer that does not set them itself, as the page does. TLS, and so HSTS, is the proxy's."""
 
+RAW_SECURITY_HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
+
 CLIENT_CLOSED_REQUEST = 499
 """Status in metrics and log of a caller who left before the answer; nothing is sent."""
 
@@ -47,7 +49,7 @@ logger = logging.getLogger(REQUEST_LOGGER)
 def request_id_of(scope: Scope) -> str:
     """The caller's X-Request-ID, or a new one where there is none or one that could break a log."""
     given = Headers(scope=scope).get("x-request-id", "")
-    return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
 
 
 class RequestObserver:
@@ -78,10 +80,12 @@ class RequestObserver:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = state["request_id"]
-                for name, value in SECURITY_HEADERS.items():
-                    headers.setdefault(name, value)
+                set_already = {name for name, _ in message["headers"]}
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", state["request_id"].encode()),
+                    *(header for header in RAW_SECURITY_HEADERS if header[0] not in set_already),
+                ]
             await send(message)
 
         started = time.perf_counter()

@@ -1,9 +1,11 @@
 """Batches of fixed sizes, on the CPU: all of it but the recording of CUDA graphs."""
 
+import math
+
 import pytest
 import torch
 
-from service.triton.backend.batches import WARM_UP_RUNS, FixedBatches, sizes_up_to
+from service.triton.backend.batches import WARM_UP_RUNS, FixedBatches, in_pieces, sizes_up_to
 
 CPU = torch.device("cpu")
 
@@ -95,3 +97,20 @@ def test_a_failing_network_leaves_the_next_batch_whole() -> None:
 def test_a_batch_that_is_too_large_is_refused(batches: FixedBatches) -> None:
     with pytest.raises(ValueError, match="the batch has 13 rows; the largest is 12"):
         batches([[torch.zeros((13, 3), dtype=torch.uint8)], [torch.zeros((13, 1))]])
+
+
+@pytest.mark.parametrize(
+    ("rows", "largest", "sizes"),
+    [(1, 16, [1]), (16, 16, [16]), (17, 16, [9, 8]), (50, 16, [13, 13, 12, 12]), (50, math.inf, [50])],
+)
+def test_a_large_batch_is_answered_in_equal_pieces(
+    network: Counted, rows: int, largest: float, sizes: list[int]
+) -> None:
+    faces = torch.arange(rows * 3).reshape(rows, 3).to(torch.uint8)
+    weights = torch.rand((rows, 1), generator=torch.Generator().manual_seed(rows))
+
+    sums, same = in_pieces(network, [faces, weights], largest)
+
+    assert network.sizes == sizes
+    torch.testing.assert_close(sums, faces.float().sum(1) * weights[:, 0])
+    assert torch.equal(same, faces)

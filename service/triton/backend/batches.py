@@ -1,4 +1,4 @@
-"""Runs a network on batches of few fixed sizes, out of buffers that stay where they are.
+"""Runs a network on batches of few sizes: on a GPU of fixed ones, out of buffers that stay where they are.
 
 On a GPU each size is a CUDA graph: one launch instead of one for each of the network's operations. Every size of
 batch that occurs for the first time would also be optimised anew, which takes longer than hundreds of batches.
@@ -6,6 +6,7 @@ batch that occurs for the first time would also be optimised anew, which takes l
 Imported by ``model.py`` from the folder they lie in; needs torch alone.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,19 @@ def sizes_up_to(largest: int) -> list[int]:
 def as_sequence(result: Any) -> Sequence[torch.Tensor]:
     """What a network returned: a tensor or several."""
     return (result,) if isinstance(result, torch.Tensor) else result
+
+
+def in_pieces(network: Network, inputs: Sequence[torch.Tensor], largest: float) -> Sequence[torch.Tensor]:
+    """What a network returns for ``inputs`` [rows, ...], of which it gets at most ``largest`` rows at a time.
+
+    The pieces are as equal as can be: a lone row costs the most.
+    """
+    count = math.ceil(len(inputs[0]) / largest)
+    if count <= 1:
+        return as_sequence(network(*inputs))
+    pieces = zip(*(tensor.tensor_split(count) for tensor in inputs), strict=True)
+    results = [as_sequence(network(*piece)) for piece in pieces]
+    return [torch.cat(parts) for parts in zip(*results, strict=True)]
 
 
 @dataclass

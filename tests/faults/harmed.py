@@ -292,4 +292,4 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
 
 
 def await_end(pids: list[int]) -> None:
-    wait_until(lambda: not any(stat(pid) and stat(pid)[0] != "Z" for pid in pids), "all have ended", PATIENCE_S)
+    wait_until(lambda: all(stat(pid)[:1] in ([], ["Z"]) for pid in pids), "all have ended", PATIENCE_S)

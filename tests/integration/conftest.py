@@ -1,5 +1,6 @@
 """A real Triton, the one that `tandem serve` starts, for everything that is tested against it."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from service.triton import wheel
 from service.triton.server import LocalTriton
 
 REPOSITORY_ROOT = Path(__file__).parents[2]
+
+# A script's shell ignores Ctrl-C for what it starts in the background; so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

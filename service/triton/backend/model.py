@@ -196,9 +196,11 @@ class TritonPythonModel:
     def warm(self) -> None:
         """Run every size that a CPU gets, so that no caller waits for what torch does in its first runs.
 
-        It also finds a model that does not fit its configuration before traffic does.
+        On a GPU, where a size takes long to be optimised, one row and two. It also finds a model that does not fit
+        its configuration before traffic does.
         """
-        for rows in range(1, min(LARGEST_ON_CPU, self.max_batch_size) + 1) if self.rows else ():
+        largest = LARGEST_ON_CPU if self.device.type == "cpu" else 2
+        for rows in range(1, min(largest, self.max_batch_size) + 1) if self.rows else ():
             for _ in range(WARM_UP_RUNS if rows <= 2 else 1):
                 self.forward([[torch.zeros([rows, *shape], dtype=dtype)] for shape, dtype in self.rows])
 

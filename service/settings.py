@@ -10,8 +10,8 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from service.api_keys import KeyRing
 from service.cores import available_cores
-from service.keys import KeyRing
 
 MEBIBYTE = 1024 * 1024
 

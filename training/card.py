@@ -12,7 +12,7 @@ from typing import Any
 from training.augmentation import Augmentation
 from training.datasets.prepared import load_prepared
 from training.protocols.ferplus import FerPlusScore, RuleScore
-from training.stages.run import lineage, load_made_by, load_result, load_settings
+from training.runs import lineage, load_made_by, load_result, load_settings
 
 CARD_TEMPLATE = Path(__file__).parent / "card.md.template"
 SILENT = ("out", "augmentation", "accelerator", "devices")

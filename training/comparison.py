@@ -14,12 +14,12 @@ from training.datasets.prepared import PreparedSet, load_prepared
 from training.protocols.bootstrap import interval_over_runs
 from training.protocols.ferplus import score
 from training.protocols.settings import CompareSettings
+from training.runs import is_complete
 from training.settings import EmotionSettings, IdentitySettings, JointSettings, ProbeSettings
 from training.stages.expression import train_emotion, train_joint, train_probe
 from training.stages.identity import train_identity
-from training.stages.run import is_complete
 from training.tables import Table, share, share_between
-from training.trained import read_expressions
+from training.trained_networks import read_expressions
 
 RESULT, PAGE = "comparison.json", "comparison.md"
 

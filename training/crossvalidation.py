@@ -13,11 +13,11 @@ from training.datasets.prepared import PreparedSet, load_prepared, write_prepare
 from training.protocols.breakdown import NO_FACE, confusion_matrix
 from training.protocols.folds import check_apart, folds_by_person
 from training.protocols.settings import CrossvalidateSettings
+from training.runs import is_complete
 from training.settings import EmotionSettings, JointSettings
 from training.stages.expression import train_emotion, train_joint
-from training.stages.run import is_complete
 from training.tables import Table, share
-from training.trained import read_expressions
+from training.trained_networks import read_expressions
 
 RESULT = "crossvalidation.json"
 

@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from service.faces.pipeline import FaceFinder
+from service.vision.face_pipeline import FaceFinder
 from training.datasets.cropping import ALIGNED, crop_image
 from training.datasets.ferplus import EMOTIONS, Split, majority_labels, read_split
 from training.datasets.images import EncodedImage
 from training.protocols.breakdown import Breakdown, break_down
 from training.protocols.ferplus import FerPlusScore, score
 from training.settings import EvaluateSettings
-from training.trained import predict
+from training.trained_networks import predict
 
 Answers = tuple[NDArray[np.float32], NDArray[np.bool_]]
 """Probabilities [n, 8], and whether a face was found [n]."""

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.card import write_card
+from training.crop_spec import CROP_SIZE, TEMPLATE
 from training.datasets.ferplus import DROPPED, EMOTIONS, Votes, majority_labels
 from training.datasets.prepared import PreparedSet, load_prepared
-from training.framing import CROP_SIZE, TEMPLATE
 from training.networks.blocks import Normalise, fuse
 from training.protocols.ferplus import FerPlusScore
+from training.runs import commit, load_joint_settings, load_made_by
 from training.settings import ExportSettings
 from training.stages.expression import score_prepared
-from training.stages.run import commit, load_joint_settings, load_made_by
-from training.trained import load_tandem, predict
+from training.trained_networks import load_tandem, predict
 
 MAX_DIFFERENCE = 1e-5
 """How far a probability of the exported network may lie from the trained one's."""

@@ -6,6 +6,7 @@ from typing import Any
 from training.augmentation import Augmentation
 from training.datasets.prepared import MANIFEST, PREPARATIONS
 from training.export import export
+from training.runs import is_complete
 from training.settings import (
     EmotionSettings,
     ExportSettings,
@@ -16,7 +17,6 @@ from training.settings import (
 )
 from training.stages.expression import train_emotion, train_joint
 from training.stages.identity import train_identity
-from training.stages.run import is_complete
 
 # Small networks never fit strongly varied crops closely, and the last stage is to see them nearly as served.
 LIGHT = Augmentation(

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from training.datasets.ferplus import DROPPED, majority_labels, read_split
-from training.photos import CONDITIONS, HEIGHT, SIDE, WIDTH, crop_all
 from training.protocols.bootstrap import interval
 from training.protocols.settings import RobustnessSettings
+from training.robustness_photos import CONDITIONS, HEIGHT, SIDE, WIDTH, crop_all
 from training.tables import Table, share, share_between
-from training.trained import predict
+from training.trained_networks import predict
 
 
 def measure(settings: RobustnessSettings) -> None:

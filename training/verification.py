@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from training.datasets.loaders import EVALUATION_BATCH
 from training.datasets.prepared import MANIFEST, PreparedSet, load_prepared
 from training.protocols.lfw import (
     FALSE_ACCEPTS,
@@ -20,10 +21,9 @@ from training.protocols.lfw import (
     score_view2,
 )
 from training.protocols.settings import VerifySettings
-from training.stages.batches import EVALUATION_BATCH
 from training.stages.identity import mirrored_features
 from training.tables import Table, share
-from training.trained import load_identity
+from training.trained_networks import load_identity
 
 
 @dataclass(frozen=True, eq=False)

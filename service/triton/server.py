@@ -17,7 +17,7 @@ from typing import Self
 import tritonclient.grpc as triton_grpc
 from tritonclient.utils import InferenceServerException
 
-from service.triton import keeper, wheel
+from service.triton import install, supervisor
 from service.triton.errors import StartFailed
 
 LOOPBACK = "127.0.0.1"
@@ -95,10 +95,10 @@ class LocalTriton:
         if self.alive():
             raise RuntimeError(f"this Triton is already running as process {self.pid}")
         self.stop()
-        installation = wheel.installed(self.home)
+        installation = install.installed(self.home)
         if not self.model_repository.is_dir():
             raise StartFailed(f"the model repository {self.model_repository} is not a folder")
-        wheel.refresh_backend(installation)
+        install.refresh_backend(installation)
         deadline = time.monotonic() + self.start_timeout_s
         for attempt in range(1, PORT_ATTEMPTS + 1):
             try:
@@ -127,7 +127,7 @@ class LocalTriton:
         assert process.stderr  # noqa: S101
         with contextlib.suppress(BrokenPipeError):  # it has ended already
             if at_once:
-                process.stdin.write(keeper.AT_ONCE)
+                process.stdin.write(supervisor.AT_ONCE)
             process.stdin.close()
         try:
             process.wait(KILL_AFTER_S + 5)
@@ -141,7 +141,7 @@ class LocalTriton:
         if self._log_thread is None or not self._log_thread.is_alive():
             process.stderr.close()
         self._keeper = None
-        keeper.sweep(keeper.SHARED_MEMORY)  # in case somebody killed the keeper
+        supervisor.sweep(supervisor.SHARED_MEMORY)  # in case somebody killed the keeper
 
     def alive(self) -> bool:
         """Whether the server's process runs. A model can be broken all the same: only an inference tells."""
@@ -175,9 +175,9 @@ class LocalTriton:
         self.grpc_url = f"{LOOPBACK}:{self._grpc_port}"
         self.metrics_url = f"http://{LOOPBACK}:{self._metrics_port}/metrics"
         command = [
-            str(installation / wheel.SERVER),
+            str(installation / install.SERVER),
             f"--model-repository={self.model_repository.absolute()}",
-            f"--backend-directory={installation / wheel.BACKENDS}",
+            f"--backend-directory={installation / install.BACKENDS}",
             "--model-control-mode=poll",
             f"--repository-poll-secs={POLL_INTERVAL_S}",
             "--disable-auto-complete-config",  # completing would start every stub once more: 3 to 4 s
@@ -194,7 +194,7 @@ class LocalTriton:
         self._log.clear()
         self.pid = 0
         self._keeper = process = subprocess.Popen(  # noqa: S603 - our own command
-            [sys.executable, "-I", "-S", keeper.__file__, str(KILL_AFTER_S), *command],
+            [sys.executable, "-I", "-S", supervisor.__file__, str(KILL_AFTER_S), *command],
             env=environment(installation),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -253,7 +253,7 @@ def end_group(group: int) -> None:
 
 def environment(installation: Path) -> dict[str, str]:
     """What the server inherits: our environment, with the places of its libraries and of this Python."""
-    libraries = [str(installation / wheel.LIBRARIES), str(wheel.find_libpython().parent)]
+    libraries = [str(installation / install.LIBRARIES), str(install.find_libpython().parent)]
     present = os.environ.get("LD_LIBRARY_PATH")
     # The stub takes the environment (site-packages) of the first `python3` on PATH.
     path = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]

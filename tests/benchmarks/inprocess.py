@@ -25,14 +25,14 @@ from google.protobuf import text_format
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
-from service.contract import ModelContract
-from service.faces.alignment import crop_faces, similarity_transform
-from service.faces.decode import decode_photo, open_photo
-from service.faces.detector import Detector
-from service.faces.landmarks import LandmarkRefiner
-from service.faces.pipeline import FaceFinder, Sighting
-from service.photos.steps import DETAIL
-from service.triton.backend.prepared import prepare
+from service.inference.model_spec import ModelContract
+from service.triton.backend.optimize import prepare
+from service.vision.alignment import crop_faces, similarity_transform
+from service.vision.decoding import decode_photo, open_photo
+from service.vision.face_pipeline import FaceFinder, Sighting
+from service.vision.onet import LandmarkRefiner
+from service.vision.yunet import Detector
+from service.workers.tasks import DETAIL
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "model_repository" / "tandem"

@@ -39,7 +39,7 @@ def triton_grpc_port(service: int) -> int:
 
 
 def _sort(process: int, group: str, groups: dict[str, list[int]]) -> None:
-    if "triton" in _command(process).split("\0")[0] or "keeper.py" in _command(process):
+    if "triton" in _command(process).split("\0")[0] or "supervisor.py" in _command(process):
         group = "triton"
     groups[group].append(process)
     for task in Path(f"/proc/{process}/task").iterdir():

@@ -34,7 +34,7 @@ from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "tests" / "integration"), str(ROOT / "tests" / "faults")]
+sys.path[:0] = [str(ROOT / "tests" / "fixtures"), str(ROOT / "tests" / "faults")]
 from harmed import PATIENCE_S, PROBLEM, Service, kill, service  # noqa: E402
 from photos import astronaut, encoded, tiles  # noqa: E402
 from waiting import wait_until  # noqa: E402

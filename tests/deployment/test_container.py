@@ -13,7 +13,7 @@ import tritonclient.grpc as triton_grpc
 from toy import write_toy_repository
 from tritonclient.utils import InferenceServerException
 
-from service.triton import container, wheel
+from service.triton import container, install
 from service.triton.server import environment, free_ports
 
 ROOT = Path(__file__).parents[2]
@@ -32,8 +32,8 @@ class Running:
 @pytest.fixture
 def triton(tmp_path: Path) -> Iterator[Running]:
     write_toy_repository(tmp_path / "models")
-    installation = wheel.install(ROOT / ".triton")
-    wheel.refresh_backend(installation)
+    installation = install.install(ROOT / ".triton")
+    install.refresh_backend(installation)
     present = environment(installation)
     http, grpc, metrics = free_ports(3)
     before = set(SHARED_MEMORY.iterdir())
@@ -41,12 +41,12 @@ def triton(tmp_path: Path) -> Iterator[Running]:
         [
             *(sys.executable, "-I", container.__file__, "serve"),
             f"--model-repository={tmp_path / 'models'}",
-            f"--backend-directory={installation / wheel.BACKENDS}",
+            f"--backend-directory={installation / install.BACKENDS}",
             *("--grpc-address=127.0.0.1", "--metrics-address=127.0.0.1", "--allow-gpu-metrics=false"),
             *(f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}"),
             f"--backend-config=python,shm-region-prefix-name=tandem-container-{os.getpid()}-",
         ],
-        env={**present, "PATH": f"{(installation / wheel.SERVER).parent}:{present['PATH']}"},
+        env={**present, "PATH": f"{(installation / install.SERVER).parent}:{present['PATH']}"},
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         start_new_session=True,

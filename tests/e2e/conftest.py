@@ -17,8 +17,8 @@ from photos import astronaut, encoded, tiles
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-from service.keys import create_key
-from service.triton import wheel
+from service.api_keys import create_key
+from service.triton import install
 from service.triton.server import LocalTriton
 
 pytest.register_assert_rewrite("browser")
@@ -42,7 +42,7 @@ ARGUMENTS = (
 def triton() -> Iterator[LocalTriton]:
     """A running Triton with the committed model."""
     home = ROOT / ".triton"
-    wheel.install(home)
+    install.install(home)
     with LocalTriton(home=home, model_repository=ROOT / "model_repository") as triton:
         yield triton
 

@@ -15,7 +15,7 @@ from browser import Browser
 from films import walking, write_film
 from photos import astronaut, encoded
 
-from service.openapi import STREAM_EXAMPLE
+from service.api.openapi import STREAM_EXAMPLE
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -8,8 +8,8 @@ from harmed import Service, service
 from measured import Measured, render
 from toy_model import write_repository
 
-from service.keys import NewKey, create_key
-from service.triton import wheel
+from service.api_keys import NewKey, create_key
+from service.triton import install
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,7 +54,7 @@ def measured(request: pytest.FixtureRequest) -> Iterator[Measured]:
 @pytest.fixture(scope="session")
 def triton_home() -> Path:
     home = ROOT / ".triton"
-    wheel.install(home)
+    install.install(home)
     return home
 
 

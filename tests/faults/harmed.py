@@ -21,8 +21,8 @@ import httpx
 from photos import astronaut, encoded
 from waiting import wait_until
 
-from service.photos.process import WORKER
-from service.triton import keeper
+from service.triton import supervisor
+from service.workers.process import WORKER
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,7 +79,7 @@ class Service:
         return [each for each in descendants(self.process.pid) if program in command(each)]
 
     def keeper(self) -> int:
-        return self._running("keeper.py")[0]
+        return self._running("supervisor.py")[0]
 
     def triton(self) -> int:
         return self._running("bin/tritonserver")[-1]  # the keeper's command names it too
@@ -104,7 +104,7 @@ class Service:
         """Files in shared memory of its Triton, found by the lock that that has open."""
         for descriptor in Path(f"/proc/{self.triton()}/fd").iterdir():
             lock = Path(os.path.realpath(descriptor))
-            if lock.name.startswith(keeper.NAME) and lock.suffix == ".lock":
+            if lock.name.startswith(supervisor.NAME) and lock.suffix == ".lock":
                 return set(lock.parent.glob(f"{lock.stem}*"))
         return set()
 

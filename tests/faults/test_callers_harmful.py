@@ -10,7 +10,7 @@ from photos import encoded
 from PIL import Image
 from waiting import wait_until
 
-from service.keys import NewKey
+from service.api_keys import NewKey
 
 MANY = 30
 

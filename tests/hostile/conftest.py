@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from toy_model import write_repository
 
-from service.triton import wheel
+from service.triton import install
 from service.triton.server import LocalTriton
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="session")
 def toy_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
     home = ROOT / ".triton"
-    wheel.install(home)
+    install.install(home)
     repository = write_repository(tmp_path_factory.mktemp("toy"))
     with LocalTriton(home=home, model_repository=repository) as triton:
         yield triton

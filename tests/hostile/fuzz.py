@@ -12,7 +12,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["PIL", "pillow_heif", "service.faces"]):
+with atheris.instrument_imports(include=["PIL", "pillow_heif", "service.vision"]):
     from .seeds import seeds
     from .trial import reader
 

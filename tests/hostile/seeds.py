@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageCms
 from skimage import data
 
-import service.faces.decode  # noqa: F401 - registers HEIC with Pillow
+import service.vision.decoding  # noqa: F401 - registers HEIC with Pillow
 
 
 def face() -> Image.Image:

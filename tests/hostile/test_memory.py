@@ -10,7 +10,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from service.faces.decode import open_photo
+from service.vision.decoding import open_photo
 
 from .conftest import Served
 from .seeds import encoded

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 from websockets.sync.client import connect
 
-from service.keys import create_key
+from service.api_keys import create_key
 
 from .conftest import Served
 from .seeds import encoded, exif, face

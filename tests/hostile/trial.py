@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.errors import TandemError
-from service.faces.alignment import crop_faces
-from service.faces.decode import decode_photo
-from service.faces.pipeline import FaceFinder
+from service.vision.alignment import crop_faces
+from service.vision.decoding import decode_photo
+from service.vision.face_pipeline import FaceFinder
 
 from .corpus import HostileFile
 

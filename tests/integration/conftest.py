@@ -9,7 +9,7 @@ import torch
 from toy import write_toy_repository
 from toy_model import write_repository
 
-from service.triton import wheel
+from service.triton import install
 from service.triton.server import LocalTriton
 
 REPOSITORY_ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def triton_home() -> Path:
     """Where the local Triton is installed; fetched the first time."""
     home = REPOSITORY_ROOT / ".triton"
-    wheel.install(home)
+    install.install(home)
     return home
 
 

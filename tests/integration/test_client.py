@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 from photos import astronaut, encoded
-from test_openapi import served
+from served import served
 
+from service.api_keys import create_key
+from service.cli.output_files import Journal
+from service.cli.predict import Stopped, expand, predict_all
 from service.client import AsyncClient, Client, NoAnswer, Options, Refused
-from service.keys import create_key
-from service.prediction import Stopped, expand, predict_all
-from service.records import Journal
 from service.settings import Settings
 from service.triton.server import LocalTriton
 

@@ -12,7 +12,7 @@ import pytest
 from deployment_tools import find_tool
 from typer.main import get_command
 
-from service.cli import app
+from service.cli.main import app
 from service.settings import Settings, environment_name
 
 ROOT = Path(__file__).parents[2]

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.keys import create_key
+from service.api_keys import create_key
 from service.settings import ConfigUnusable, Settings, allowed, environment_name, faults, origin_of
 
 

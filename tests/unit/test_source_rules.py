@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-CALLERS = {"service/client.py", "service/prediction.py", "service/triton/container.py"}
+CALLERS = {"service/client.py", "service/cli/predict.py", "service/triton/container.py"}
 """What may open an HTTP connection: two that ask a gateway for its user, and the probe of a container's Triton."""
 
 NETWORK = {"httpx", "requests", "aiohttp", "urllib.request", "http.client", "ftplib", "smtplib"}
-READERS_OF_PICKLES = {"service/photos/messages.py"}
+READERS_OF_PICKLES = {"service/workers/protocol.py"}
 """What a photo process reads its steps with; they come from the gateway that started it."""
 
 UNSAFE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
@@ -32,8 +32,8 @@ def faults(path: str, source: str) -> Iterator[str]:
     for name in imports(tree):
         if path not in READERS_OF_PICKLES and name.partition(".")[0] in UNSAFE:
             yield f"{path} imports {name}: a file that is read with it can run code"
-        if name == "onnxruntime" and path != "service/faces/sessions.py":
-            yield f"{path} imports {name}: only service/faces/sessions.py keeps it from telling its maker"
+        if name == "onnxruntime" and path != "service/vision/onnx.py":
+            yield f"{path} imports {name}: only service/vision/onnx.py keeps it from telling its maker"
         if path.startswith("service/") and path not in CALLERS and name in NETWORK:
             yield f"{path} imports {name}: the gateway asks nobody on a caller's behalf"
     for node in ast.walk(tree):

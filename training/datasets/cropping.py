@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from service.errors import TandemError
-from service.faces.alignment import crop_faces
-from service.faces.decode import Photo, decode_photo
-from service.faces.face import Face
-from service.faces.pipeline import FaceFinder
+from service.vision.alignment import crop_faces
+from service.vision.decoding import Photo, decode_photo
+from service.vision.face import Face
+from service.vision.face_pipeline import FaceFinder
+from training.crop_spec import CROP_SIZE, TEMPLATE
 from training.datasets.images import EncodedImage, identify
 from training.datasets.teacher import Teacher
-from training.framing import CROP_SIZE, TEMPLATE
 
 MAX_PIXELS = 50_000_000
 CHUNK = 512

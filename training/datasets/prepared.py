@@ -12,6 +12,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
+from training.crop_spec import CROP_SIZE, TEMPLATE
 from training.datasets.ckplus import read_ckplus
 from training.datasets.cropping import ALIGNED, CHUNK, UNREADABLE, Crops, crop_images, crop_middle
 from training.datasets.ferplus import read_split
@@ -19,7 +20,6 @@ from training.datasets.identity import read_people
 from training.datasets.lfw import read_pairs
 from training.datasets.recordio import RECORDS, read_recorded_people
 from training.datasets.teacher import Teacher
-from training.framing import CROP_SIZE, TEMPLATE
 
 CROPS = "crops.npy"
 """A file of its own: read through the page cache, so that a set larger than the memory can be trained on."""

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from service.faces.alignment import similarity_transform, warp
-from service.faces.face import Face
-from service.faces.sessions import open_network
+from service.vision.alignment import similarity_transform, warp
+from service.vision.face import Face
+from service.vision.onnx import open_network
 
 SIDE = 112
 INPUT_SHAPE = (3, SIDE, SIDE)

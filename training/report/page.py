@@ -8,7 +8,7 @@ from string import Template
 
 from training.protocols.settings import ReportSettings
 from training.report.sections import Plot, Section, write_sections
-from training.stages.run import commit
+from training.runs import commit
 from training.tables import Table
 
 TITLE = "Tandem: what was trained and what it reaches"

@@ -13,10 +13,10 @@ from training.protocols.ferplus import FerPlusScore
 from training.protocols.settings import ReportSettings
 from training.report import figures
 from training.report.curves import read_curves
+from training.runs import lineage, load_joint_settings, load_made_by, load_result, load_settings
 from training.stages.expression import score_prepared
-from training.stages.run import lineage, load_joint_settings, load_made_by, load_result, load_settings
 from training.tables import Table, share, share_between
-from training.trained import read_expressions
+from training.trained_networks import read_expressions
 from training.verification import Verification, verify_run
 
 

@@ -8,11 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.datasets.ferplus import DROPPED, EMOTIONS, argmax_labels, vote_distributions
-from training.datasets.prepared import PreparedSet, load_prepared
-from training.networks.tandem import EmotionNet, TandemNet
-from training.protocols.ferplus import FerPlusScore, score
-from training.settings import EmotionSettings, ExpressionSettings, JointSettings, ProbeSettings
-from training.stages.batches import (
+from training.datasets.loaders import (
     EVALUATION_BATCH,
     Batch,
     CropBatches,
@@ -20,9 +16,13 @@ from training.stages.batches import (
     ShuffledBatches,
     batches,
 )
+from training.datasets.prepared import PreparedSet, load_prepared
+from training.networks.tandem import EmotionNet, TandemNet
+from training.protocols.ferplus import FerPlusScore, score
+from training.runs import begin, finish, fit, load_settings, load_weights
+from training.settings import EmotionSettings, ExpressionSettings, JointSettings, ProbeSettings
 from training.stages.module import ParameterGroup, Stage
-from training.stages.run import begin, finish, fit, load_settings, load_weights
-from training.trained import build_tandem, predict, read_views
+from training.trained_networks import build_tandem, predict, read_views
 
 
 class ExpressionStage(Stage):

@@ -6,12 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy
 
-from training.datasets.prepared import PreparedSet, load_prepared
-from training.networks.blocks import CosineClassifier
-from training.networks.tandem import build_backbone
-from training.protocols.lfw import accuracy_at, best_threshold, pair_similarities
-from training.settings import IdentitySettings
-from training.stages.batches import (
+from training.datasets.loaders import (
     EVALUATION_BATCH,
     Batch,
     CropBatches,
@@ -19,8 +14,13 @@ from training.stages.batches import (
     ShuffledBatches,
     batches,
 )
+from training.datasets.prepared import PreparedSet, load_prepared
+from training.networks.blocks import CosineClassifier
+from training.networks.tandem import build_backbone
+from training.protocols.lfw import accuracy_at, best_threshold, pair_similarities
+from training.runs import begin, finish, fit
+from training.settings import IdentitySettings
 from training.stages.module import Stage
-from training.stages.run import begin, finish, fit
 
 
 class IdentityStage(Stage):

@@ -6,8 +6,8 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
+from training.datasets.loaders import Batch
 from training.settings import StageSettings
-from training.stages.batches import Batch
 
 ParameterGroup = dict[str, Any]
 """``params`` and, where it differs, ``lr``."""

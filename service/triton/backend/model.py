@@ -5,7 +5,7 @@ that one model repository serves both: the same names of inputs and outputs, the
 batch.
 
 It runs inside Triton's stub process, which can import torch, Triton's own module, and what lies beside this file:
-``prepared`` and ``batches``, nothing else of ours.
+``optimize`` and ``fixed_batches``, nothing else of ours.
 
 Tensors cross by DLPack both ways. The stub was built before numpy 2, and with it a tensor made from an array
 arrives empty, without any error.
@@ -27,8 +27,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 import triton_python_backend_utils as pb_utils
-from batches import WARM_UP_RUNS, FixedBatches, in_pieces  # type: ignore[import-not-found]
-from prepared import prepare  # type: ignore[import-not-found]
+from fixed_batches import WARM_UP_RUNS, FixedBatches, in_pieces  # type: ignore[import-not-found]
+from optimize import prepare  # type: ignore[import-not-found]
 from torch.utils.dlpack import from_dlpack
 
 DTYPES = {

@@ -1,0 +1,224 @@
+"""The steps from a photo's bytes to its labelled faces."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import DeadlineExceeded, ModelChanged, TandemError
+from service.inference.client import TritonClient
+from service.inference.micro_batcher import Gatherer
+from service.inference.model_spec import ModelContract
+from service.observability.metrics import Telemetry, exemplar
+from service.observability.timing import Stopwatch
+from service.observability.tracing import Tracing
+from service.schemas import (
+    FaceBox,
+    FaceEmotion,
+    ImageSize,
+    Landmarks,
+    ModelIdentity,
+    PhotoEmotions,
+    PictureQuality,
+    Point,
+    Pose,
+)
+from service.settings import Settings
+from service.vision.drawing import annotate_encoded
+from service.vision.face import LANDMARK_NAMES, Face
+from service.vision.quality import Quality
+from service.workers.queue import PhotoLine
+from service.workers.tasks import Crop, Found, Options, Portraits, cut_anew, find
+
+TENTH_OF_A_PIXEL = 1
+MODEL_CHANGES = 3
+"""So often the crops of a photo are cut anew for another version of the model; more than one change means that
+Tritons with and without a new one run side by side."""
+
+DEGREE_DIGITS = 1
+SCORE_DIGITS = 4
+PROBABILITY_DIGITS = 6
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """The answer for a photo, the photo with it drawn in if that was wanted, and the seconds of each step."""
+
+    answer: PhotoEmotions
+    picture: bytes | None
+    seconds: dict[str, float]
+
+
+class EmotionReader:
+    """Reads the emotions in photos: decode, detect, align in a process, then one call to Triton for all faces."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        triton: TritonClient,
+        line: PhotoLine,
+        telemetry: Telemetry,
+        tracing: Tracing,
+    ) -> None:
+        self._tracing = tracing
+        self._settings = settings
+        self._triton = triton
+        self._gatherer = Gatherer(triton, line.crowded)
+        self._line = line
+        self._telemetry = telemetry
+
+    async def read(
+        self, data: bytes, options: Options, *, draw_as: str | None = None, ends_at: float | None = None
+    ) -> Analysis:
+        """Analyse one photo, and draw the answer in it where ``draw_as`` gives a media type.
+
+        It is given up at ``ends_at``, in seconds of ``time.monotonic``, or ``request_timeout_s`` from now.
+
+        Raises:
+            UnsupportedPhoto, PhotoTooLarge, UnreadablePhoto: the bytes are no photo that can be read.
+            Overloaded: too many photos wait here or in Triton, or it could not be done in time.
+            TritonUnavailable: Triton cannot be reached, failed, or its model's contract cannot be read.
+            DeadlineExceeded: it took longer.
+        """
+        timeout_s = self._settings.request_timeout_s
+        if ends_at is None:
+            ends_at = time.monotonic() + timeout_s
+        left_s = ends_at - time.monotonic()
+        self._line.check_room(left_s)
+        watch = Stopwatch()
+        try:
+            with self._line.photo():
+                async with asyncio.timeout(left_s):
+                    analysis = await self._read(data, options, draw_as, ends_at, watch)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"the photo was not done within {timeout_s:g} s (TANDEM_REQUEST_TIMEOUT_S)"
+            ) from None
+        finally:
+            self._tracing.steps([lap for lap in watch.laps if lap[0] != "triton"])  # that has a span of its own
+        self._telemetry.observe_stages(analysis.seconds)
+        self._telemetry.observe_answer(analysis.answer)
+        return analysis
+
+    async def _read(
+        self, data: bytes, options: Options, draw_as: str | None, ends_at: float, watch: Stopwatch
+    ) -> Analysis:
+        contract = await self._triton.contract()
+        max_pixels = self._settings.max_pixels
+        crop = _crop_of(contract)
+        found = await self._line.run(
+            partial(find, max_pixels=max_pixels, options=options, crop=crop, handed_over_at=watch.last),
+            data,
+            partial(Found.read, crop=crop),
+        )
+        watch.go_on(found.laps)
+        faces, portraits = found.faces, found.portraits
+        probabilities = np.empty((0, len(contract.labels)), np.float32)
+        if faces:
+            for _ in range(MODEL_CHANGES):
+                try:
+                    probabilities = await self._infer(portraits.crops, contract, ends_at)
+                    break
+                except ModelChanged:  # a new version goes live: its crops may be others
+                    contract = await self._triton.contract()
+                    crop = _crop_of(contract)
+                    portraits = await self._line.run(
+                        partial(cut_anew, max_pixels=max_pixels, faces=faces, crop=crop),
+                        data,
+                        partial(Portraits.read, crop=crop),
+                    )
+            else:
+                probabilities = await self._infer(portraits.crops, contract, ends_at)
+            watch.lap("triton")
+        answer = compose(found.size, faces, portraits.qualities, probabilities, contract)
+        picture = None
+        if draw_as is not None:
+            picture = await self._line.run(
+                partial(annotate_encoded, max_pixels=max_pixels, answer=answer, media_type=draw_as),
+                data,
+                lambda _, raw: raw,
+            )
+            watch.lap("draw")
+        return Analysis(answer, picture, watch.seconds)
+
+    async def _infer(
+        self, crops: NDArray[np.uint8], contract: ModelContract, ends_at: float
+    ) -> NDArray[np.float32]:
+        started = time.perf_counter()
+        attributes: dict[str, str | int] = {"rpc.system": "grpc", "tandem.model": contract.name}
+        with self._tracing.call("triton", attributes | {"tandem.faces": len(crops)}) as headers:
+            try:
+                return await self._gatherer.infer(
+                    crops, contract=contract, timeout_s=ends_at - time.monotonic(), headers=headers
+                )
+            except TandemError as error:
+                self._telemetry.triton_errors.labels(error.slug).inc()
+                raise
+            finally:
+                self._telemetry.triton.observe(time.perf_counter() - started, exemplar())
+
+
+def _crop_of(contract: ModelContract) -> Crop:
+    return Crop(contract.crop_size, contract.alignment_template)
+
+
+def compose(
+    size: tuple[int, int],
+    faces: Sequence[Face],
+    qualities: Sequence[Quality],
+    probabilities: NDArray[np.float32],
+    contract: ModelContract,
+) -> PhotoEmotions:
+    """The answer, from N faces, their qualities and their probabilities [N, labels].
+
+    ``size`` is the photo's height and width.
+    """
+    height, width = size
+    return PhotoEmotions(
+        image=ImageSize(width=width, height=height),
+        faces=[
+            _describe(face, quality, row, contract.labels)
+            for face, quality, row in zip(faces, qualities, probabilities, strict=True)
+        ],
+        model=ModelIdentity(name=contract.name, version=contract.version),
+    )
+
+
+def _describe(face: Face, quality: Quality, row: NDArray[np.float32], labels: Sequence[str]) -> FaceEmotion:
+    # Softmax in half precision may leave the interval by a rounding error.
+    emotions = {
+        label: round(min(max(float(p), 0.0), 1.0), PROBABILITY_DIGITS)
+        for label, p in zip(labels, row, strict=True)
+    }
+    emotion = labels[int(row.argmax())]
+    box = face.box
+    return FaceEmotion(
+        box=FaceBox(x=_pixels(box.x), y=_pixels(box.y), width=_pixels(box.width), height=_pixels(box.height)),
+        landmarks=Landmarks(
+            **{
+                name: Point(x=_pixels(x), y=_pixels(y))
+                for name, (x, y) in zip(LANDMARK_NAMES, face.landmarks, strict=True)
+            }
+        ),
+        detection_score=round(min(max(face.score, 0.0), 1.0), SCORE_DIGITS),
+        emotion=emotion,
+        confidence=emotions[emotion],
+        emotions=emotions,
+        pose=Pose(roll=round(quality.roll, DEGREE_DIGITS), yaw=round(quality.yaw, DEGREE_DIGITS)),
+        quality=PictureQuality(
+            size=_pixels(quality.size),
+            sharpness=round(quality.sharpness, SCORE_DIGITS),
+            brightness=round(quality.brightness, SCORE_DIGITS),
+        ),
+        reliable=not quality.doubts,
+        unreliable_because=list(quality.doubts),
+    )
+
+
+def _pixels(value: float) -> float:
+    return round(float(value), TENTH_OF_A_PIXEL)

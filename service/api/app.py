@@ -1,0 +1,129 @@
+"""Wires the parts into an app; nothing else knows all of them."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from service import __version__
+from service.analyzer import EmotionReader
+from service.api.admission import Places
+from service.api.dependencies import Gateway
+from service.api.docs_page import reference_page
+from service.api.middleware.auth import AccessGuard, key_ring
+from service.api.middleware.load_shedding import LoadShedder
+from service.api.middleware.rate_limit import CallerLimits
+from service.api.middleware.request_log import RequestObserver
+from service.api.openapi import complete
+from service.api.problems import add_problem_handlers
+from service.api.routes.emotions import router
+from service.api.routes.frames import Streams
+from service.api.routes.health import router as operations_router
+from service.api.routes.stream import router as stream_router
+from service.api.ui import router as page_router
+from service.api.uploads.budget import DecodingMemory, UploadMemory
+from service.errors import TandemError
+from service.inference.shadow import connect
+from service.observability.metrics import Telemetry
+from service.observability.tracing import Tracing, tracing_for
+from service.settings import Settings
+from service.workers.metrics import PhotoProcessUsage
+from service.workers.pool import PhotoProcesses
+from service.workers.queue import PhotoLine
+
+DESCRIPTION = (
+    "Post a photo, get the emotion that every face in it shows. Labels describe what a face shows, not what a "
+    "person feels. No photo is kept or logged."
+)
+
+logger = logging.getLogger("tandem.gateway")
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The gateway as an ASGI app; its parts are built when its lifespan begins.
+
+    The app starts without Triton too: it is not ready then, says why, and finds Triton once it is there.
+    """
+    telemetry = Telemetry()
+    tracing = tracing_for(settings.otlp_endpoint, version=__version__)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if settings.triton_url is None:
+            raise ValueError("no Triton: set TANDEM_TRITON_URL, or let `tandem serve` start one")
+        processes = PhotoProcesses(
+            settings.workers,
+            memory=DecodingMemory(settings.max_decoding_bytes),
+            patience_s=settings.request_timeout_s,
+        )
+        triton = connect(settings, settings.triton_url, telemetry)
+        await processes.start()
+        telemetry.registry.register(PhotoProcessUsage(processes.ids))
+        line = PhotoLine(processes, settings.max_waiting, telemetry)
+        reader = EmotionReader(settings, triton=triton, line=line, telemetry=telemetry, tracing=tracing)
+        streams = Streams(settings.max_streams)
+        batches = Places(settings.max_batches, what="batches", setting="TANDEM_MAX_BATCHES")
+        uploads = UploadMemory(settings.max_held_bytes)
+        gateway = Gateway(settings, telemetry, triton, line, reader, streams, batches, uploads)
+        app.state.gateway = gateway
+        try:
+            await triton.contract()
+        except TandemError as error:
+            logger.warning("not ready: %s", error.detail)
+        try:
+            yield
+        finally:
+            gateway.draining = True
+            await streams.close()
+            await line.finish()
+            await processes.close()
+            await triton.close()
+            await asyncio.to_thread(tracing.close)
+
+    app = FastAPI(
+        title="Tandem",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # RequestObserver does all of these
+    )
+    app.state.telemetry = telemetry
+    app.include_router(router)
+    if settings.operations_port is None:
+        app.include_router(operations_router)
+    app.include_router(stream_router)
+    app.include_router(page_router)
+    app.add_route("/docs", reference_page, include_in_schema=False)
+    app.openapi = partial(complete, app, settings)  # type: ignore[method-assign]
+    add_problem_handlers(app)
+    app.add_middleware(LoadShedder)  # within the next: whoever may not ask is not told how busy it is here
+    limits = CallerLimits(settings.rate_limit, settings.rate_window_s, settings.concurrent_limit)
+    app.add_middleware(AccessGuard, keys=key_ring(settings), limits=limits)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("Authorization", "X-API-Key", "Content-Type", "X-Request-ID", "traceparent"),
+            expose_headers=("X-Request-ID", "Server-Timing", "Retry-After", "RateLimit", "RateLimit-Policy"),
+            max_age=3600,
+        )
+    # Added last, it is outermost: what the others answer has an id, a metric and a line in the log too.
+    app.add_middleware(RequestObserver, telemetry=telemetry, tracing=tracing)
+    return app
+
+
+def create_operations_app(app: FastAPI) -> FastAPI:
+    """The operations routes of a gateway as an app of their own, for a port that only those who run it reach."""
+    operations = FastAPI(title="Tandem operations", version=__version__, docs_url=None, redoc_url=None)
+    operations.state = app.state
+    operations.include_router(operations_router)
+    add_problem_handlers(operations)
+    operations.add_middleware(RequestObserver, telemetry=app.state.telemetry, tracing=Tracing())
+    return operations

@@ -1,0 +1,55 @@
+"""The parts of a running gateway, for its routes to use."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+
+from service.analyzer import EmotionReader
+from service.api.admission import Places
+from service.api.routes.frames import Streams
+from service.api.uploads.budget import Hold, UploadMemory
+from service.inference.client import TritonClient
+from service.observability.metrics import Telemetry
+from service.settings import Settings
+from service.workers.queue import PhotoLine
+
+
+@dataclass
+class Gateway:
+    """Built by the app at its start; only ``draining`` ever changes, once, when the service is told to stop."""
+
+    settings: Settings
+    telemetry: Telemetry
+    triton: TritonClient
+    line: PhotoLine
+    reader: EmotionReader
+    streams: Streams
+    batches: Places
+    uploads: UploadMemory
+    draining: bool = False
+
+
+def gateway_of(connection: HTTPConnection) -> Gateway:
+    """The parts that the app built at its start."""
+    gateway: Gateway = connection.app.state.gateway
+    return gateway
+
+
+async def _parts_of(connection: HTTPConnection) -> Gateway:
+    return gateway_of(connection)  # what is not async FastAPI calls in a thread, for each request
+
+
+GatewayParts = Annotated[Gateway, Depends(_parts_of)]
+"""How a route asks for them."""
+
+
+async def _hold_of(gateway: GatewayParts) -> AsyncIterator[Hold]:
+    with gateway.uploads.hold() as hold:
+        yield hold
+
+
+UploadHold = Annotated[Hold, Depends(_hold_of)]
+"""How a route asks to hold an upload; given back when the whole answer has been sent."""

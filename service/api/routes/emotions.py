@@ -1,0 +1,164 @@
+"""The HTTP interface."""
+
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from service.api.dependencies import GatewayParts, UploadHold
+from service.api.params import PhotoQuery
+from service.api.problems import ACCESS_PROBLEMS, UNAVAILABLE, documented
+from service.api.responses import JSON_TYPE, MIXED_TYPE, Form, render
+from service.api.routes import batch
+from service.api.uploads.body import FIELD, read_photo
+from service.schemas import BatchLine, CropSize, ModelDescription, PhotoEmotions
+from service.vision.drawing import FORMATS
+
+router = APIRouter()
+
+
+PHOTO_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: documented("The request carries no photo, or is broken."),
+    **ACCESS_PROBLEMS,
+    406: documented("The Accept header allows no form of answer."),
+    408: documented("The upload did not arrive in time."),
+    413: documented("Too many bytes or too many pixels."),
+    415: documented("Not a content type or an image format that is read."),
+    422: documented("The image cannot be decoded, or a parameter is wrong."),
+    **UNAVAILABLE,
+    504: documented("The answer did not come in time."),
+}
+
+BINARY = {"type": "string", "format": "binary"}
+
+ONE_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgYGAAAAAEAAH2FzhVAAAAAElFTkSuQmCC"
+"""A PNG of one pixel in base64: the smallest photo, without a face."""
+
+PHOTO_BODY = {
+    "required": True,
+    "description": "One photo, in any of these forms.",
+    "content": {
+        "multipart/form-data": {"schema": {"type": "object", "required": [FIELD], "properties": {FIELD: BINARY}}},
+        **{kind: {"schema": BINARY} for kind in ("image/jpeg", "image/png", "image/webp", "image/heic")},
+        JSON_TYPE: {
+            "example": {FIELD: ONE_PIXEL},
+            "schema": {
+                "type": "object",
+                "required": [FIELD],
+                "properties": {
+                    FIELD: {
+                        "type": "string",
+                        "format": "byte",
+                        "description": "The photo's bytes in base64; the prefix of a data: URL is allowed.",
+                    }
+                },
+            },
+        },
+    },
+}
+
+
+@router.post(
+    "/v1/emotions",
+    tags=["emotions"],
+    summary="Read the emotion that each face in a photo shows",
+    response_model=PhotoEmotions,
+    responses={
+        200: {
+            "description": "The faces, or with an image type in Accept the photo with boxes and labels drawn. "
+            "With multipart/mixed both: first the JSON, then the picture, of the image type that Accept names "
+            "too, else JPEG.",
+            "content": {kind: {"schema": BINARY} for kind in (*FORMATS, MIXED_TYPE)},
+        },
+        **PHOTO_PROBLEMS,
+    },
+    openapi_extra={"requestBody": PHOTO_BODY},
+)
+async def read_emotions(
+    request: Request, gateway: GatewayParts, hold: UploadHold, query: Annotated[PhotoQuery, Query()]
+) -> Response:
+    """Labels describe what a face shows, not what a person feels. Photos are neither kept nor logged."""
+    settings = gateway.settings
+    ends_at = time.monotonic() + settings.request_timeout_s
+    form = Form.for_accept(request.headers.get("accept"))
+    options = query.options(settings)
+    data = await read_photo(
+        request, hold, max_bytes=settings.max_upload_bytes, timeout_s=settings.upload_timeout_s
+    )
+    analysis = await gateway.reader.read(data, options, draw_as=form.picture_type, ends_at=ends_at)
+    request.state.faces = len(analysis.answer.faces)
+    hold.take(len(analysis.picture or b""))  # held until the caller has read it
+    return render(analysis, form, query.face_fields())
+
+
+BATCH_BODY = {
+    "required": True,
+    "description": "The photos: files in the repeated field «images», or a ZIP archive of files in any folders.",
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": [batch.FIELD],
+                "properties": {batch.FIELD: {"type": "array", "minItems": 1, "items": BINARY}},
+            }
+        },
+        "application/zip": {"schema": BINARY},
+    },
+}
+
+
+@router.post(
+    "/v1/emotions/batch",
+    tags=["emotions"],
+    summary="Read many photos in one request",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "A line of JSON of this form for each photo, in the order in which they are done.",
+            "content": {batch.LINES_TYPE: {"schema": {"$ref": f"#/components/schemas/{BatchLine.__name__}"}}},
+        },
+        **{status: answer for status, answer in PHOTO_PROBLEMS.items() if status != 406},
+    },
+    openapi_extra={"requestBody": BATCH_BODY},
+)
+async def read_batch_of_emotions(
+    request: Request, gateway: GatewayParts, hold: UploadHold, query: Annotated[PhotoQuery, Query()]
+) -> Response:
+    """Each photo has an answer or a problem of its own; one that cannot be read harms no other.
+
+    A batch gives way to single photos: under load it takes longer instead of being refused.
+    """
+    options = query.options(gateway.settings)
+    gateway.batches.take()
+    try:
+        photos = await batch.read_batch(request, hold, gateway.settings)
+        await gateway.triton.contract()  # without a model, one problem says it for all
+        request.state.spend(len(photos.names) - 1)
+        reader = batch.BatchReader(
+            gateway, hold, options, query.face_fields(), request_id=request.state.request_id
+        )
+        return batch.BatchResponse(request, reader, photos, gateway.batches.leave)
+    except BaseException:
+        gateway.batches.leave()
+        raise
+
+
+@router.get(
+    "/v1/model",
+    tags=["model"],
+    summary="Describe the model that answers",
+    responses={**ACCESS_PROBLEMS, **UNAVAILABLE},
+)
+async def describe_model(gateway: GatewayParts) -> ModelDescription:
+    """What the served model states: its labels, its input, and what identifies its weights."""
+    contract = await gateway.triton.contract()
+    height, width = contract.crop_size
+    return ModelDescription(
+        name=contract.name,
+        version=contract.version,
+        labels=list(contract.labels),
+        crop=CropSize(width=width, height=height),
+        max_batch_size=contract.max_batch_size,
+        provenance=dict(contract.provenance),
+    )

@@ -1,0 +1,51 @@
+"""What those who run the service ask it: whether it lives, whether it can answer, and its metrics."""
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.api.dependencies import GatewayParts
+from service.api.problems import UNAVAILABLE
+from service.errors import Draining
+from service.schemas import Alive, ModelIdentity, Ready
+
+router = APIRouter()
+
+
+@router.get("/livez", tags=["operation"], summary="Tell whether the process runs")
+async def livez() -> Alive:
+    """Asks nothing else, Triton neither: a gateway is not to be restarted because Triton is away."""
+    return Alive()
+
+
+@router.get("/readyz", tags=["operation"], summary="Tell whether photos can be answered", responses=UNAVAILABLE)
+async def readyz(gateway: GatewayParts) -> Ready:
+    """Makes a real inference, at most one a second."""
+    if gateway.draining:
+        raise Draining("the service was told to stop")
+    gateway.line.check_processes()
+    contract = await gateway.triton.ready()
+    return Ready(model=ModelIdentity(name=contract.name, version=contract.version))
+
+
+@router.get(
+    "/metrics",
+    tags=["operation"],
+    summary="Give the metrics in Prometheus' text format",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "The metrics; with exemplars where Accept asks for OpenMetrics.",
+            "content": {
+                kind: {"schema": {"type": "string"}} for kind in ("text/plain", "application/openmetrics-text")
+            },
+        }
+    },
+)
+async def metrics(request: Request, gateway: GatewayParts) -> Response:
+    """Requests, durations of the steps, faces, rejections; nothing of a photo."""
+    contract = gateway.triton.known_contract
+    if contract:
+        gateway.telemetry.model.info({"name": contract.name, "version": contract.version})
+    content, media_type = gateway.telemetry.exposition(request.headers.get("accept", ""))
+    return Response(content, headers={"Content-Type": media_type, "Vary": "Accept"})

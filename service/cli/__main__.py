@@ -1,0 +1,5 @@
+"""Lets ``python -m service.cli`` run the ``tandem`` command."""
+
+from service.cli.main import app
+
+app()

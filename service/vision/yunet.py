@@ -1,0 +1,78 @@
+"""YuNet: where the faces are, with coarse landmarks.
+
+Wu, Peng, Yu, "YuNet: A Tiny Millisecond-level Face Detector", Machine Intelligence Research 20 (2023).
+"""
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from service.vision.onnx import open_session
+from service.vision.weights import YUNET
+
+STRIDES = (8, 16, 32)
+OVERLAP = 0.3
+"""Of two boxes that overlap more than this (intersection over union) the better one stays."""
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """n faces, best first: boxes [n, 4] as x, y, width, height; scores [n] 0..1; landmarks [n, 5, 2]; pixels."""
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    landmarks: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @property
+    def best(self) -> float:
+        """The highest score; 0 where nothing was found."""
+        return float(self.scores[0]) if len(self) else 0.0
+
+
+class Detector:
+    """Thread-safe: build one and share it."""
+
+    def __init__(self) -> None:
+        self._session = open_session(YUNET)
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    def detect(self, photo: NDArray[np.uint8], *, long_side: int, threshold: float) -> Detections:
+        """Faces of an RGB photo [H, W, 3], looked for at the scale that makes its longer side ``long_side``."""
+        height, width = photo.shape[:2]
+        scale = long_side / max(height, width)
+        shape = max(1, round(width * scale)), max(1, round(height * scale))
+        interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        scaled = photo if scale == 1 else cv2.resize(photo, shape, interpolation=interpolation)
+        found = self._run(np.asarray(scaled, np.uint8), threshold)
+        factors = np.array([width / shape[0], height / shape[1]], np.float32)
+        return Detections(found.boxes * np.tile(factors, 2), found.scores, found.landmarks * factors)
+
+    def _run(self, photo: NDArray[np.uint8], threshold: float) -> Detections:
+        height, width = photo.shape[:2]
+        rows, columns = math.ceil(height / 32) * 32, math.ceil(width / 32) * 32
+        blob = np.zeros((1, 3, rows, columns), np.float32)  # BGR, 0..255; half of blobFromImage's time
+        for channel, plane in enumerate(reversed(cv2.split(photo))):
+            blob[0, channel, :height, :width] = plane
+        output = dict(zip(self._outputs, self._session.run(None, {"input": blob}), strict=True))
+        boxes, scores, landmarks = [], [], []
+        for stride in STRIDES:
+            likelihood = output[f"cls_{stride}"][0, :, 0] * output[f"obj_{stride}"][0, :, 0]
+            score = np.sqrt(likelihood.clip(0, 1))
+            anchors = np.nonzero(score >= threshold)[0]
+            cells = np.stack([anchors % (columns // stride), anchors // (columns // stride)], axis=1)
+            box = output[f"bbox_{stride}"][0, anchors]  # centre as offset of the cell, log of the size
+            size = np.exp(box[:, 2:]) * stride
+            boxes.append(np.concatenate([(cells + box[:, :2]) * stride - size / 2, size], axis=1))
+            points = output[f"kps_{stride}"][0, anchors].reshape(-1, 5, 2)
+            landmarks.append((points + cells[:, None]) * stride)
+            scores.append(score[anchors])
+        all_boxes = np.concatenate(boxes).astype(np.float32)
+        all_scores = np.concatenate(scores)
+        kept = np.asarray(cv2.dnn.NMSBoxes(all_boxes.tolist(), all_scores.tolist(), threshold, OVERLAP), int)
+        return Detections(all_boxes[kept], all_scores[kept], np.concatenate(landmarks)[kept].astype(np.float32))

@@ -1,0 +1,161 @@
+"""The steps between a photo's bytes and the crops that Triton gets; they run in a photo process."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.observability.timing import Lap, Stopwatch
+from service.vision.alignment import crop_faces
+from service.vision.decoding import EncodedPhoto, open_photo
+from service.vision.face import Box, Face
+from service.vision.face_pipeline import FaceFinder
+from service.vision.quality import Quality, measure
+
+DETAIL = 2
+"""A face whose box has at least so many times the crop's pixels in a reduced photo is cut out of that."""
+
+Room = Callable[[int], None]
+"""Waits until there is room for so many bytes of pixels; it is given back when the step is done."""
+
+Reply = tuple[Any, bytes]
+"""What a step gives back to the gateway: what JSON can carry, and raw bytes."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a caller asks for: at most ``max_faces``, largest first; boxes whose shorter side has at least
+    ``min_face_size`` pixels; detection scores of at least ``threshold``.
+    """
+
+    max_faces: int
+    min_face_size: float
+    threshold: float
+
+
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """How the served model wants a face: ``size`` (height, width) in pixels; ``template`` float64 [5, 2], where
+    its landmarks should lie, x and y as fractions of that.
+    """
+
+    size: tuple[int, int]
+    template: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Portraits:
+    """Grey crops of faces, uint8 [N, 1, height, width], and what each is worth."""
+
+    crops: NDArray[np.uint8]
+    qualities: list[Quality]
+
+    def reply(self) -> Reply:
+        """For the gateway."""
+        return [astuple(each) for each in self.qualities], self.crops.tobytes()
+
+    @classmethod
+    def read(cls, fields: Any, raw: bytes, *, crop: Crop) -> "Portraits":
+        """What ``reply`` gave."""
+        qualities = [
+            Quality(float(roll), float(yaw), float(size), float(sharpness), float(brightness), tuple(doubts))
+            for roll, yaw, size, sharpness, brightness, doubts in fields
+        ]
+        return cls(np.frombuffer(raw, np.uint8).reshape(len(qualities), 1, *crop.size), qualities)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The faces that a caller asked for in a photo of ``size`` (height, width), and the steps of finding them."""
+
+    size: tuple[int, int]
+    faces: list[Face]
+    portraits: Portraits
+    laps: list[Lap]
+
+    def reply(self) -> Reply:
+        """For the gateway."""
+        faces = [[astuple(each.box), each.score, each.landmarks.tolist()] for each in self.faces]
+        qualities, raw = self.portraits.reply()
+        return [self.size, faces, qualities, self.laps], raw
+
+    @classmethod
+    def read(cls, fields: Any, raw: bytes, *, crop: Crop) -> "Found":
+        """What ``reply`` gave."""
+        (height, width), faces, qualities, laps = fields
+        portraits = Portraits.read(qualities, raw, crop=crop)
+        if len(faces) != len(portraits.qualities):
+            raise ValueError(f"{len(faces)} faces, {len(portraits.qualities)} qualities")
+        return cls(
+            (int(height), int(width)),
+            [
+                Face(Box(*map(float, box)), float(score), np.array(points, np.float32).reshape(5, 2))
+                for box, score, points in faces
+            ],
+            portraits,
+            [(str(name), float(start), float(end)) for name, start, end in laps],
+        )
+
+
+@cache
+def finder() -> FaceFinder:
+    """This process's."""
+    return FaceFinder()
+
+
+def find(
+    room: Room, data: bytes, *, max_pixels: int, options: Options, crop: Crop, handed_over_at: float
+) -> Reply:
+    """The faces of a photo, and their crops, as ``Found``.
+
+    ``handed_over_at``, in seconds of ``time.perf_counter``, is when it began to wait for this process.
+
+    Raises:
+        UnsupportedPhoto, PhotoTooLarge, UnreadablePhoto: the bytes are no photo that can be read.
+    """
+    watch = Stopwatch(handed_over_at)
+    with opened(room, data, max_pixels) as photo:
+        watch.lap("wait")
+        sighting = finder().find_encoded(
+            photo, detail=DETAIL * max(crop.size), threshold=options.threshold, lap=watch.lap
+        )
+        faces = select(sighting.faces, options)
+        portraits = _portraits(sighting.pixels, faces, crop, sighting.size, sighting.divisor)
+        watch.lap("align")
+    return Found(sighting.size, faces, portraits, watch.laps).reply()
+
+
+def cut_anew(room: Room, data: bytes, *, max_pixels: int, faces: Sequence[Face], crop: Crop) -> Reply:
+    """``Portraits`` of faces that were found already, for a model that wants others. Raises as ``find`` does."""
+    with opened(room, data, max_pixels) as photo:
+        pixels = photo.decode()
+        return _portraits(pixels, faces, crop, pixels.shape[:2]).reply()
+
+
+@contextmanager
+def opened(room: Room, data: bytes, max_pixels: int, *, to_draw: bool = False) -> Iterator[EncodedPhoto]:
+    """The photo, once there is room for its pixels.
+
+    They are decoded anew for each step: while a photo waits for Triton or for a process, they would lie there,
+    many times the upload's bytes, and without a limit to how many photos wait.
+    """
+    with open_photo(data, max_pixels=max_pixels) as photo:
+        room(photo.most_memory if to_draw else photo.memory)
+        yield photo
+
+
+def select(faces: Sequence[Face], options: Options) -> list[Face]:
+    """The faces that the caller asked for; they come largest first and stay so."""
+    large = [face for face in faces if min(face.box.width, face.box.height) >= options.min_face_size]
+    return large[: options.max_faces]
+
+
+def _portraits(
+    photo: NDArray[np.uint8], faces: Sequence[Face], crop: Crop, size: tuple[int, int], divisor: int = 1
+) -> Portraits:
+    crops = crop_faces(photo, faces, template=crop.template, size=crop.size, divisor=divisor)
+    return Portraits(crops, [measure(face, each[0], size) for face, each in zip(faces, crops, strict=True)])

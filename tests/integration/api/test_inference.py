@@ -1,0 +1,234 @@
+"""What the client makes of a real Triton's answers, its refusals and its accidents."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from photos import astronaut, encoded
+from toy_model import write_repository, write_version
+
+from service.api.app import create_app
+from service.api.dependencies import Gateway
+from service.errors import (
+    ContractUnreadable,
+    DeadlineExceeded,
+    ModelChanged,
+    Overloaded,
+    TandemError,
+    TritonUnavailable,
+)
+from service.inference.circuit_breaker import FAILURES, FAIR_WAIT_S
+from service.inference.client import PROBE_LIFETIME_S, TritonClient
+from service.settings import Settings
+from service.triton.server import LocalTriton
+from service.workers.tasks import Options
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def connected(triton: LocalTriton, **options: str) -> AsyncIterator[TritonClient]:
+    client = TritonClient(triton.grpc_url, model_name=options.pop("model_name", "tandem"), **options)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+def crops(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 200, (count, 1, 48, 48), np.uint8)
+
+
+async def test_each_row_belongs_to_its_crop(toy_triton: LocalTriton) -> None:
+    async with connected(toy_triton) as client:
+        contract = await client.contract()
+        together = await client.infer(crops(5), contract=contract, timeout_s=5)
+        alone = [await client.infer(crop[None], contract=contract, timeout_s=5) for crop in crops(5)]
+    assert together.shape == (5, 8)
+    assert together.dtype == np.float32
+    np.testing.assert_allclose(together, np.concatenate(alone), atol=1e-6)
+    np.testing.assert_allclose(together.sum(axis=1), 1, atol=1e-5)
+    assert np.ptp(together, axis=0).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((0, 1, 48, 48), np.uint8),
+        np.zeros((1, 1, 48, 47), np.uint8),
+        np.zeros((1, 3, 48, 48), np.uint8),
+        np.zeros((1, 48, 48), np.uint8),
+        np.zeros((1, 1, 48, 48), np.float32),
+    ],
+)
+async def test_wrong_crops_are_not_sent(toy_triton: LocalTriton, wrong: np.ndarray) -> None:
+    async with connected(toy_triton) as client:
+        with pytest.raises(ValueError, match=r"the model takes uint8 \[N, \*\(1, 48, 48\)\]"):
+            await client.infer(wrong, contract=await client.contract(), timeout_s=5)
+
+
+async def test_a_failing_model_is_unavailable(toy_triton: LocalTriton) -> None:
+    async with connected(toy_triton) as client:
+        contract = await client.contract()
+        with pytest.raises(TritonUnavailable, match="a white crop"):
+            await client.infer(np.full((1, 1, 48, 48), 255, np.uint8), contract=contract, timeout_s=5)
+        assert len(await client.infer(crops(1), contract=contract, timeout_s=5)) == 1
+
+
+@pytest.mark.parametrize(("name", "version"), [("other", ""), ("tandem", "9")])
+async def test_a_model_or_version_that_is_not_there(toy_triton: LocalTriton, name: str, version: str) -> None:
+    async with connected(toy_triton, model_name=name, model_version=version) as client:
+        with pytest.raises(TritonUnavailable, match=name):
+            await client.ready()
+
+
+async def test_a_full_queue_and_a_deadline_are_told_apart(triton_home: Path, tmp_path: Path) -> None:
+    repository = write_repository(tmp_path, max_batch_size=1, queue=2, work=20)
+    with LocalTriton(home=triton_home, model_repository=repository) as triton:
+        async with connected(triton) as client:
+            contract = await client.contract()
+            calls = [client.infer(crops(1), contract=contract, timeout_s=30) for _ in range(12)]
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+            refused = [each for each in outcomes if isinstance(each, Overloaded)]
+            answered = [each for each in outcomes if isinstance(each, np.ndarray)]
+            assert len(refused) + len(answered) == 12
+            assert refused
+            assert answered
+            assert "maximum queue size" in refused[0].detail.lower()
+            with pytest.raises(DeadlineExceeded, match="did not answer within"):
+                await client.infer(crops(1), contract=contract, timeout_s=0.005)
+
+
+async def test_readiness_is_believed_for_a_second(triton_home: Path, tmp_path: Path) -> None:
+    triton = LocalTriton(home=triton_home, model_repository=write_repository(tmp_path))
+    with triton:
+        async with connected(triton) as client:
+            await client.ready()
+            proved_at = time.monotonic()
+            os.kill(triton.pid, signal.SIGKILL)
+            assert triton.wait(10) is not None
+            if time.monotonic() - proved_at < PROBE_LIFETIME_S / 2:
+                await client.ready()
+            error = await until_not_ready(client)
+            assert isinstance(error, TritonUnavailable)
+
+
+async def test_a_dead_stub_makes_it_not_ready_though_triton_says_otherwise(
+    triton_home: Path, tmp_path: Path
+) -> None:
+    with LocalTriton(home=triton_home, model_repository=write_repository(tmp_path)) as triton:
+        async with connected(triton) as client:
+            await client.ready()
+            for stub in children(triton.pid):
+                os.kill(stub, signal.SIGKILL)
+            error = await until_not_ready(client)
+            assert isinstance(error, TritonUnavailable | DeadlineExceeded)
+
+
+def children(pid: int) -> list[int]:
+    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=True)
+    return [int(line) for line in found.stdout.split()]
+
+
+async def until_not_ready(client: TritonClient) -> TandemError:
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline:
+        try:
+            await client.ready()
+        except TandemError as error:
+            return error
+        await asyncio.sleep(0.05)
+    pytest.fail("it stayed ready")
+
+
+async def test_follows_a_triton_that_moves(toy_triton: LocalTriton) -> None:
+    client = TritonClient("127.0.0.1:9", model_name="tandem")
+    try:
+        with pytest.raises(TritonUnavailable):
+            await client.ready()
+        await client.move(toy_triton.grpc_url)
+        assert (await client.ready()).version == "1"
+    finally:
+        await client.close()
+
+
+async def test_a_new_version_goes_live_without_a_failed_photo(triton_home: Path, tmp_path: Path) -> None:
+    repository = write_repository(tmp_path)
+    with LocalTriton(home=triton_home, model_repository=repository) as triton:
+        app = create_app(Settings(triton_url=triton.grpc_url))
+        async with app.router.lifespan_context(app):
+            gateway: Gateway = app.state.gateway
+            photo, options = encoded(astronaut()), Options(max_faces=9, min_face_size=0, threshold=0.6)
+            before = (await gateway.reader.read(photo, options)).answer
+            assert before.model.version == "1"
+            stale = await gateway.triton.contract()
+            write_version(tmp_path / "2", seed=1)
+            (tmp_path / "2").rename(repository / "tandem" / "2")
+            deadline = time.monotonic() + 30
+            answer = before
+            while answer.model.version == "1":
+                assert time.monotonic() < deadline
+                answer = (await gateway.reader.read(photo, options)).answer
+            assert answer.model.version == "2"
+            assert answer.faces[0].emotions != before.faces[0].emotions
+            assert gateway.triton.known_contract
+            with pytest.raises(ModelChanged, match="is at version 2 now; the crops were for 1"):
+                await gateway.triton.infer(crops(1), contract=stale, timeout_s=5)
+            assert (await gateway.triton.ready()).version == "2"
+
+
+async def test_a_contract_that_lies_is_told_as_such(triton_home: Path, tmp_path: Path) -> None:
+    repository = write_repository(tmp_path, labels="neutral")
+    with LocalTriton(home=triton_home, model_repository=repository) as triton:
+        async with connected(triton) as client:
+            with pytest.raises(ContractUnreadable, match="has 8 values, but parameter «labels» names 1"):
+                await client.contract()
+
+
+async def test_what_is_left_of_a_budget_is_all_that_a_photo_gets(toy_triton: LocalTriton) -> None:
+    app = create_app(Settings(triton_url=toy_triton.grpc_url))
+    async with app.router.lifespan_context(app):
+        gateway: Gateway = app.state.gateway
+        options = Options(max_faces=1, min_face_size=0, threshold=0.6)
+        with pytest.raises(DeadlineExceeded, match=r"not done within 30 s \(TANDEM_REQUEST_TIMEOUT_S\)"):
+            await gateway.reader.read(encoded(astronaut()), options, ends_at=time.monotonic())
+
+
+async def test_a_frozen_triton_is_left_alone_until_it_answers_again(toy_triton: LocalTriton) -> None:
+    async with connected(toy_triton) as client:
+        contract = await client.contract()
+        os.kill(toy_triton.pid, signal.SIGSTOP)
+        try:
+            calls = [
+                client.infer(crops(1), contract=contract, timeout_s=FAIR_WAIT_S + 0.2) for _ in range(FAILURES)
+            ]
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+            assert all(isinstance(each, DeadlineExceeded) for each in outcomes), outcomes
+            with pytest.raises(TritonUnavailable, match=f"failed {FAILURES} times in a row"):
+                await client.infer(crops(1), contract=contract, timeout_s=300)
+        finally:
+            os.kill(toy_triton.pid, signal.SIGCONT)
+        await client.ready(believed_s=0)
+        assert len(await client.infer(crops(1), contract=contract, timeout_s=30)) == 1
+
+
+async def test_a_call_in_flight_is_made_again_where_triton_moves(
+    triton_home: Path, tmp_path: Path, toy_triton: LocalTriton
+) -> None:
+    with LocalTriton(home=triton_home, model_repository=write_repository(tmp_path)) as triton:
+        async with connected(triton) as client:
+            contract = await client.contract()
+            os.kill(triton.pid, signal.SIGSTOP)
+            call = asyncio.create_task(client.infer(crops(1), contract=contract, timeout_s=60))
+            with pytest.raises(DeadlineExceeded):  # both are on their way by now
+                await client.infer(crops(1), contract=contract, timeout_s=0.5)
+            await client.move(toy_triton.grpc_url)
+            assert len(await call) == 1
+            os.kill(triton.pid, signal.SIGCONT)

@@ -1,0 +1,160 @@
+"""`tandem video` with a gateway and a real Triton: the table, the new video and the plot are looked at."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from films import frames_of, sound_of, walking, write_film
+from PIL import Image, ImageColor
+from served import served
+from typer.testing import CliRunner, Result
+from waiting import wait_until
+
+from service.cli.main import app
+from service.settings import Settings
+from service.triton.server import LocalTriton
+from service.vision.drawing import COLOURS
+
+FRAMES, LEAVES_AFTER = 16, 8
+TIMES_MS = [40 * n + (n % 3) * 7 for n in range(FRAMES)]
+PALETTE = np.array([ImageColor.getrgb(colour) for colour in COLOURS])
+
+
+@pytest.fixture(scope="module")
+def url(toy_triton: LocalTriton) -> Iterator[str]:
+    with served(Settings(triton_url=toy_triton.grpc_url)) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pictures = walking(FRAMES, leaves_after=LEAVES_AFTER)
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    return write_film(path, pictures, times_ms=TIMES_MS, sound="aac")
+
+
+def video(film: Path, *arguments: object, url: str) -> Result:
+    runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
+    return runner.invoke(app, ["video", str(film), "--url", url, *map(str, arguments)])
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def is_of_a_box(pixels: np.ndarray) -> bool:
+    """Whether some colour of the palette is among RGB pixels [N, 3], as far as H.264 keeps it."""
+    distances = np.abs(pixels[:, None].astype(int) - PALETTE).max(-1)
+    return bool((distances.min(0) < 40).any())
+
+
+def test_faces_are_followed_drawn_and_plotted(film: Path, tmp_path: Path, url: str) -> None:
+    out, table, plot = (tmp_path / "new" / name for name in ("out.mp4", "out.csv", "out.png"))
+    result = video(film, "--out", out, "--csv", table, "--plot", plot, "--concurrency", 5, url=url)
+    assert result.exit_code == 0, result.output
+    assert f"{FRAMES} frames read, 0 failed, 2 faces" in result.output
+    assert sorted(path.name for path in out.parent.iterdir()) == ["out.csv", "out.mp4", "out.png"]
+
+    rows = rows_of(table)
+    walker = [row for row in rows if row["face"] == rows[0]["face"]]
+    other = [row for row in rows if row["face"] != rows[0]["face"]]
+    if float(walker[0]["box_x"]) > float(other[0]["box_x"]):
+        walker, other = other, walker
+    assert [int(row["frame"]) for row in walker] == list(range(FRAMES))
+    assert [int(row["frame"]) for row in other] == list(range(LEAVES_AFTER))
+    assert [float(row["time_s"]) for row in walker] == pytest.approx([ms / 1000 for ms in TIMES_MS], abs=1e-3)
+    assert float(walker[-1]["box_x"]) - float(walker[0]["box_x"]) == pytest.approx(4 * (FRAMES - 1), abs=8)
+    for row in rows:
+        probabilities = {name[2:]: float(value) for name, value in row.items() if name.startswith("p_")}
+        assert sum(probabilities.values()) == pytest.approx(1, abs=1e-3)
+        assert row["emotion"] == max(probabilities, key=lambda label: probabilities[label])
+        assert row["reliable"] in ("True", "False")
+
+    before, after = frames_of(film), frames_of(out)
+    assert [time for time, _ in after] == pytest.approx([time for time, _ in before], abs=1e-3)
+    assert sound_of(out) == sound_of(film)
+    for (_, plain), (_, drawn), row in zip(before, after, walker, strict=True):
+        x, y, height = (round(float(row[f"box_{name}"])) for name in ("x", "y", "height"))
+        edge = np.s_[y + height // 2 : y + height - 4, x - 1 : x + 3]  # below a label that lies on the box
+        assert is_of_a_box(drawn[edge].reshape(-1, 3))
+        assert np.abs(drawn[edge].astype(int) - plain[edge]).max() > 60
+        assert np.abs(drawn[-8:].astype(int) - plain[-8:]).mean() < 6  # nothing is drawn here
+    with Image.open(plot) as picture:
+        colours = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    assert is_of_a_box(colours)
+
+
+def test_frames_are_sampled_and_the_others_keep_the_faces_of_the_one_before(
+    film: Path, tmp_path: Path, url: str
+) -> None:
+    out, table, plot = (tmp_path / name for name in ("out.mkv", "out.csv", "out.svg"))
+    result = video(film, "--out", out, "--csv", table, "--every", 5, "--smooth", 0.8, url=url)
+    assert result.exit_code == 0, result.output
+    assert sorted({int(row["frame"]) for row in rows_of(table)}) == [0, 5, 10, 15]
+    assert len(frames_of(out)) == FRAMES
+    assert is_of_a_box(frames_of(out)[4][1].reshape(-1, 3))
+    result = video(film, "--csv", table, "--plot", plot, "--fps", 10, url=url)
+    assert result.exit_code == 0, result.output
+    assert sorted({int(row["frame"]) for row in rows_of(table)}) == [0, 3, 5, 8, 10, 13, 15]
+    assert "face 1" in plot.read_text()
+
+
+def test_a_frame_without_a_face_or_an_answer_has_a_row(tmp_path: Path, toy_triton: LocalTriton) -> None:
+    pictures = [np.full((120, 160, 3), grey, np.uint8) for grey in (40, 80, 120)]
+    film, table = write_film(tmp_path / "film.mp4", pictures), tmp_path / "out.csv"
+    with served(Settings(triton_url=toy_triton.grpc_url)) as url:
+        assert video(film, "--csv", table, url=url).exit_code == 0
+    assert [(row["frame"], row["face"], row["error"]) for row in rows_of(table)] == [
+        (f"{n}", "", "") for n in range(3)
+    ]
+    with served(Settings(triton_url=toy_triton.grpc_url, max_pixels=100)) as url:
+        result = video(film, "--csv", table, url=url)
+    assert result.exit_code == 1
+    assert "3 frames read, 3 failed" in result.output
+    assert all("the limit is" in row["error"] for row in rows_of(table))
+
+
+def test_what_goes_wrong_is_said_and_leaves_nothing_behind(film: Path, tmp_path: Path, url: str) -> None:
+    outputs = ("--out", tmp_path / "out.mp4", "--csv", tmp_path / "out.csv")
+    cut = tmp_path / "cut.mkv"
+    write_film(cut, walking(60))
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    result = video(cut, *outputs, url=url)
+    assert result.exit_code == 1
+    assert "was cut off" in result.output
+    cut.unlink()
+    result = video(film, *outputs, url="http://127.0.0.1:9")
+    assert result.exit_code == 1
+    assert "no answer from http://127.0.0.1:9" in result.output
+    for arguments, complaint in (
+        ((), "give --out, --csv or --plot"),
+        (("--out", film), "is the video itself"),
+        (("--out", tmp_path / "out.gif"), "ends in none of .mp4, .mov, .mkv"),
+    ):
+        result = video(film, *arguments, url=url)
+        assert result.exit_code == 2
+        assert complaint in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_leaves_nothing_half_written(tmp_path: Path, url: str) -> None:
+    film = write_film(tmp_path / "film.mp4", walking(90))
+    out = tmp_path / "out.mp4"
+    command = [sys.executable, "-m", "service.cli", "video", str(film), "--url", url, "--out", str(out)]
+    with subprocess.Popen(
+        [*command, "--csv", str(tmp_path / "out.csv")], stderr=subprocess.PIPE, text=True
+    ) as process:
+        partial = tmp_path / "out.partial.csv"
+        wait_until(lambda: partial.exists() or process.poll() is not None, "it has begun", timeout_s=60)
+        os.kill(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]

@@ -1,0 +1,28 @@
+import pytest
+from pydantic import ValidationError
+
+from service.api.params import PhotoQuery
+from service.errors import BadParameter
+from service.schemas import FACE_FIELDS
+from service.settings import Settings
+from service.workers.tasks import Options
+
+
+def test_what_is_not_given_comes_from_the_settings() -> None:
+    settings = Settings(max_faces=7, detection_threshold=0.4)
+    assert PhotoQuery().options(settings) == Options(max_faces=7, min_face_size=0, threshold=0.4)
+    given = PhotoQuery(max_faces=3, min_face_size=20, threshold=0.9)
+    assert given.options(settings) == Options(max_faces=3, min_face_size=20, threshold=0.9)
+
+
+def test_more_faces_than_the_limit_are_refused() -> None:
+    with pytest.raises(BadParameter, match=r"max_faces is 8; the limit is 7 \(TANDEM_MAX_FACES\)"):
+        PhotoQuery(max_faces=8).options(Settings(max_faces=7))
+
+
+def test_fields_are_names_of_a_faces_fields() -> None:
+    assert PhotoQuery().face_fields() == frozenset(FACE_FIELDS)
+    assert PhotoQuery(fields="box,emotion").face_fields() == {"box", "emotion"}
+    for wrong in ("", "box,", "box;emotion", "landmark", "Box"):
+        with pytest.raises(ValidationError, match="no fields of a face"):
+            PhotoQuery(fields=wrong)

@@ -1,0 +1,58 @@
+import email
+import email.policy
+import json
+from email.message import EmailMessage
+
+import pytest
+from answers import answer
+
+from service.analyzer import Analysis
+from service.api.responses import Form, render, to_json
+from service.errors import NotAcceptable
+from service.schemas import FACE_FIELDS
+
+ALL = frozenset(FACE_FIELDS)
+ANALYSIS = Analysis(answer(60, 50, (1, 2, 30, 40)), b"\xff\xd8 picture \r\n--", {"decode": 0.001})
+
+
+@pytest.mark.parametrize(
+    ("accept", "media_type", "picture_type"),
+    [
+        (None, "application/json", None),
+        ("*/*", "application/json", None),
+        ("image/webp", "image/webp", "image/webp"),
+        ("image/*", "image/jpeg", "image/jpeg"),
+        ("multipart/mixed", "multipart/mixed", "image/jpeg"),
+        ("multipart/mixed, image/png;q=0.5", "multipart/mixed", "image/png"),
+        ("multipart/mixed;q=0.1, application/json", "application/json", None),
+    ],
+)
+def test_the_form_follows_accept(accept: str | None, media_type: str, picture_type: str | None) -> None:
+    assert Form.for_accept(accept) == Form(media_type, picture_type)
+
+
+def test_another_form_is_refused() -> None:
+    with pytest.raises(NotAcceptable, match="multipart/mixed"):
+        Form.for_accept("text/html")
+
+
+def test_fields_leaves_the_others_out_of_every_face() -> None:
+    whole = json.loads(to_json(ANALYSIS.answer, ALL))
+    assert set(whole["faces"][0]) == ALL
+    some = json.loads(to_json(ANALYSIS.answer, frozenset({"emotion", "box"})))
+    assert some["faces"] == [{"box": whole["faces"][0]["box"], "emotion": "happiness"}]
+    assert (some["image"], some["model"]) == (whole["image"], whole["model"])
+
+
+def test_a_mixed_answer_carries_both_byte_for_byte() -> None:
+    response = render(ANALYSIS, Form("multipart/mixed", "image/jpeg"), ALL)
+    head = f"Content-Type: {response.headers['Content-Type']}\r\n\r\n".encode()
+    message = email.message_from_bytes(head + bytes(response.body), policy=email.policy.HTTP)
+    assert isinstance(message, EmailMessage)
+    text, picture = message.iter_parts()
+    assert text.get_content_type() == "application/json"
+    assert json.loads(text.get_payload(decode=True)) == json.loads(to_json(ANALYSIS.answer, ALL))
+    assert picture.get_content_type() == "image/jpeg"
+    # The email package reads text lines; the length says where the bytes end.
+    assert picture["Content-Length"] == str(len(ANALYSIS.picture or b""))
+    assert (ANALYSIS.picture or b"?") in bytes(response.body)

@@ -1,0 +1,238 @@
+import asyncio
+import base64
+import contextlib
+import json
+from collections.abc import Iterable, Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.requests import Request
+
+from service.api.uploads.body import MAX_PARTS, photo_from_json, read_photo
+from service.api.uploads.budget import UploadMemory
+from service.errors import BrokenUpload, Overloaded, SlowUpload, UnsupportedUpload, UploadTooLarge
+
+LIMIT = 100_000
+
+
+class Body:
+    """A request's body as the server would hand it over, counting what was taken."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self.chunks = iter(chunks)
+        self.taken = 0
+
+    async def receive(self) -> dict[str, object]:
+        chunk = next(self.chunks, None)
+        if chunk is None:
+            return {"type": "http.request", "body": b"", "more_body": False}
+        self.taken += len(chunk)
+        return {"type": "http.request", "body": chunk, "more_body": True}
+
+
+def read(
+    body: bytes | Body,
+    content_type: str | None,
+    *,
+    length: int | None = None,
+    encoding: str | None = None,
+    memory: UploadMemory | None = None,
+) -> bytes:
+    source = body if isinstance(body, Body) else Body([body[:7], body[7:]])
+    headers = [(b"content-type", content_type.encode())] if content_type else []
+    if length is not None:
+        headers.append((b"content-length", str(length).encode()))
+    if encoding is not None:
+        headers.append((b"content-encoding", encoding.encode()))
+    request = Request({"type": "http", "method": "POST", "headers": headers}, source.receive)
+    with (memory or UploadMemory(10 * LIMIT)).hold() as hold:
+        return asyncio.run(read_photo(request, hold, max_bytes=LIMIT, timeout_s=5))
+
+
+def form(*parts: tuple[str, bytes], boundary: str = "frontier") -> bytes:
+    body = b""
+    for name, content in parts:
+        body += f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"; filename="x.jpg"\r\n\r\n'.encode()
+        body += content + b"\r\n"
+    return body + f"--{boundary}--\r\n".encode()
+
+
+FORM = "multipart/form-data; boundary=frontier"
+
+
+def test_reads_a_raw_body() -> None:
+    assert read(b"the photo", "image/jpeg") == b"the photo"
+    assert read(b"the photo", "image/heic; x=y") == b"the photo"
+
+
+def test_reads_a_form() -> None:
+    assert read(form(("image", b"the photo")), FORM) == b"the photo"
+
+
+def test_reads_the_photo_among_other_fields() -> None:
+    assert read(form(("note", b"x" * 999), ("image", b"the photo"), ("b", b"")), FORM) == b"the photo"
+
+
+@given(st.binary(min_size=1, max_size=300), st.integers(1, 50))
+def test_any_bytes_come_out_of_a_form_as_they_were(content: bytes, size: int) -> None:
+    body = form(("image", content))
+    chunks = [body[start : start + size] for start in range(0, len(body), size)]
+    assert read(Body(chunks), FORM) == content
+
+
+def test_reads_json() -> None:
+    text = base64.b64encode(b"the photo").decode()
+    assert read(json.dumps({"image": text}).encode(), "application/json; charset=utf-8") == b"the photo"
+    assert photo_from_json(json.dumps({"image": f"data:image/jpeg;base64,{text}"}).encode()) == b"the photo"
+    assert photo_from_json(json.dumps({"image": text[:4] + "\n" + text[4:]}).encode()) == b"the photo"
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "complaint"),
+    [
+        (b"", "image/jpeg", "the request's body is empty"),
+        (b"", None, "the request has no body"),
+        (b"", "application/json", "the request's body is empty"),
+        (b"", FORM, "empty or cut off"),
+        (form(("image", b"the photo"))[:-20], FORM, "empty or cut off"),
+        (b"no form at all", FORM, "the multipart body is broken"),
+        (form(("image", b"x")), "multipart/form-data", "has no boundary"),
+        (form(("photo", b"x")), FORM, "the form has no field «image»; it has «photo»"),
+        (form(), FORM, "the form has no field «image»"),
+        (form(("image", b"x"), ("image", b"y")), FORM, "the form has 2 fields «image»"),
+        (form(("image", b"")), FORM, "the file in field «image» is empty"),
+        (form(*[("x", b"")] * (MAX_PARTS + 1)), FORM, f"more than {MAX_PARTS} fields"),
+        (b"{", "application/json", "the body is not JSON"),
+        (b"[" * 1000, "application/json", "the body is not JSON"),
+        (b"[" * 1001, "application/json", "the JSON body has more than 1,000 values"),
+        (
+            b'{"image": [' + b"{}," * 10_000 + b"{}]}",
+            "application/json",
+            "the JSON body has more than 1,000 values",
+        ),
+        (b'{"image": ' + b"9" * 5000 + b"}", "application/json", "the body is not JSON"),
+        (b"\xff\xfe", "application/json", "the body is not JSON"),
+        (b"[]", "application/json", "must be an object"),
+        (b"{}", "application/json", "the JSON object has no «image»"),
+        (b'{"image": 7}', "application/json", "must be base64 text, not int"),
+        (b'{"image": ""}', "application/json", "«image» is empty"),
+        (b'{"image": "@@@@"}', "application/json", "«image» is not base64"),
+        ('{"image": "ä"}'.encode(), "application/json", "«image» is not base64"),
+        (b'{"image": "data:image/png,abc"}', "application/json", "is not base64"),
+    ],
+)
+def test_says_what_is_broken(body: bytes, kind: str | None, complaint: str) -> None:
+    with pytest.raises(BrokenUpload) as caught:
+        read(body, kind)
+    assert complaint in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "application/octet-stream", None]
+)
+def test_another_content_type_is_told_what_is_read(kind: str | None) -> None:
+    with pytest.raises(UnsupportedUpload, match=r"image/jpeg.*multipart/form-data.*application/json"):
+        read(b"the photo", kind, length=9)
+
+
+def zeros(prefix: bytes = b"") -> Iterator[bytes]:
+    """A body without an end."""
+    yield prefix
+    while True:
+        yield bytes(10_000)
+
+
+@pytest.mark.parametrize(
+    ("kind", "prefix", "most"),
+    [
+        ("image/jpeg", b"", LIMIT + 10_000),
+        (FORM, form(("image", b""))[:-16], LIMIT + 20_000),
+        (FORM, form(("other", b""))[:-16], LIMIT + 80_000),
+        ("application/json", b'{"image": "', LIMIT * 4 // 3 + 80_000),
+    ],
+)
+def test_stops_reading_at_the_limit(kind: str, prefix: bytes, most: int) -> None:
+    body = Body(zeros(prefix))
+    with pytest.raises(UploadTooLarge, match=r"the limit is 0.1 MiB \(TANDEM_MAX_UPLOAD_BYTES\)"):
+        read(body, kind)
+    assert body.taken <= most
+
+
+def test_reads_nothing_of_a_body_that_announces_too_much() -> None:
+    body = Body(zeros())
+    with pytest.raises(UploadTooLarge, match=r"the upload has 25.0 MiB; the limit is 0.1 MiB"):
+        read(body, "image/jpeg", length=25 * 1024 * 1024)
+    assert body.taken == 0
+
+
+def test_a_photo_at_the_limit_is_taken_in_every_form() -> None:
+    photo = bytes(LIMIT)
+    assert read(photo, "image/png", length=LIMIT) == photo
+    assert read(form(("image", photo)), FORM) == photo
+    assert read(json.dumps({"image": base64.b64encode(photo).decode()}).encode(), "application/json") == photo
+
+
+@pytest.mark.parametrize("kind", ["image/png", FORM, "application/json"])
+def test_one_byte_more_is_refused_in_every_form(kind: str) -> None:
+    photo = bytes(LIMIT + 1)
+    bodies = {
+        "image/png": photo,
+        FORM: form(("image", photo)),
+        "application/json": json.dumps({"image": base64.b64encode(photo).decode()}).encode(),
+    }
+    with pytest.raises(UploadTooLarge):
+        read(bodies[kind], kind)
+
+
+def test_a_body_that_does_not_come_is_given_up() -> None:
+    async def never() -> dict[str, object]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    request = Request({"type": "http", "method": "POST", "headers": [(b"content-type", b"image/png")]}, never)
+    with (
+        UploadMemory(LIMIT).hold() as hold,
+        pytest.raises(SlowUpload, match=r"within 0.05 s \(TANDEM_UPLOAD_TIMEOUT_S\)"),
+    ):
+        asyncio.run(read_photo(request, hold, max_bytes=LIMIT, timeout_s=0.05))
+
+
+@pytest.mark.parametrize("kind", ["image/jpeg", FORM])
+def test_no_more_bytes_are_held_than_may_be(kind: str) -> None:
+    memory = UploadMemory(LIMIT)
+    with memory.hold() as other:
+        other.take(LIMIT - 30_000)
+        body = Body(zeros(b"" if kind == "image/jpeg" else form(("image", b""))[:-16]))
+        with pytest.raises(Overloaded, match=r"uploads of .* MiB are held .*\(TANDEM_MAX_HELD_BYTES\)"):
+            read(body, kind, memory=memory)
+        assert body.taken <= 40_000
+        assert memory.held == LIMIT - 30_000
+    assert memory.held == 0
+
+
+def test_of_an_upload_for_which_there_is_no_room_nothing_is_read() -> None:
+    body = Body(zeros())
+    with pytest.raises(Overloaded):
+        read(body, "image/jpeg", length=50_000, memory=UploadMemory(49_999))
+    assert body.taken == 0
+
+
+def test_base64_counts_as_often_as_it_lies_in_memory() -> None:
+    body = json.dumps({"image": base64.b64encode(bytes(60_000)).decode()}).encode()
+    assert read(body, "application/json", memory=UploadMemory(3 * len(body))) == bytes(60_000)
+    with pytest.raises(Overloaded):
+        read(body, "application/json", memory=UploadMemory(3 * len(body) - 1))
+
+
+@pytest.mark.parametrize("kind", ["image/jpeg", FORM, "application/json"])
+def test_a_compressed_body_is_told_so(kind: str) -> None:
+    with pytest.raises(UnsupportedUpload, match="a body in content encoding «gzip» is not read here"):
+        read(b"x", kind, encoding="gzip")
+    assert read(b"x", "image/jpeg", encoding="identity") == b"x"
+
+
+@given(st.binary(max_size=200))
+def test_any_json_body_is_read_or_refused_in_order(body: bytes) -> None:
+    with contextlib.suppress(BrokenUpload):
+        assert photo_from_json(body)

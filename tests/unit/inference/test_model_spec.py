@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from hypothesis import given
+from hypothesis import strategies as st
+from tritonclient.grpc import model_config_pb2
+
+from service.errors import ContractUnreadable
+from service.inference.model_spec import ModelContract
+
+TEMPLATE = "0.3,0.4;0.7,0.4;0.5,0.6;0.35,0.8;0.65,0.8"
+CONFIG = f"""
+name: "tandem" backend: "pytorch" max_batch_size: 64
+input [ {{ name: "face" data_type: TYPE_UINT8 dims: [ 1, 48, 40 ] }} ]
+output [ {{ name: "probabilities__0" data_type: TYPE_FP32 dims: [ 3 ] }} ]
+parameters {{ key: "labels" value {{ string_value: "neutral, happiness,fear" }} }}
+parameters {{ key: "alignment_template" value {{ string_value: "{TEMPLATE}" }} }}
+parameters {{ key: "commit" value {{ string_value: "abc123" }} }}
+parameters {{ key: "INTRA_OP_THREAD_COUNT" value {{ string_value: "2" }} }}
+"""
+
+
+def config(text: str = CONFIG) -> model_config_pb2.ModelConfig:
+    return text_format.Parse(text, model_config_pb2.ModelConfig())
+
+
+def test_reads_everything_that_the_gateway_needs() -> None:
+    contract = ModelContract.from_config(config(), "7")
+    assert (contract.name, contract.version) == ("tandem", "7")
+    assert contract.labels == ("neutral", "happiness", "fear")
+    assert (contract.input_name, contract.output_name) == ("face", "probabilities__0")
+    assert contract.crop_size == (48, 40)
+    assert contract.max_batch_size == 64
+    np.testing.assert_array_equal(
+        contract.alignment_template, [[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]]
+    )
+    assert contract.provenance == {"commit": "abc123"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ('key: "labels"', 'key: "lables"', "parameter «labels» is missing"),
+        ('key: "alignment_template"', 'key: "template"', "parameter «alignment_template» is missing"),
+        ("neutral, happiness,fear", "neutral,happiness", "has 3 values, but parameter «labels» names 2"),
+        ("neutral, happiness,fear", "neutral,,fear", "empty or repeated names"),
+        ("neutral, happiness,fear", "fear,neutral,fear", "empty or repeated names"),
+        (";0.65,0.8", "", "it must be five points"),
+        ("0.3,0.4;", "0.3;", "it must be five points"),
+        ("0.3,0.4;", "a,b;", "it must be five points"),
+        ("0.3,0.4;", "14.5,18.6;", "its numbers are fractions, 0 to 1"),
+        ("0.3,0.4;", "nan,0.4;", "its numbers are fractions, 0 to 1"),
+        ("0.3,0.4;", "0.7,0.4;", "its points must differ"),
+        ("TYPE_UINT8", "TYPE_FP32", "«face» is TYPE_FP32; it must be TYPE_UINT8"),
+        ("TYPE_FP32", "TYPE_FP16", "«probabilities__0» is TYPE_FP16; it must be TYPE_FP32"),
+        ("1, 48, 40", "48, 40", "has dims [48, 40]; they must be [1, height, width]"),
+        ("1, 48, 40", "1, -1, 40", "has dims [1, -1, 40]"),
+        ("1, 48, 40", "3, 48, 40", "has 3 channels"),
+        ("max_batch_size: 64", "max_batch_size: 0", "max_batch_size is 0"),
+        (
+            "output [",
+            "output [ { name: 'x' data_type: TYPE_FP32 dims: [ 3 ] },",
+            "has 2 outputs; it must have one",
+        ),
+    ],
+)
+def test_says_what_is_wrong(old: str, new: str, complaint: str) -> None:
+    text = CONFIG.replace(old, new)
+    assert text != CONFIG
+    with pytest.raises(ContractUnreadable) as caught:
+        ModelContract.from_config(config(text), "1")
+    assert complaint in caught.value.detail
+    assert "model «tandem» version 1" in caught.value.detail
+
+
+@given(st.text(max_size=60))
+def test_any_template_text_is_read_or_refused(text: str) -> None:
+    broken = config()
+    broken.parameters["alignment_template"].string_value = text
+    with pytest.raises(ContractUnreadable):
+        ModelContract.from_config(broken, "1")

@@ -1,0 +1,67 @@
+import numpy as np
+
+from service.analyzer import compose
+from service.inference.model_spec import ModelContract
+from service.vision.face import Box, Face
+from service.vision.quality import measure
+from service.workers.tasks import Options, select
+
+CONTRACT = ModelContract(
+    name="tandem",
+    version="3",
+    labels=("neutral", "happiness"),
+    input_name="face",
+    crop_size=(48, 48),
+    output_name="probabilities__0",
+    alignment_template=np.full((5, 2), 0.5),
+    max_batch_size=8,
+    provenance={},
+)
+
+
+def face(width: float, height: float) -> Face:
+    points = np.arange(10, dtype=np.float32).reshape(5, 2)
+    return Face(Box(1.04, 2.06, width, height), 0.87654321, points)
+
+
+def test_selects_by_the_shorter_side_and_by_number() -> None:
+    faces = [face(90, 50), face(60, 60), face(40, 100), face(60, 50)]
+    assert select(faces, Options(max_faces=9, min_face_size=50, threshold=0.6)) == [faces[0], faces[1], faces[3]]
+    assert select(faces, Options(max_faces=2, min_face_size=0, threshold=0.6)) == faces[:2]
+
+
+def test_composes_the_answer() -> None:
+    one, crop, size = face(10, 20), np.full((48, 48), 51, np.uint8), (30, 40)
+    probabilities = np.array([[0.25, 0.75]], np.float32)
+    answer = compose(size, [one], [measure(one, crop, size)], probabilities, CONTRACT)
+    assert answer.model_dump() == {
+        "image": {"width": 40, "height": 30},
+        "faces": [
+            {
+                "box": {"x": 1.0, "y": 2.1, "width": 10.0, "height": 20.0},
+                "landmarks": {
+                    "left_eye": {"x": 0.0, "y": 1.0},
+                    "right_eye": {"x": 2.0, "y": 3.0},
+                    "nose": {"x": 4.0, "y": 5.0},
+                    "mouth_left": {"x": 6.0, "y": 7.0},
+                    "mouth_right": {"x": 8.0, "y": 9.0},
+                },
+                "detection_score": 0.8765,
+                "emotion": "happiness",
+                "confidence": 0.75,
+                "emotions": {"neutral": 0.25, "happiness": 0.75},
+                "pose": {"roll": 45.0, "yaw": 0.0},
+                "quality": {"size": 10.0, "sharpness": 0.0, "brightness": 0.2},
+                "reliable": False,
+                "unreliable_because": ["small", "blurred"],
+            }
+        ],
+        "model": {"name": "tandem", "version": "3"},
+    }
+
+
+def test_probabilities_stay_in_their_range_in_spite_of_rounding() -> None:
+    one = face(1, 1)
+    quality = measure(one, np.zeros((48, 48), np.uint8), (9, 9))
+    answer = compose((9, 9), [one], [quality], np.array([[-1e-7, 1.0000001]], np.float32), CONTRACT)
+    assert answer.faces[0].emotions == {"neutral": 0.0, "happiness": 1.0}

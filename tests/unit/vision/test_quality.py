@@ -1,0 +1,99 @@
+import math
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.vision.face import Box, Face
+from service.vision.quality import SMALLEST, brightness, measure, pose, sharpness
+
+# Eyes, nose and corners of the mouth of a head that looks at us: x, y and depth in distances between the eyes.
+HEAD = np.array([[-0.5, -0.5, 0], [0.5, -0.5, 0], [0, 0, 0.5], [-0.4, 0.5, 0], [0.4, 0.5, 0]])
+PATTERN = np.random.default_rng(0).integers(40, 220, (48, 48)).astype(np.uint8)
+
+
+def seen(
+    *, yaw: float = 0, roll: float = 0, scale: float = 60, shift: tuple[float, float] = (100, 100)
+) -> np.ndarray:
+    """The head's landmarks in a picture, from far away."""
+    y, r = math.radians(yaw), math.radians(roll)
+    turn = np.array([[math.cos(y), 0, math.sin(y)], [0, 1, 0], [-math.sin(y), 0, math.cos(y)]])
+    lean = np.array([[math.cos(r), -math.sin(r)], [math.sin(r), math.cos(r)]])
+    return (((HEAD @ turn.T)[:, :2] @ lean.T) * scale + shift).astype(np.float32)
+
+
+def face(points: np.ndarray, *, size: float = 90, score: float = 0.9) -> Face:
+    return Face(Box(50, 50, size, size * 1.2), score, points)
+
+
+@given(st.floats(-80, 80), st.floats(-179, 179), st.floats(5, 2000), st.tuples(*[st.floats(-2000, 2000)] * 2))
+def test_pose_is_read_back_at_any_size_and_place(
+    yaw: float, roll: float, scale: float, shift: tuple[float, float]
+) -> None:
+    assert pose(seen(yaw=yaw, roll=roll, scale=scale, shift=shift)) == pytest.approx((roll, yaw), abs=1.5)
+
+
+@given(st.floats(-80, 80), st.floats(-80, 80))
+def test_a_mirror_turns_both_around(yaw: float, roll: float) -> None:
+    points = seen(yaw=yaw, roll=roll)
+    mirrored = (points * (-1, 1) + (300, 0))[[1, 0, 2, 4, 3]]
+    assert pose(mirrored) == pytest.approx(tuple(-angle for angle in pose(points)), abs=1e-3)
+
+
+@given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=10, max_size=10))
+def test_pose_has_its_range_whatever_the_landmarks(numbers: list[float]) -> None:
+    roll, yaw = pose(np.array(numbers, np.float32).reshape(5, 2))
+    assert -180 <= roll <= 180
+    assert -90 <= yaw <= 90
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.1, 1), st.integers(0, 60))
+def test_sharpness_does_not_depend_on_contrast(seed: int, contrast: float, shift: int) -> None:
+    crop = np.random.default_rng(seed).integers(0, 190, (48, 48)).astype(np.uint8)
+    paler = (crop * contrast + shift).astype(np.uint8)
+    assert sharpness(paler) == pytest.approx(sharpness(crop), rel=0.1)
+    assert 0 <= sharpness(crop) <= 64
+
+
+def test_sharpness_and_brightness_of_what_has_no_detail() -> None:
+    for grey in (0, 128, 255):
+        flat = np.full((48, 48), grey, np.uint8)
+        assert sharpness(flat) == 0
+        assert brightness(flat) == grey / 255
+
+
+def test_a_good_face_has_no_doubts() -> None:
+    quality = measure(face(seen(yaw=10, roll=-20)), PATTERN, (300, 300))
+    assert quality.doubts == ()
+    assert quality.size == 90
+    assert (quality.roll, quality.yaw) == pytest.approx((-20, 10), abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("subject", "crop", "doubt"),
+    [
+        (face(seen(), size=SMALLEST - 0.1), PATTERN, "small"),
+        (face(seen(yaw=50)), PATTERN, "turned"),
+        (face(seen(yaw=-50)), PATTERN, "turned"),
+        (face(seen(shift=(10, 100))), PATTERN, "cut_off"),
+        (face(seen(shift=(100, 290))), PATTERN, "cut_off"),
+        (face(seen()), np.tile(np.linspace(60, 200, 48).astype(np.uint8), (48, 1)), "blurred"),
+        (face(seen()), PATTERN // 10, "dark"),
+        (face(seen()), 255 - PATTERN // 15, "bright"),
+        (face(seen(), score=0.69), PATTERN, "uncertain"),
+    ],
+)
+def test_each_doubt(subject: Face, crop: np.ndarray, doubt: str) -> None:
+    assert measure(subject, crop, (300, 300)).doubts == (doubt,)
+
+
+def test_costs_next_to_nothing() -> None:
+    subject = face(seen())
+    best = math.inf
+    for _ in range(50):
+        started = time.perf_counter()
+        measure(subject, PATTERN, (300, 300))
+        best = min(best, time.perf_counter() - started)
+    assert best < 0.0005

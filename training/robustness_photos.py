@@ -1,0 +1,140 @@
+"""Photos made of small faces, spoilt in ways that real ones are, and what the face pipeline cuts out of them."""
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from service.errors import TandemError
+from service.vision.alignment import crop_faces
+from service.vision.decoding import decode_photo
+from service.vision.face import Face
+from service.vision.face_pipeline import FaceFinder
+from training.crop_spec import CROP_SIZE, TEMPLATE
+from training.datasets.cropping import MAX_PIXELS
+from training.datasets.images import EncodedImage
+
+HEIGHT, WIDTH = 480, 640
+"""Of the photo that a face is pasted into."""
+
+SIDE = 160
+"""Of the pasted face in pixels, unless the condition is about size."""
+
+CHUNK = 32
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One way to spoil a photo."""
+
+    side: int = SIDE
+    """Of the face in pixels."""
+    turn: float = 0.0
+    """Of the photo about its face, in degrees; positive is anticlockwise."""
+    blur: float = 0.0
+    """Standard deviation of a Gaussian, as a fraction of the face's side."""
+    light: float = 1.0
+    """Factor of all values."""
+    quality: int = 95
+    """Of the JPEG."""
+
+
+CONDITIONS: Mapping[str, Condition] = {
+    "face of 160 px": Condition(),
+    "face of 320 px": Condition(side=320),
+    "face of 96 px": Condition(side=96),
+    "face of 48 px": Condition(side=48),
+    "face of 32 px": Condition(side=32),
+    "turned +30°": Condition(turn=30),
+    "turned -30°": Condition(turn=-30),
+    "blur, 2 % of the face": Condition(blur=0.02),
+    "blur, 5 % of the face": Condition(blur=0.05),
+    "a third of the light": Condition(light=1 / 3),
+    "a tenth of the light": Condition(light=0.1),
+    "JPEG quality 30": Condition(quality=30),
+    "48 px, dark, JPEG quality 30": Condition(side=48, light=1 / 3, quality=30),
+}
+
+
+def make_photo(face: NDArray[np.uint8], condition: Condition) -> bytes:
+    """A JPEG photo of ``HEIGHT`` x ``WIDTH`` with a face [H, W, 3] in its middle, spoilt as the condition says.
+
+    The rest of the photo is the face's own picture, enlarged and blurred beyond recognition, so that its light
+    and its grey values go on around it.
+    """
+    vague = cv2.GaussianBlur(face, (0, 0), face.shape[0] / 8, borderType=cv2.BORDER_REPLICATE)
+    wide = cv2.resize(vague, (WIDTH, WIDTH), interpolation=cv2.INTER_LINEAR)
+    photo = wide[(WIDTH - HEIGHT) // 2 :][:HEIGHT].copy()
+    interpolation = cv2.INTER_CUBIC if condition.side > face.shape[0] else cv2.INTER_AREA
+    top, left = (HEIGHT - condition.side) // 2, (WIDTH - condition.side) // 2
+    pasted = cv2.resize(face, (condition.side, condition.side), interpolation=interpolation)
+    photo[top : top + condition.side, left : left + condition.side] = pasted
+    if condition.turn:
+        matrix = cv2.getRotationMatrix2D((WIDTH / 2 - 0.5, HEIGHT / 2 - 0.5), condition.turn, 1)
+        photo = cv2.warpAffine(
+            photo, matrix, (WIDTH, HEIGHT), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT
+        )
+    if condition.blur:
+        photo = cv2.GaussianBlur(photo, (0, 0), condition.blur * condition.side)
+    if condition.light != 1:
+        photo = (photo * condition.light).astype(np.uint8)
+    options = [cv2.IMWRITE_JPEG_QUALITY, condition.quality]
+    return cv2.imencode(".jpg", cv2.cvtColor(photo, cv2.COLOR_RGB2BGR), options)[1].tobytes()
+
+
+def find_pasted(faces: list[Face], side: int) -> Face | None:
+    """The largest face whose middle lies on the pasted one; others are taken for faces wrongly."""
+    for face in faces:
+        x, y = face.box.x + face.box.width / 2, face.box.y + face.box.height / 2
+        if max(abs(x - WIDTH / 2), abs(y - HEIGHT / 2)) <= side / 2:
+            return face
+    return None
+
+
+def crop_all(
+    images: list[EncodedImage], workers: int | None = None
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Crops [images, conditions, 48, 48], black without a face, and whether one was found [images, conditions]."""
+    chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
+    crops, found = [], []
+    with (
+        tqdm(total=len(images) * len(CONDITIONS), desc="robustness", unit=" photos") as progress,
+        ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), _start_worker) as pool,
+    ):
+        for chunk, (some, seen) in zip(chunks, pool.map(_crop_chunk, chunks), strict=True):
+            crops.append(some)
+            found.append(seen)
+            progress.update(len(chunk) * len(CONDITIONS))
+    return np.concatenate(crops), np.concatenate(found)
+
+
+_finder: FaceFinder | None = None
+
+
+def _start_worker() -> None:
+    global _finder  # noqa: PLW0603 - what a worker process builds once
+    _finder = FaceFinder()
+
+
+def _crop_chunk(images: list[EncodedImage]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    assert _finder is not None  # noqa: S101 - _start_worker ran
+    crops = np.zeros((len(images), len(CONDITIONS), *CROP_SIZE), np.uint8)
+    found = np.zeros((len(images), len(CONDITIONS)), bool)
+    for row, image in enumerate(images):
+        try:
+            picture = decode_photo(image.read_bytes(), max_pixels=MAX_PIXELS)
+        except TandemError:
+            continue  # a broken image holds no face
+        for column, condition in enumerate(CONDITIONS.values()):
+            photo = decode_photo(make_photo(picture, condition), max_pixels=MAX_PIXELS)
+            face = find_pasted(_finder.find(photo), condition.side)
+            if face:
+                crops[row, column] = crop_faces(photo, [face], template=TEMPLATE, size=CROP_SIZE)[0, 0]
+                found[row, column] = True
+    return crops, found

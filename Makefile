@@ -18,6 +18,7 @@ lint: $(VENV)/.dev ## style, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 	$(SECRETS)
 
 # Checksums are no secrets, nor is the name of one in a patch, a command in the documents, a wrong key in a test.

@@ -28,11 +28,10 @@ from service.schemas import (
     Pose,
 )
 from service.settings import Settings
-from service.vision.drawing import annotate_encoded
 from service.vision.face import LANDMARK_NAMES, Face
 from service.vision.quality import Quality
 from service.workers.queue import PhotoLine
-from service.workers.tasks import Crop, Found, Options, Portraits, cut_anew, find
+from service.workers.tasks import Crop, Found, Options, Portraits, annotate_encoded, cut_anew, find
 
 TENTH_OF_A_PIXEL = 1
 MODEL_CHANGES = 3

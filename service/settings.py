@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from service.api_keys import KeyRing
-from service.cores import available_cores
+from service.runtime import available_cores
 
 MEBIBYTE = 1024 * 1024
 

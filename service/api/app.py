@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from service import __version__
 from service.analyzer import EmotionReader
-from service.api.admission import Places
+from service.api.admission import Places, Streams
 from service.api.dependencies import Gateway
 from service.api.docs_page import reference_page
 from service.api.middleware.auth import AccessGuard, key_ring
@@ -21,16 +21,16 @@ from service.api.middleware.request_log import RequestObserver
 from service.api.openapi import complete
 from service.api.problems import add_problem_handlers
 from service.api.routes.emotions import router
-from service.api.routes.frames import Streams
 from service.api.routes.health import router as operations_router
 from service.api.routes.stream import router as stream_router
 from service.api.ui import router as page_router
-from service.api.uploads.budget import DecodingMemory, UploadMemory
+from service.api.uploads.budget import UploadMemory
 from service.errors import TandemError
 from service.inference.shadow import connect
 from service.observability.metrics import Telemetry
 from service.observability.tracing import Tracing, tracing_for
 from service.settings import Settings
+from service.workers.memory import DecodingMemory
 from service.workers.metrics import PhotoProcessUsage
 from service.workers.pool import PhotoProcesses
 from service.workers.queue import PhotoLine

@@ -8,8 +8,7 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from service.analyzer import EmotionReader
-from service.api.admission import Places
-from service.api.routes.frames import Streams
+from service.api.admission import Places, Streams
 from service.api.uploads.budget import Hold, UploadMemory
 from service.inference.client import TritonClient
 from service.observability.metrics import Telemetry

@@ -66,7 +66,7 @@ def serve(
     log_level: LogLevel = None,
 ) -> None:
     """Serve the HTTP API, with a local Triton unless --triton-url names one. Ctrl-C ends it."""
-    from service.observability.metrics import configure_logging
+    from service.observability.logging import configure_logging
     from service.observability.tracing import TracingUnavailable
     from service.server import main as server
     from service.triton.errors import LocalTritonError

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from service.api.app import create_app, create_operations_app
 from service.api.dependencies import Gateway
 from service.errors import TandemError
-from service.gc_tuning import settle
+from service.runtime import freeze_heap
 from service.server.http_protocol import TimedConnection
 from service.server.triton_watchdog import TritonWatch
 from service.settings import Settings
@@ -216,7 +216,7 @@ class _Server(uvicorn.Server):
     async def _watch_triton(self, url: str) -> None:
         try:
             await self._await_ready()
-            settle()
+            freeze_heap()
             self._announce(url)
             if self._triton:
                 await TritonWatch(self._triton, self._gateway.triton).keep_alive()

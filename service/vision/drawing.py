@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from service.schemas import FaceEmotion, PhotoEmotions, TrackedFace
-from service.workers.tasks import Reply, Room, opened
 
 Corners = tuple[float, float, float, float]
 """Left, top, right and bottom of a rectangle, in pixels."""
@@ -52,12 +51,6 @@ class Pen:
             small_font=max(SMALLEST_FONT, side / 80),
             large_font=max(SMALLEST_FONT, side / 40),
         )
-
-
-def annotate_encoded(room: Room, data: bytes, *, max_pixels: int, answer: PhotoEmotions, media_type: str) -> Reply:
-    """A photo with its answer drawn in it, as raw bytes; runs in a photo process."""
-    with opened(room, data, max_pixels, to_draw=True) as photo:
-        return None, annotate(photo.decode(), answer, media_type)
 
 
 def draw_emotions(photo: NDArray[np.uint8], answer: PhotoEmotions) -> Image.Image:

@@ -8,7 +8,7 @@ import traceback
 from collections import deque
 
 from service.errors import TandemError
-from service.gc_tuning import settle
+from service.runtime import freeze_heap
 from service.triton.supervisor import die_with
 from service.workers.protocol import BROKEN, DONE, GRANTED, ORDER, READY, REFUSED, ROOM, answer, read_order
 from service.workers.tasks import finder
@@ -34,7 +34,7 @@ def main() -> None:
     os.nice(NICENESS)
     link = Link(int(sys.argv[1]))
     finder()  # a broken installation shows now, and the first photo finds everything loaded
-    settle()
+    freeze_heap()
     try:
         link.say(answer(READY, None))
         while True:

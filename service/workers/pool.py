@@ -9,7 +9,7 @@ import logging
 from collections import Counter, deque
 from typing import TypeVar
 
-from service.api.uploads.budget import DecodingMemory
+from service.workers.memory import DecodingMemory
 from service.workers.process import NotBegun, PhotoProcess
 from service.workers.protocol import Reader, Step
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from service import errors
-from service.api.uploads.budget import DecodingMemory
 from service.errors import PhotoProcessEnded, TandemError
+from service.workers.memory import DecodingMemory
 from service.workers.protocol import (
     ANSWER,
     BROKEN,

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.observability.timing import Lap, Stopwatch
+from service.schemas import PhotoEmotions
 from service.vision.alignment import crop_faces
 from service.vision.decoding import EncodedPhoto, open_photo
+from service.vision.drawing import annotate
 from service.vision.face import Box, Face
 from service.vision.face_pipeline import FaceFinder
 from service.vision.quality import Quality, measure
@@ -159,3 +161,9 @@ def _portraits(
 ) -> Portraits:
     crops = crop_faces(photo, faces, template=crop.template, size=crop.size, divisor=divisor)
     return Portraits(crops, [measure(face, each[0], size) for face, each in zip(faces, crops, strict=True)])
+
+
+def annotate_encoded(room: Room, data: bytes, *, max_pixels: int, answer: PhotoEmotions, media_type: str) -> Reply:
+    """A photo with its answer drawn in it, as raw bytes; runs in a photo process."""
+    with opened(room, data, max_pixels, to_draw=True) as photo:
+        return None, annotate(photo.decode(), answer, media_type)

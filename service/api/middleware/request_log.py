@@ -12,7 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import from_error, problem_response
 from service.errors import Draining, TandemError
-from service.observability.metrics import REQUEST_LOGGER, Telemetry, exemplar
+from service.observability.logging import REQUEST_LOGGER
+from service.observability.metrics import Telemetry, exemplar
 from service.observability.tracing import Tracing, route_of
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")

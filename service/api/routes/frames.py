@@ -1,15 +1,7 @@
 """Frames that wait, how many may come, and the streams that they come by."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
-
-from service.errors import Draining, TooManyStreams
-
-LAST_WORDS_S = 2.0
-"""How long streams have for their closing when the service stops."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,42 +57,3 @@ class FrameRate:
             return False
         self._tokens -= 1
         return True
-
-
-class Streams:
-    """The streams that are open, so that there are not too many and that all are told when the service stops."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._open: set[asyncio.Task[Any]] = set()
-        self.closing = asyncio.Event()
-
-    def __len__(self) -> int:
-        """How many are open."""
-        return len(self._open)
-
-    @contextmanager
-    def admit(self) -> Iterator[None]:
-        """Count the running task as a stream.
-
-        Raises:
-            Draining: the service is about to stop.
-            TooManyStreams: as many are open as may be.
-        """
-        if self.closing.is_set():
-            raise Draining("the service was told to stop")
-        if len(self._open) >= self._limit:
-            raise TooManyStreams(f"{self._limit} streams are open, which is the limit (TANDEM_MAX_STREAMS)")
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - this runs in a coroutine
-        self._open.add(task)
-        try:
-            yield
-        finally:
-            self._open.discard(task)
-
-    async def close(self) -> None:
-        """End every stream with code 1001, and let none begin any more."""
-        self.closing.set()
-        if self._open:
-            await asyncio.wait(self._open, timeout=LAST_WORDS_S)

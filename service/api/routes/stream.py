@@ -20,7 +20,7 @@ from service.api.responses import to_json
 from service.api.routes.frames import Frame, FrameRate, NewestFrame
 from service.api.uploads.budget import Hold
 from service.errors import BadParameter, Draining, ForeignOrigin, TandemError
-from service.observability.metrics import REQUEST_LOGGER
+from service.observability.logging import REQUEST_LOGGER
 from service.schemas import FrameEmotions, FrameProblem, PhotoEmotions, TrackedFace
 from service.settings import MEBIBYTE
 from service.vision.tracking import Tracker

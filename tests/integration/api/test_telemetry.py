@@ -16,7 +16,7 @@ from photos import astronaut, encoded, tiles
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from toy_model import write_repository
 
-from service.observability.metrics import JsonFormatter
+from service.observability.logging import JsonFormatter
 from service.triton.server import LocalTriton
 
 pytestmark = pytest.mark.anyio

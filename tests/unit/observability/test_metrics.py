@@ -3,7 +3,8 @@ import logging
 import sys
 
 from service import __version__
-from service.observability.metrics import JsonFormatter, Telemetry, server_timing
+from service.observability.logging import JsonFormatter
+from service.observability.metrics import Telemetry, server_timing
 
 
 def test_each_app_counts_for_itself() -> None:

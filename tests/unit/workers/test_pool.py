@@ -13,8 +13,8 @@ from typing import Any
 import photo_steps
 import pytest
 
-from service.api.uploads.budget import DecodingMemory
 from service.errors import PhotoProcessEnded, UnreadablePhoto
+from service.workers.memory import DecodingMemory
 from service.workers.pool import PhotoProcesses
 from service.workers.protocol import Reader, Step, read_answer
 
@@ -266,7 +266,7 @@ async def test_signals_for_the_service_do_not_end_a_photo_in_work(tmp_path: Path
 
 OWNER = """
 import asyncio, functools, pathlib, photo_steps, sys
-from service.api.uploads.budget import DecodingMemory
+from service.workers.memory import DecodingMemory
 from service.workers.pool import PhotoProcesses
 
 async def main():

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import photo_steps
 import pytest
 
-from service.api.uploads.budget import DecodingMemory
 from service.errors import Overloaded
 from service.observability.metrics import Telemetry
 from service.workers import queue as line_module
+from service.workers.memory import DecodingMemory
 from service.workers.pool import PhotoProcesses
 from service.workers.queue import PhotoLine
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api.routes.frames import FrameRate, NewestFrame, Streams
+from service.api.admission import Streams
+from service.api.routes.frames import FrameRate, NewestFrame
 from service.errors import Draining, TooManyStreams
 
 

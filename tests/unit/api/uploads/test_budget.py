@@ -2,8 +2,9 @@ import asyncio
 
 import pytest
 
-from service.api.uploads.budget import DecodingMemory, Hold, UploadMemory
+from service.api.uploads.budget import Hold, UploadMemory
 from service.errors import Overloaded
+from service.workers.memory import DecodingMemory
 
 
 def _fill(hold: Hold) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from service import cores
+from service import runtime
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ def test_cores_are_those_that_may_be_used(
     quota: str | None, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    monkeypatch.setattr(cores, "QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(runtime, "QUOTA", tmp_path / "cpu.max")
     if quota:
         (tmp_path / "cpu.max").write_text(f"{quota}\n")
-    assert cores.available_cores() == expected
+    assert runtime.available_cores() == expected

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from service.errors import DeadlineExceeded, ModelChanged, TandemError
 from service.inference.client import TritonClient
-from service.inference.micro_batcher import Gatherer
-from service.inference.model_spec import ModelContract
-from service.observability.metrics import Telemetry, exemplar
-from service.observability.timing import Stopwatch
+from service.inference.micro_batcher import MicroBatcher
+from service.inference.model_spec import ModelSpec
+from service.observability.metrics import Metrics, exemplar
+from service.observability.timing import StageTimer
 from service.observability.tracing import Tracing
 from service.schemas import (
     FaceBox,
@@ -30,8 +30,16 @@ from service.schemas import (
 from service.settings import Settings
 from service.vision.face import LANDMARK_NAMES, Face
 from service.vision.quality import Quality
-from service.workers.queue import PhotoLine
-from service.workers.tasks import Crop, Found, Options, Portraits, annotate_encoded, cut_anew, find
+from service.workers.queue import WorkQueue
+from service.workers.tasks import (
+    CropSpec,
+    DetectionOptions,
+    FaceCrops,
+    WorkerResult,
+    annotate_encoded,
+    find,
+    recrop,
+)
 
 TENTH_OF_A_PIXEL = 1
 MODEL_CHANGES = 3
@@ -52,7 +60,7 @@ class Analysis:
     seconds: dict[str, float]
 
 
-class EmotionReader:
+class Analyzer:
     """Reads the emotions in photos: decode, detect, align in a process, then one call to Triton for all faces."""
 
     def __init__(
@@ -60,19 +68,19 @@ class EmotionReader:
         settings: Settings,
         *,
         triton: TritonClient,
-        line: PhotoLine,
-        telemetry: Telemetry,
+        line: WorkQueue,
+        telemetry: Metrics,
         tracing: Tracing,
     ) -> None:
         self._tracing = tracing
         self._settings = settings
         self._triton = triton
-        self._gatherer = Gatherer(triton, line.crowded)
+        self._gatherer = MicroBatcher(triton, line.crowded)
         self._line = line
         self._telemetry = telemetry
 
     async def read(
-        self, data: bytes, options: Options, *, draw_as: str | None = None, ends_at: float | None = None
+        self, data: bytes, options: DetectionOptions, *, draw_as: str | None = None, ends_at: float | None = None
     ) -> Analysis:
         """Analyse one photo, and draw the answer in it where ``draw_as`` gives a media type.
 
@@ -89,7 +97,7 @@ class EmotionReader:
             ends_at = time.monotonic() + timeout_s
         left_s = ends_at - time.monotonic()
         self._line.check_room(left_s)
-        watch = Stopwatch()
+        watch = StageTimer()
         try:
             with self._line.photo():
                 async with asyncio.timeout(left_s):
@@ -105,7 +113,7 @@ class EmotionReader:
         return analysis
 
     async def _read(
-        self, data: bytes, options: Options, draw_as: str | None, ends_at: float, watch: Stopwatch
+        self, data: bytes, options: DetectionOptions, draw_as: str | None, ends_at: float, watch: StageTimer
     ) -> Analysis:
         contract = await self._triton.contract()
         max_pixels = self._settings.max_pixels
@@ -113,7 +121,7 @@ class EmotionReader:
         found = await self._line.run(
             partial(find, max_pixels=max_pixels, options=options, crop=crop, handed_over_at=watch.last),
             data,
-            partial(Found.read, crop=crop),
+            partial(WorkerResult.read, crop=crop),
         )
         watch.go_on(found.laps)
         faces, portraits = found.faces, found.portraits
@@ -127,9 +135,9 @@ class EmotionReader:
                     contract = await self._triton.contract()
                     crop = _crop_of(contract)
                     portraits = await self._line.run(
-                        partial(cut_anew, max_pixels=max_pixels, faces=faces, crop=crop),
+                        partial(recrop, max_pixels=max_pixels, faces=faces, crop=crop),
                         data,
-                        partial(Portraits.read, crop=crop),
+                        partial(FaceCrops.read, crop=crop),
                     )
             else:
                 probabilities = await self._infer(portraits.crops, contract, ends_at)
@@ -145,9 +153,7 @@ class EmotionReader:
             watch.lap("draw")
         return Analysis(answer, picture, watch.seconds)
 
-    async def _infer(
-        self, crops: NDArray[np.uint8], contract: ModelContract, ends_at: float
-    ) -> NDArray[np.float32]:
+    async def _infer(self, crops: NDArray[np.uint8], contract: ModelSpec, ends_at: float) -> NDArray[np.float32]:
         started = time.perf_counter()
         attributes: dict[str, str | int] = {"rpc.system": "grpc", "tandem.model": contract.name}
         with self._tracing.call("triton", attributes | {"tandem.faces": len(crops)}) as headers:
@@ -162,8 +168,8 @@ class EmotionReader:
                 self._telemetry.triton.observe(time.perf_counter() - started, exemplar())
 
 
-def _crop_of(contract: ModelContract) -> Crop:
-    return Crop(contract.crop_size, contract.alignment_template)
+def _crop_of(contract: ModelSpec) -> CropSpec:
+    return CropSpec(contract.crop_size, contract.alignment_template)
 
 
 def compose(
@@ -171,7 +177,7 @@ def compose(
     faces: Sequence[Face],
     qualities: Sequence[Quality],
     probabilities: NDArray[np.float32],
-    contract: ModelContract,
+    contract: ModelSpec,
 ) -> PhotoEmotions:
     """The answer, from N faces, their qualities and their probabilities [N, labels].
 

@@ -32,7 +32,7 @@ Photo = bytes | Path
 RETRIED = (429, 503)
 """Answers that say «later»; both carry Retry-After."""
 
-LONGEST_PAUSE_S = 30.0
+MAX_PAUSE_S = 30.0
 
 
 class CallFailed(Exception):
@@ -259,7 +259,7 @@ def _pause_s(response: httpx.Response, *, again: bool) -> float:
     if not again or response.status_code not in RETRIED:
         raise refused
     wanted = refused.retry_after_s if isinstance(refused, Refused) else None
-    return min(LONGEST_PAUSE_S, 1.0 if wanted is None else wanted)
+    return min(MAX_PAUSE_S, 1.0 if wanted is None else wanted)
 
 
 @contextmanager

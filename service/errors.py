@@ -181,14 +181,14 @@ class ModelChanged(TritonUnavailable):
     title = "The served model has changed"
 
 
-class PhotoProcessEnded(TandemError):
+class WorkerCrashed(TandemError):
     """The process that worked on the photo ended, or was ended: a decoder crashed, or memory ran out."""
 
     slug = "photo-process-ended"
     title = "The process that worked on the photo ended"
 
 
-class NoPhotoProcess(TandemError):
+class NoWorkerAvailable(TandemError):
     """All processes that work on photos have ended, and could not be started again so far."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE

@@ -259,7 +259,7 @@ def allowed(field: FieldInfo) -> str:
     return f"{low} or more" if "ge" in limits else low
 
 
-def faults(error: ValidationError) -> Iterator[str]:
+def format_errors(error: ValidationError) -> Iterator[str]:
     """What is wrong with each setting: its name, its value, why, and what is allowed."""
     for fault in error.errors():
         name = str(fault["loc"][0])

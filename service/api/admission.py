@@ -33,7 +33,7 @@ class Places:
         self.taken -= 1
 
 
-LAST_WORDS_S = 2.0
+CLOSE_TIMEOUT_S = 2.0
 """How long streams have for their closing when the service stops."""
 
 
@@ -73,4 +73,4 @@ class Streams:
         """End every stream with code 1001, and let none begin any more."""
         self.closing.set()
         if self._open:
-            await asyncio.wait(self._open, timeout=LAST_WORDS_S)
+            await asyncio.wait(self._open, timeout=CLOSE_TIMEOUT_S)

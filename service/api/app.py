@@ -10,14 +10,14 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from service import __version__
-from service.analyzer import EmotionReader
+from service.analyzer import Analyzer
 from service.api.admission import Places, Streams
 from service.api.dependencies import Gateway
 from service.api.docs_page import reference_page
-from service.api.middleware.auth import AccessGuard, key_ring
-from service.api.middleware.load_shedding import LoadShedder
-from service.api.middleware.rate_limit import CallerLimits
-from service.api.middleware.request_log import RequestObserver
+from service.api.middleware.auth import AuthMiddleware, key_ring
+from service.api.middleware.load_shedding import LoadSheddingMiddleware
+from service.api.middleware.rate_limit import RateLimiter
+from service.api.middleware.request_log import RequestLogMiddleware
 from service.api.openapi import complete
 from service.api.problems import add_problem_handlers
 from service.api.routes.emotions import router
@@ -27,13 +27,13 @@ from service.api.ui import router as page_router
 from service.api.uploads.budget import UploadMemory
 from service.errors import TandemError
 from service.inference.shadow import connect
-from service.observability.metrics import Telemetry
+from service.observability.metrics import Metrics
 from service.observability.tracing import Tracing, tracing_for
 from service.settings import Settings
 from service.workers.memory import DecodingMemory
-from service.workers.metrics import PhotoProcessUsage
-from service.workers.pool import PhotoProcesses
-from service.workers.queue import PhotoLine
+from service.workers.metrics import WorkerMetrics
+from service.workers.pool import WorkerPool
+from service.workers.queue import WorkQueue
 
 DESCRIPTION = (
     "Post a photo, get the emotion that every face in it shows. Labels describe what a face shows, not what a "
@@ -48,23 +48,23 @@ def create_app(settings: Settings) -> FastAPI:
 
     The app starts without Triton too: it is not ready then, says why, and finds Triton once it is there.
     """
-    telemetry = Telemetry()
+    telemetry = Metrics()
     tracing = tracing_for(settings.otlp_endpoint, version=__version__)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if settings.triton_url is None:
             raise ValueError("no Triton: set TANDEM_TRITON_URL, or let `tandem serve` start one")
-        processes = PhotoProcesses(
+        processes = WorkerPool(
             settings.workers,
             memory=DecodingMemory(settings.max_decoding_bytes),
             patience_s=settings.request_timeout_s,
         )
         triton = connect(settings, settings.triton_url, telemetry)
         await processes.start()
-        telemetry.registry.register(PhotoProcessUsage(processes.ids))
-        line = PhotoLine(processes, settings.max_waiting, telemetry)
-        reader = EmotionReader(settings, triton=triton, line=line, telemetry=telemetry, tracing=tracing)
+        telemetry.registry.register(WorkerMetrics(processes.ids))
+        line = WorkQueue(processes, settings.max_waiting, telemetry)
+        reader = Analyzer(settings, triton=triton, line=line, telemetry=telemetry, tracing=tracing)
         streams = Streams(settings.max_streams)
         batches = Places(settings.max_batches, what="batches", setting="TANDEM_MAX_BATCHES")
         uploads = UploadMemory(settings.max_held_bytes)
@@ -102,9 +102,10 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_route("/docs", reference_page, include_in_schema=False)
     app.openapi = partial(complete, app, settings)  # type: ignore[method-assign]
     add_problem_handlers(app)
-    app.add_middleware(LoadShedder)  # within the next: whoever may not ask is not told how busy it is here
-    limits = CallerLimits(settings.rate_limit, settings.rate_window_s, settings.concurrent_limit)
-    app.add_middleware(AccessGuard, keys=key_ring(settings), limits=limits)
+    # Inside the next one: a caller who may not ask is not told how busy the service is.
+    app.add_middleware(LoadSheddingMiddleware)
+    limits = RateLimiter(settings.rate_limit, settings.rate_window_s, settings.concurrent_limit)
+    app.add_middleware(AuthMiddleware, keys=key_ring(settings), limits=limits)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -115,7 +116,7 @@ def create_app(settings: Settings) -> FastAPI:
             max_age=3600,
         )
     # Added last, it is outermost: what the others answer has an id, a metric and a line in the log too.
-    app.add_middleware(RequestObserver, telemetry=telemetry, tracing=tracing)
+    app.add_middleware(RequestLogMiddleware, telemetry=telemetry, tracing=tracing)
     return app
 
 
@@ -125,5 +126,5 @@ def create_operations_app(app: FastAPI) -> FastAPI:
     operations.state = app.state
     operations.include_router(operations_router)
     add_problem_handlers(operations)
-    operations.add_middleware(RequestObserver, telemetry=app.state.telemetry, tracing=Tracing())
+    operations.add_middleware(RequestLogMiddleware, telemetry=app.state.telemetry, tracing=Tracing())
     return operations

@@ -7,13 +7,13 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
-from service.analyzer import EmotionReader
+from service.analyzer import Analyzer
 from service.api.admission import Places, Streams
 from service.api.uploads.budget import Hold, UploadMemory
 from service.inference.client import TritonClient
-from service.observability.metrics import Telemetry
+from service.observability.metrics import Metrics
 from service.settings import Settings
-from service.workers.queue import PhotoLine
+from service.workers.queue import WorkQueue
 
 
 @dataclass
@@ -21,10 +21,10 @@ class Gateway:
     """Built by the app at its start; only ``draining`` ever changes, once, when the service is told to stop."""
 
     settings: Settings
-    telemetry: Telemetry
+    telemetry: Metrics
     triton: TritonClient
-    line: PhotoLine
-    reader: EmotionReader
+    line: WorkQueue
+    reader: Analyzer
     streams: Streams
     batches: Places
     uploads: UploadMemory

@@ -5,7 +5,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from service.errors import BadParameter
 from service.schemas import FACE_FIELDS
 from service.settings import Settings
-from service.workers.tasks import Options
+from service.workers.tasks import DetectionOptions
 
 
 class PhotoQuery(BaseModel):
@@ -39,7 +39,7 @@ class PhotoQuery(BaseModel):
         """The names of what to tell of each face."""
         return frozenset(FACE_FIELDS if self.fields is None else self.fields.split(","))
 
-    def options(self, settings: Settings) -> Options:
+    def options(self, settings: Settings) -> DetectionOptions:
         """What is asked for, completed by the settings.
 
         Raises:
@@ -49,4 +49,4 @@ class PhotoQuery(BaseModel):
         if max_faces > settings.max_faces:
             raise BadParameter(f"max_faces is {max_faces}; the limit is {settings.max_faces} (TANDEM_MAX_FACES)")
         threshold = settings.detection_threshold if self.threshold is None else self.threshold
-        return Options(max_faces=max_faces, min_face_size=self.min_face_size, threshold=threshold)
+        return DetectionOptions(max_faces=max_faces, min_face_size=self.min_face_size, threshold=threshold)

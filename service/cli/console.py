@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.schemas import PhotoEmotions
-from service.settings import ConfigUnusable, Settings, allowed, environment_name, faults, origin_of
+from service.settings import ConfigUnusable, Settings, allowed, environment_name, format_errors, origin_of
 
 errors = Console(stderr=True)
 
@@ -24,12 +24,12 @@ BAR = 20
 """Characters of a bar that stands for probability 1."""
 
 
-def complain(message: str) -> None:
+def print_error(message: str) -> None:
     """Print to standard error what is wrong."""
     errors.print(message, style="red", soft_wrap=True, markup=False, highlight=False)
 
 
-def say(message: str) -> None:
+def print_status(message: str) -> None:
     """Print to standard error how it went: standard output is for results."""
     errors.print(message, soft_wrap=True, markup=False, highlight=False)
 
@@ -40,11 +40,11 @@ def read_settings(**options: Any) -> Settings:
     try:
         return Settings(**given)
     except (ConfigUnusable, SettingsError) as error:
-        complain(str(error))
+        print_error(str(error))
         raise typer.Exit(USAGE) from None
     except ValidationError as error:
-        for fault in faults(error):
-            complain(fault)
+        for fault in format_errors(error):
+            print_error(fault)
         raise typer.Exit(USAGE) from None
 
 

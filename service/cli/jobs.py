@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 
-from service.cli.console import complain, errors, face_table, progress_bar, say
-from service.cli.output_files import Journal, finish, journal_path
+from service.cli.console import errors, face_table, print_error, print_status, progress_bar
+from service.cli.output_files import ResultLog, finish, journal_path
 from service.cli.predict import PhotoFailed, Stopped, predict, predict_all, write_annotated
 from service.client import AsyncClient
 from service.settings import Settings
@@ -35,10 +35,10 @@ async def predict_to_screen(
                     write_annotated(photo, answer, targets[number], settings)
             except (PhotoFailed, OSError) as error:
                 failures += 1
-                complain(f"{photo}: {error}")
+                print_error(f"{photo}: {error}")
                 continue
             except Stopped as error:
-                complain(f"{photo}: {error}")
+                print_error(f"{photo}: {error}")
                 return failures + 1
             if as_json:
                 typer.echo(json.dumps({"photo": str(photo), **answer.model_dump()}))
@@ -55,7 +55,7 @@ async def predict_to_file(gateway: Gateway, photos: list[Path], out: Path, concu
         Stopped: no photo gets an answer any more.
         LocalTritonError: there is no gateway elsewhere, and none can be started.
     """
-    journal = Journal(journal_path(out))
+    journal = ResultLog(journal_path(out))
     failures = 0
     try:
         with progress_bar(errors, "photos", total=len(photos)) as advance:
@@ -67,7 +67,7 @@ async def predict_to_file(gateway: Gateway, photos: list[Path], out: Path, concu
                 advance(1)
                 if error:
                     failures += 1
-                    complain(f"{photo}: {error}")
+                    print_error(f"{photo}: {error}")
 
             async with gateway as client:
                 await predict_all(client, photos, journal, concurrency=concurrency, on_done=on_done)
@@ -77,7 +77,7 @@ async def predict_to_file(gateway: Gateway, photos: list[Path], out: Path, concu
         journal.close()
     finish(journal.path, out)
     done = f"{len(photos)} photos, {failures} failed"
-    say(f"{done}, {already} done before: {out}" if already else f"{done}: {out}")
+    print_status(f"{done}, {already} done before: {out}" if already else f"{done}: {out}")
     return failures
 
 
@@ -108,7 +108,7 @@ async def read_video(
                     on_frame=lambda: advance(1),
                 )
     for kind in summary.sound_left_out:
-        complain(f"the sound is left out: {outputs.video} takes no {kind}; an .mkv file does")
+        print_error(f"the sound is left out: {outputs.video} takes no {kind}; an .mkv file does")
     where = ", ".join(map(str, outputs.paths))
-    say(f"{summary.read} frames read, {summary.failed} failed, {summary.faces} faces: {where}")
+    print_status(f"{summary.read} frames read, {summary.failed} failed, {summary.faces} faces: {where}")
     return summary.failed

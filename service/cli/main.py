@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from service.cli.console import FAILED, complain, errors, read_settings
+from service.cli.console import FAILED, errors, print_error, read_settings
 from service.cli.models import app as model_commands
 from service.settings import Settings
 
@@ -88,7 +88,7 @@ def serve(
     try:
         server.serve(settings, announce=announce)
     except (server.PortTaken, server.NotReady, LocalTritonError, TracingUnavailable, OSError) as error:
-        complain(str(error))
+        print_error(str(error))
         raise typer.Exit(FAILED) from None
     except KeyboardInterrupt:  # while Triton was starting
         raise typer.Exit(130) from None
@@ -105,7 +105,7 @@ def install_triton(triton_home: TritonHome = None) -> None:
         with errors.status("Fetching Triton"):
             folder = install.install(settings.triton_home)
     except (LocalTritonError, OSError) as error:
-        complain(str(error))
+        print_error(str(error))
         raise typer.Exit(FAILED) from None
     typer.echo(f"Triton is in {folder}")
 
@@ -188,7 +188,7 @@ def video(
         from service.cli.video.command import Outputs, Sampling
         from service.cli.video.io import SUFFIXES, VideoUnusable
     except ImportError as error:
-        complain(f"videos need PyAV and matplotlib: pip install 'tandem[video]' ({error})")
+        print_error(f"videos need PyAV and matplotlib: pip install 'tandem[video]' ({error})")
         raise typer.Exit(FAILED) from None
 
     settings = read_settings()
@@ -231,7 +231,7 @@ def _run(job: "Coroutine[Any, Any, int]", *expected: type[Exception]) -> int:
     try:
         return asyncio.run(job)
     except known as error:
-        complain(str(error))
+        print_error(str(error))
         raise typer.Exit(FAILED) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from service.cli.console import FAILED, complain, read_settings
+from service.cli.console import FAILED, print_error, read_settings
 
 if TYPE_CHECKING:
     from service.cli.model_versions import VersionedModel
@@ -83,7 +83,7 @@ def _tried(step: Callable[[], Result]) -> Result:
     try:
         return step()
     except (RolloutRefused, OSError) as error:
-        complain(str(error))
+        print_error(str(error))
         raise typer.Exit(FAILED) from None
 
 

@@ -18,7 +18,7 @@ class OutputUnusable(Exception):
     """The results cannot be written there; the message says why."""
 
 
-class Journal:
+class ResultLog:
     """Lines of JSON, one for each photo, that are safe on disk as soon as they are written."""
 
     def __init__(self, path: Path) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from service.api.app import create_app
-from service.cli.output_files import Journal
+from service.cli.output_files import ResultLog
 from service.client import DEFAULT_URL, AsyncClient, CallFailed, NoAnswer, Photo, Refused
 from service.schemas import PhotoEmotions
 from service.settings import Settings
@@ -131,7 +131,7 @@ def _photos_in(folder: Path) -> Iterator[Path]:
 async def predict_all(
     client: AsyncClient,
     photos: Sequence[Path],
-    journal: Journal,
+    journal: ResultLog,
     *,
     concurrency: int,
     on_done: Callable[[Path, str | None], None],

@@ -14,7 +14,7 @@ FAILURES = 5
 OPEN_S = 1.0
 """So long it refuses everything; then one call at a time tries."""
 
-FAIR_WAIT_S = 1.0
+MIN_TIMEOUT_S = 1.0
 """A call that was given up sooner says nothing of the server: little was left of the caller's time."""
 
 
@@ -79,7 +79,7 @@ class CircuitBreaker:
             raise
         except (DeadlineExceeded, asyncio.CancelledError):
             # The deadline may come as a cancellation: whoever waits for us has the same one.
-            if self.clock() - began >= FAIR_WAIT_S:
+            if self.clock() - began >= MIN_TIMEOUT_S:
                 fails = True
             raise
         finally:

@@ -21,7 +21,7 @@ from service.errors import (
 )
 from service.inference.circuit_breaker import CircuitBreaker
 from service.inference.grpc_channel import CHANNEL, cut_off, failure
-from service.inference.model_spec import ModelContract
+from service.inference.model_spec import ModelSpec
 
 PROBE_TIMEOUT_S = 2.0
 """Deadline of each call that is not a caller's inference: the contract and the readiness probe."""
@@ -33,10 +33,10 @@ RETRY_PAUSE_S = 0.1
 """At most so long a call that found no Triton waits before its second and last attempt; by chance, so that callers
 who failed together do not come back together."""
 
-TURNS = 8
+MAX_ATTEMPTS = 8
 """So many Tritons in turn are asked for a version: during a rollout some serve it and others do not."""
 
-TURN_PAUSE_S = 0.01
+ATTEMPT_PAUSE_S = 0.01
 """At most so long before the contract is asked of the next one; by chance, as calls that alternate with others in
 step would come to the same Triton each time."""
 
@@ -57,8 +57,8 @@ class TritonClient:
         self._model_version = model_version
         self._client = InferenceServerClient(url, channel_args=CHANNEL)
         self._breaker = CircuitBreaker()
-        self._contract: ModelContract | None = None
-        self._reading: asyncio.Task[ModelContract] | None = None
+        self._contract: ModelSpec | None = None
+        self._reading: asyncio.Task[ModelSpec] | None = None
         self._probe_lock = asyncio.Lock()
         self._probed_at = -float("inf")
         self._probe_failure: TandemError | None = None
@@ -80,7 +80,7 @@ class TritonClient:
         await self._client.close()
 
     @property
-    def known_contract(self) -> ModelContract | None:
+    def known_contract(self) -> ModelSpec | None:
         """The contract as it was last read; None before, and after the model has changed."""
         return self._contract
 
@@ -89,7 +89,7 @@ class TritonClient:
         """When Triton last answered anything, in seconds of ``time.monotonic``."""
         return self._breaker.answered_at
 
-    async def contract(self) -> ModelContract:
+    async def contract(self) -> ModelSpec:
         """The served model's contract, read from Triton when it is not known.
 
         Raises:
@@ -102,7 +102,7 @@ class TritonClient:
         with self._breaker.call():
             return await self._current_contract()
 
-    async def _current_contract(self) -> ModelContract:
+    async def _current_contract(self) -> ModelSpec:
         """Known or read; all who wait for it share one reading, and its failure."""
         if self._contract is not None:
             return self._contract
@@ -111,39 +111,39 @@ class TritonClient:
             self._reading.add_done_callback(self._keep_contract)
         return await asyncio.shield(self._reading)
 
-    def _keep_contract(self, reading: "asyncio.Task[ModelContract]") -> None:
+    def _keep_contract(self, reading: "asyncio.Task[ModelSpec]") -> None:
         failed = reading.cancelled() or reading.exception() is not None
         if reading is self._reading:  # else it was read from a Triton that we left
             self._reading = None
             if not failed:
                 self._contract = reading.result()
 
-    async def _read_contract(self) -> ModelContract:
+    async def _read_contract(self) -> ModelSpec:
         name, version = self._model_name, self._model_version
         try:
             metadata = await self._client.get_model_metadata(name, version, client_timeout=PROBE_TIMEOUT_S)
             if not metadata.versions:
                 raise ContractUnreadable(f"model «{name}» has no version that is loaded at {self.url}")
             version = version or max(metadata.versions, key=int)
-            for turn in range(1, TURNS + 1):
+            for turn in range(1, MAX_ATTEMPTS + 1):
                 try:
                     answer = await self._client.get_model_config(name, version, client_timeout=PROBE_TIMEOUT_S)
                     break
                 except InferenceServerException:
-                    if turn == TURNS:
+                    if turn == MAX_ATTEMPTS:
                         raise
-                    await asyncio.sleep(random.uniform(0, TURN_PAUSE_S))  # noqa: S311 - no secret
+                    await asyncio.sleep(random.uniform(0, ATTEMPT_PAUSE_S))  # noqa: S311 - no secret
         except InferenceServerException as error:
             raise failure(error, self.url, self._model_name, PROBE_TIMEOUT_S) from error
         except asyncio.CancelledError:
             raise cut_off() from None
-        return ModelContract.from_config(answer.config, version)
+        return ModelSpec.from_config(answer.config, version)
 
     async def infer(
         self,
         crops: NDArray[np.uint8],
         *,
-        contract: ModelContract,
+        contract: ModelSpec,
         timeout_s: float,
         headers: Mapping[str, str] | None = None,
     ) -> NDArray[np.float32]:
@@ -178,7 +178,7 @@ class TritonClient:
     async def _infer_batch(
         self,
         crops: NDArray[np.uint8],
-        contract: ModelContract,
+        contract: ModelSpec,
         ends_at: float,
         headers: Mapping[str, str] | None,
     ) -> NDArray[np.float32]:
@@ -196,11 +196,11 @@ class TritonClient:
     async def _attempt(
         self,
         crops: NDArray[np.uint8],
-        contract: ModelContract,
+        contract: ModelSpec,
         ends_at: float,
         headers: Mapping[str, str] | None,
     ) -> NDArray[np.float32]:
-        for _ in range(TURNS - 1):
+        for _ in range(MAX_ATTEMPTS - 1):
             try:
                 return await self._ask(crops, contract, ends_at, headers)
             except ModelChanged:
@@ -210,7 +210,7 @@ class TritonClient:
     async def _ask(
         self,
         crops: NDArray[np.uint8],
-        contract: ModelContract,
+        contract: ModelSpec,
         ends_at: float,
         headers: Mapping[str, str] | None,
     ) -> NDArray[np.float32]:
@@ -245,7 +245,7 @@ class TritonClient:
             )
         return _checked(result.as_numpy(contract.output_name), len(crops), contract)
 
-    async def ready(self, *, believed_s: float = PROBE_LIFETIME_S) -> ModelContract:
+    async def ready(self, *, believed_s: float = PROBE_LIFETIME_S) -> ModelSpec:
         """Prove by one real inference of one blank crop that answers can be given.
 
         Triton's own readiness stays true when the process behind a model has died.
@@ -280,7 +280,7 @@ class TritonClient:
         return None
 
 
-def _checked(probabilities: NDArray[np.float32] | None, rows: int, contract: ModelContract) -> NDArray[np.float32]:
+def _checked(probabilities: NDArray[np.float32] | None, rows: int, contract: ModelSpec) -> NDArray[np.float32]:
     expected = (rows, len(contract.labels))
     if probabilities is None or probabilities.shape != expected:
         shape = None if probabilities is None else probabilities.shape

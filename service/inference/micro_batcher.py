@@ -14,19 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.inference.client import TritonClient
-from service.inference.model_spec import ModelContract
+from service.inference.model_spec import ModelSpec
 
-ENOUGH = 16
+MAX_BATCH = 16
 """So many faces go at once; a larger batch saves little more on a CPU."""
 
-PATIENCE_S = 0.05
+MAX_DELAY_S = 0.05
 """At most so long faces wait for others: the photos in line may show none."""
 
 
 class _Call:
     """Faces that go together, cut for one contract."""
 
-    def __init__(self, contract: ModelContract, headers: Mapping[str, str] | None) -> None:
+    def __init__(self, contract: ModelSpec, headers: Mapping[str, str] | None) -> None:
         self.contract = contract
         self.headers = headers
         self.crops: list[NDArray[np.uint8]] = []
@@ -37,7 +37,7 @@ class _Call:
         self.answer: asyncio.Task[NDArray[np.float32]]
 
 
-class Gatherer:
+class MicroBatcher:
     """Hands faces to Triton: each photo's at once or, while ``crowded``, those of several together.
 
     To be used inside one event loop.
@@ -52,7 +52,7 @@ class Gatherer:
         self,
         crops: NDArray[np.uint8],
         *,
-        contract: ModelContract,
+        contract: ModelSpec,
         timeout_s: float,
         headers: Mapping[str, str] | None = None,
     ) -> NDArray[np.float32]:
@@ -61,7 +61,7 @@ class Gatherer:
         A call lasts as long as the most patient of its callers; each bounds his own wait. It bears the headers of
         the first.
         """
-        if len(crops) >= ENOUGH or (self._next is None and not self._crowded()):
+        if len(crops) >= MAX_BATCH or (self._next is None and not self._crowded()):
             return await self._triton.infer(crops, contract=contract, timeout_s=timeout_s, headers=headers)
         call = self._next
         if call is None or call.contract != contract:
@@ -70,7 +70,7 @@ class Gatherer:
         call.crops.append(crops)
         call.faces = rows.stop
         call.ends_at = max(call.ends_at, time.monotonic() + timeout_s)
-        if call.faces >= ENOUGH or not self._crowded():
+        if call.faces >= MAX_BATCH or not self._crowded():
             self._end()
         call.callers += 1
         try:
@@ -92,7 +92,7 @@ class Gatherer:
 
     async def _make(self, call: _Call) -> NDArray[np.float32]:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(MAX_DELAY_S):
                 await call.complete.wait()
         if self._next is call:
             self._end()

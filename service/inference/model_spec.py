@@ -16,7 +16,7 @@ LANDMARKS = 5
 
 
 @dataclass(frozen=True, eq=False)
-class ModelContract:
+class ModelSpec:
     """What the gateway must know of a model to use it.
 
     ``crop_size`` is (height, width) in pixels of the grey crops; ``alignment_template`` float64 [5, 2], where a
@@ -35,7 +35,7 @@ class ModelContract:
     provenance: Mapping[str, str]
 
     @classmethod
-    def from_config(cls, config: Any, version: str) -> "ModelContract":
+    def from_config(cls, config: Any, version: str) -> "ModelSpec":
         """Read a contract from Triton's ``ModelConfig`` message.
 
         Raises:

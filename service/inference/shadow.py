@@ -11,11 +11,11 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from service.errors import TandemError
 from service.inference.client import TritonClient
-from service.inference.model_spec import ModelContract
-from service.observability.metrics import Telemetry
+from service.inference.model_spec import ModelSpec
+from service.observability.metrics import Metrics
 from service.settings import Settings
 
-MOST_WAITING = 32
+MAX_WAITING = 32
 """So many copies wait at most; what comes while they do is not compared."""
 
 ANSWERED_WITHIN_S = 1.0
@@ -77,11 +77,11 @@ class Shadow:
         self._turn = asyncio.Lock()
         self._reported = ""
 
-    def mirror(self, crops: NDArray[np.uint8], answered: NDArray[np.float32], contract: ModelContract) -> None:
+    def mirror(self, crops: NDArray[np.uint8], answered: NDArray[np.float32], contract: ModelSpec) -> None:
         """Have crops [N, 1, height, width] read once more and compared with what was answered [N, labels]."""
         if random.random() >= self._share:  # noqa: S311 - no secret
             return
-        if len(self._waiting) >= MOST_WAITING:
+        if len(self._waiting) >= MAX_WAITING:
             self._count("dropped")
             return
         task = asyncio.create_task(self._follow(asyncio.current_task(), crops, answered, contract))
@@ -100,7 +100,7 @@ class Shadow:
         answering: "asyncio.Task[object] | None",
         crops: NDArray[np.uint8],
         answered: NDArray[np.float32],
-        contract: ModelContract,
+        contract: ModelSpec,
     ) -> None:
         if answering:
             await asyncio.wait([answering], timeout=ANSWERED_WITHIN_S)
@@ -144,7 +144,7 @@ class ShadowedClient(TritonClient):
         self,
         crops: NDArray[np.uint8],
         *,
-        contract: ModelContract,
+        contract: ModelSpec,
         timeout_s: float,
         headers: Mapping[str, str] | None = None,
     ) -> NDArray[np.float32]:
@@ -164,7 +164,7 @@ class ShadowedClient(TritonClient):
         await super().close()
 
 
-def connect(settings: Settings, url: str, telemetry: Telemetry) -> TritonClient:
+def connect(settings: Settings, url: str, telemetry: Metrics) -> TritonClient:
     """The client that the settings ask for, with a shadow or without."""
     name, version, shadow = settings.model_name, settings.model_version, settings.shadow_version
     if not shadow:

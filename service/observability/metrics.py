@@ -22,7 +22,7 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 FACES = (0, 1, 2, 3, 5, 10, 20, 50, 100)
 
 
-class Telemetry:
+class Metrics:
     """The metrics of one app, in a registry of its own."""
 
     def __init__(self) -> None:

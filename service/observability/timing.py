@@ -3,16 +3,16 @@
 import time
 from dataclasses import dataclass, field
 
-Lap = tuple[str, float, float]
+StageTiming = tuple[str, float, float]
 """A step's name, start and end, in seconds of ``time.perf_counter``, which all processes of a machine share."""
 
 
 @dataclass
-class Stopwatch:
+class StageTimer:
     """The steps of one photo; the first begins when the watch is made, or at ``last``."""
 
     last: float = field(default_factory=time.perf_counter)
-    laps: list[Lap] = field(default_factory=list)
+    laps: list[StageTiming] = field(default_factory=list)
 
     def lap(self, name: str) -> None:
         """The step of this name ends now, and the next one begins."""
@@ -20,7 +20,7 @@ class Stopwatch:
         self.laps.append((name, self.last, now))
         self.last = now
 
-    def go_on(self, laps: list[Lap]) -> None:
+    def go_on(self, laps: list[StageTiming]) -> None:
         """These steps were done elsewhere."""
         self.laps += laps
         self.last = laps[-1][2]

@@ -10,11 +10,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from service.api.problems import PROBLEM_TYPE, describe
 from service.errors import HeadTooLarge, SlowUpload, TandemError
 
-LARGEST_HEAD = 64 * 1024
+MAX_HEAD_BYTES = 64 * 1024
 """Bytes of a request line and its headers; uvicorn itself would collect them without end."""
 
 
-class TimedConnection(HttpToolsProtocol):
+class HttpProtocol(HttpToolsProtocol):
     """uvicorn's connection with two deadlines and an ear for callers who close their sending side only.
 
     uvicorn itself waits without end for the rest of a request's head, and for a caller to read.
@@ -48,8 +48,8 @@ class TimedConnection(HttpToolsProtocol):
         # What is left of a body that was refused is dropped, and is no head.
         self._head_bytes += 0 if self._in_body else len(data)
         super().data_received(data)
-        if self._head and self._head_bytes > LARGEST_HEAD:
-            self._refuse(HeadTooLarge(f"the request's head has more than {LARGEST_HEAD:,} bytes"))
+        if self._head and self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(HeadTooLarge(f"the request's head has more than {MAX_HEAD_BYTES:,} bytes"))
 
     def on_headers_complete(self) -> None:
         """The head is there."""

@@ -17,8 +17,8 @@ from service.api.app import create_app, create_operations_app
 from service.api.dependencies import Gateway
 from service.errors import TandemError
 from service.runtime import freeze_heap
-from service.server.http_protocol import TimedConnection
-from service.server.triton_watchdog import TritonWatch
+from service.server.http_protocol import HttpProtocol
+from service.server.triton_watchdog import TritonWatchdog
 from service.settings import Settings
 from service.triton.server import LocalTriton
 
@@ -109,7 +109,7 @@ def _run(
     app = create_app(settings)
     config = uvicorn.Config(
         app,
-        http=partial(TimedConnection, patience_s=settings.upload_timeout_s),  # type: ignore[arg-type]
+        http=partial(HttpProtocol, patience_s=settings.upload_timeout_s),  # type: ignore[arg-type]
         log_config=None,
         access_log=False,
         server_header=False,
@@ -219,7 +219,7 @@ class _Server(uvicorn.Server):
             freeze_heap()
             self._announce(url)
             if self._triton:
-                await TritonWatch(self._triton, self._gateway.triton).keep_alive()
+                await TritonWatchdog(self._triton, self._gateway.triton).keep_alive()
         except Exception as error:
             # In a task of its own it would be seen by nobody.
             self.failure = error

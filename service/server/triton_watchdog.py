@@ -22,14 +22,14 @@ FAILED_CHECKS = 2
 """A Triton that runs, but fails so many checks in a row and meanwhile answers nobody, is restarted: a dead stub
 does not come back, nor does a frozen server."""
 
-LONGEST_BACKOFF_S = 30.0
+MAX_BACKOFF_S = 30.0
 STEADY_AFTER_S = 10.0
 """A Triton that ran for so long is restarted without back-off."""
 
 logger = logging.getLogger("tandem.serving")
 
 
-class TritonWatch:
+class TritonWatchdog:
     """Watches a local Triton through the gateway's client, which follows it to its new port."""
 
     def __init__(self, triton: LocalTriton, client: TritonClient) -> None:
@@ -46,7 +46,7 @@ class TritonWatch:
             if time.monotonic() - started_at > STEADY_AFTER_S:
                 backoff_s = 0.0
             await asyncio.sleep(backoff_s)
-            backoff_s = min(LONGEST_BACKOFF_S, max(1.0, backoff_s * 2))
+            backoff_s = min(MAX_BACKOFF_S, max(1.0, backoff_s * 2))
             started_at = time.monotonic()
             try:
                 await asyncio.to_thread(self._restart)

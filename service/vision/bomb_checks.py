@@ -7,14 +7,14 @@ libjpeg goes over the whole picture for each scan, of which a hundred bytes can 
 import re
 import struct
 
-MOST_CHUNKS = 50_000
+MAX_CHUNKS = 50_000
 """Of a PNG: at 1 KiB each, which is less than encoders write, that is more than any upload."""
 
-MOST_SEGMENTS = 2_000
+MAX_SEGMENTS = 2_000
 """Of a JPEG. Large colour profiles and MPF previews make some hundred."""
 
-MOST_SCANS = 100
-MOST_SCANNED_PIXELS = 1_000_000_000
+MAX_SCANS = 100
+MAX_SCANNED_PIXELS = 1_000_000_000
 """Scans of a progressive JPEG times its pixels; encoders write about ten scans."""
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -28,7 +28,7 @@ MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 """What ends a scan's coded data: there 0xFF is followed by 0x00, or is a restart marker (ITU T.81, B.1.1.5)."""
 
 
-class TooIntricate(ValueError):
+class DecompressionBomb(ValueError):
     """A decoder would take too long for the file."""
 
 
@@ -49,8 +49,8 @@ def _check_chunks(data: bytes) -> None:
     while at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
         count += 1
-        if count > MOST_CHUNKS:
-            raise TooIntricate(f"the PNG has more than {MOST_CHUNKS:,} chunks")
+        if count > MAX_CHUNKS:
+            raise DecompressionBomb(f"the PNG has more than {MAX_CHUNKS:,} chunks")
         if kind == b"IEND":
             return
         at += 12 + length
@@ -73,8 +73,8 @@ def count_scans(data: bytes, limit: int) -> int:
         if marker == END_OF_IMAGE:
             return scans
         segments += 1
-        if segments > MOST_SEGMENTS:
-            raise TooIntricate(f"the JPEG has more than {MOST_SEGMENTS:,} segments")
+        if segments > MAX_SEGMENTS:
+            raise DecompressionBomb(f"the JPEG has more than {MAX_SEGMENTS:,} segments")
         if marker == 0 or marker in ALONE:
             at += 2
             continue
@@ -90,8 +90,8 @@ def check_scans(data: bytes, pixels: int) -> None:
     """Refuse a JPEG of that many pixels whose scans would take too long.
 
     Raises:
-        TooIntricate: there are more than ``MOST_SCANS``, or than ``MOST_SCANNED_PIXELS`` allows.
+        TooIntricate: there are more than ``MAX_SCANS``, or than ``MAX_SCANNED_PIXELS`` allows.
     """
-    most = min(MOST_SCANS, MOST_SCANNED_PIXELS // pixels)
+    most = min(MAX_SCANS, MAX_SCANNED_PIXELS // pixels)
     if count_scans(data, most) > most:
-        raise TooIntricate(f"the JPEG has more than {most} scans of {pixels / 1e6:,.1f} Mpx each")
+        raise DecompressionBomb(f"the JPEG has more than {most} scans of {pixels / 1e6:,.1f} Mpx each")

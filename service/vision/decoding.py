@@ -26,7 +26,7 @@ EXIF_ORIENTATION = 0x0112
 SIDEWAYS = (5, 6, 7, 8)
 """Orientations in which the stored width is the upright photo's height."""
 
-PLAIN_BYTES, MOST_BYTES = 6, 13
+BYTES_PER_PIXEL, MAX_BYTES_PER_PIXEL = 6, 13
 """Memory for each pixel of a JPEG that is not progressive, and of any other photo, at its peak: measured, the
 coefficients of a progressive JPEG in CMYK being the most."""
 
@@ -97,13 +97,13 @@ class EncodedPhoto:
         """Bytes that decoding it and finding faces in it take, at most."""
         plain = isinstance(self._image, JpegImageFile) and not self._image.info.get("progressive")
         if plain and self._image.mode in ("RGB", "L"):
-            return PLAIN_BYTES * self._image.width * self._image.height
+            return BYTES_PER_PIXEL * self._image.width * self._image.height
         return self.most_memory
 
     @property
     def most_memory(self) -> int:
         """Bytes that decoding, drawing and encoding it take, at most."""
-        return MOST_BYTES * self._image.width * self._image.height
+        return MAX_BYTES_PER_PIXEL * self._image.width * self._image.height
 
     def decode_reduced(self, *, longer_side: int, area: int) -> tuple[Photo, int] | None:
         """The upright pixels at 1/8, 1/4 or 1/2 of the size, and that divisor: the smallest of at least

@@ -24,7 +24,7 @@ COLOURS = ("#0072B2", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#F
 DARK_TEXT, LIGHT_TEXT = "#000000", "#FFFFFF"
 DARK_BACKGROUNDS = ("#0072B2",)
 
-SMALLEST_FONT = 11.0
+MIN_FONT_SIZE = 11.0
 """Pixels; less cannot be read."""
 
 PADDING = 0.25
@@ -48,8 +48,8 @@ class Pen:
         side = (width * height) ** 0.5
         return cls(
             line=max(1, round(side / 300)),
-            small_font=max(SMALLEST_FONT, side / 80),
-            large_font=max(SMALLEST_FONT, side / 40),
+            small_font=max(MIN_FONT_SIZE, side / 80),
+            large_font=max(MIN_FONT_SIZE, side / 40),
         )
 
 

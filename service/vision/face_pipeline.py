@@ -37,7 +37,7 @@ NO_FACES = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.
 
 
 @dataclass(frozen=True, eq=False)
-class Sighting:
+class PipelineResult:
     """Faces in pixels of the whole photo, which is ``size`` (height, width), and what they are to be cut out of:
     the photo at 1/``divisor`` of that.
     """
@@ -96,7 +96,7 @@ class FaceFinder:
         detail: int,
         threshold: float = 0.6,
         lap: Callable[[str], None] | None = None,
-    ) -> Sighting:
+    ) -> PipelineResult:
         """The faces of a photo that is decoded no finer than they need.
 
         A large photo is searched at ``LARGE_SIDE`` anyway, and of a large face a crop shows a few pixels only:
@@ -117,20 +117,20 @@ class FaceFinder:
         if reduced is None:
             photo = encoded.decode()
             lap("decode")
-            return Sighting(self.find(photo, threshold=threshold, lap=lap), photo.shape[:2], photo, 1)
+            return PipelineResult(self.find(photo, threshold=threshold, lap=lap), photo.shape[:2], photo, 1)
         small, divisor = reduced
         lap("decode")
         found = self._find(small, threshold, lap)
         faces = [_enlarge(face, divisor, encoded.size) for face, _ in found]
         if all(min(face.box.width, face.box.height) >= detail for face, _ in found):
-            return Sighting(faces, encoded.size, small, divisor)
+            return PipelineResult(faces, encoded.size, small, divisor)
         photo = encoded.decode()
         lap("decode")
         coarse = np.stack([_enlarge_points(own, divisor) for _, own in found])
         landmarks, _ = self._refiner.refine(photo, coarse)
         lap("landmarks")
         exact = [replace(face, landmarks=points) for face, points in zip(faces, landmarks, strict=True)]
-        return Sighting(exact, encoded.size, photo, 1)
+        return PipelineResult(exact, encoded.size, photo, 1)
 
     def _search(
         self, photo: NDArray[np.uint8], threshold: float, lap: Callable[[str], None]

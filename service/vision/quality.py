@@ -18,16 +18,16 @@ from service.vision.face import Face
 SMALLEST = 20.0
 """Pixels of a box's shorter side: below it every pixel of a 48-pixel crop is more than half invented."""
 
-MOST_YAW = 45.0
+MAX_YAW = 45.0
 """Degrees: beyond it one eye and half of the mouth are hidden. Roll is no reason, it is undone before."""
 
-LEAST_SHARPNESS = 0.02
+MIN_SHARPNESS = 0.02
 """What sharp portraits have after a blur of a tenth of the distance between the eyes (sharp ones: 0.1 to 1)."""
 
-LEAST_BRIGHTNESS, MOST_BRIGHTNESS = 0.1, 0.92
+MIN_BRIGHTNESS, MAX_BRIGHTNESS = 0.1, 0.92
 """Mean grey: outside, shadows or highlights have swallowed the features."""
 
-LEAST_SCORE = 0.7
+MIN_SCORE = 0.7
 """Detection score: below it, one detection in a few is no face or one that is mostly hidden."""
 
 NOSE_DEPTH = 0.5
@@ -66,12 +66,12 @@ def measure(face: Face, crop: NDArray[np.uint8], photo_size: tuple[int, int]) ->
     outside = bool((points < 0).any() or (points > (width, height)).any())
     signs: Sequence[tuple[Reason, bool]] = (
         ("small", size < SMALLEST),
-        ("turned", abs(yaw) > MOST_YAW),
+        ("turned", abs(yaw) > MAX_YAW),
         ("cut_off", outside),
-        ("blurred", sharp < LEAST_SHARPNESS),
-        ("dark", bright < LEAST_BRIGHTNESS),
-        ("bright", bright > MOST_BRIGHTNESS),
-        ("uncertain", face.score < LEAST_SCORE),
+        ("blurred", sharp < MIN_SHARPNESS),
+        ("dark", bright < MIN_BRIGHTNESS),
+        ("bright", bright > MAX_BRIGHTNESS),
+        ("uncertain", face.score < MIN_SCORE),
     )
     return Quality(roll, yaw, size, sharp, bright, tuple(reason for reason, holds in signs if holds))
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from service.schemas import FaceBox, FaceEmotion, TrackedFace
 
-LEAST_OVERLAP = 0.2
+MIN_OVERLAP = 0.2
 """Intersection over union from which a box continues a track: a head that moves by half its width has 0.33."""
 
 PATIENCE = 10
@@ -26,7 +26,7 @@ def overlap(a: FaceBox, b: FaceBox) -> float:
 
 
 def match(
-    before: Sequence[FaceBox], now: Sequence[FaceBox], least_overlap: float = LEAST_OVERLAP
+    before: Sequence[FaceBox], now: Sequence[FaceBox], least_overlap: float = MIN_OVERLAP
 ) -> list[int | None]:
     """For each box of ``now`` the index of the box of ``before`` that it continues, or None.
 

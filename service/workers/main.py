@@ -17,7 +17,7 @@ NICENESS = 5
 """How far photo processes stand back where cores are scarce (see ``nice(2)``): behind the gateway, so that a
 refusal comes at once under any load, and behind a local Triton, so that photos end before others begin."""
 
-LITTLE = 8 * 1024 * 1024
+MIN_RESERVED_BYTES = 8 * 1024 * 1024
 """Bytes of pixels for which nobody asks: few beside what a process has anyway."""
 
 
@@ -32,7 +32,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     die_with(int(sys.argv[2]))
     os.nice(NICENESS)
-    link = Link(int(sys.argv[1]))
+    link = Connection(int(sys.argv[1]))
     finder()  # a broken installation shows now, and the first photo finds everything loaded
     freeze_heap()
     try:
@@ -43,7 +43,7 @@ def main() -> None:
         return  # the gateway has closed the socket, or has ended
 
 
-def _work(link: "Link") -> bytes:
+def _work(link: "Connection") -> bytes:
     """The answer to the next order."""
     pickled, photo = link.order()
     step = read_order(pickled)
@@ -55,7 +55,7 @@ def _work(link: "Link") -> bytes:
         return answer(BROKEN, traceback.format_exc())
 
 
-class Link:
+class Connection:
     """The socket to the gateway."""
 
     def __init__(self, descriptor: int) -> None:
@@ -71,7 +71,7 @@ class Link:
 
     def room(self, count: int) -> None:
         """Wait until there is room for ``count`` bytes of pixels."""
-        if count > LITTLE:
+        if count > MIN_RESERVED_BYTES:
             self.say(answer(ROOM, count))
             while self._hear() != GRANTED:
                 pass

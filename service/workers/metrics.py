@@ -7,7 +7,7 @@ from prometheus_client import Metric, ProcessCollector
 from prometheus_client.registry import Collector
 
 
-class PhotoProcessUsage(Collector):
+class WorkerMetrics(Collector):
     """CPU time, memory and open files of each photo process, as the library tells them of the gateway's own."""
 
     def __init__(self, ids: Callable[[], Sequence[int | None]]) -> None:

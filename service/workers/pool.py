@@ -10,7 +10,7 @@ from collections import Counter, deque
 from typing import TypeVar
 
 from service.workers.memory import DecodingMemory
-from service.workers.process import NotBegun, PhotoProcess
+from service.workers.process import NotBegun, WorkerProcess
 from service.workers.protocol import Reader, Step
 
 Result = TypeVar("Result")
@@ -21,7 +21,7 @@ RESTART_PAUSE_S = 1.0
 logger = logging.getLogger("tandem.photos")
 
 
-class PhotoProcesses:
+class WorkerPool:
     """A fixed number of them. To be used inside one event loop."""
 
     def __init__(self, count: int, *, memory: DecodingMemory, patience_s: float) -> None:
@@ -33,18 +33,18 @@ class PhotoProcesses:
             patience_s: a process that is longer with one photo is ended: nobody waits for that photo any more.
         """
         self.count = count
-        self._all = [PhotoProcess(memory, self._ended) for _ in range(count)]
+        self._all = [WorkerProcess(memory, self._ended) for _ in range(count)]
         self._patience_s = patience_s
-        self._given: Counter[PhotoProcess] = Counter()
-        self._idle: list[PhotoProcess] = []
-        self._waiting: deque[asyncio.Future[PhotoProcess]] = deque()
+        self._given: Counter[WorkerProcess] = Counter()
+        self._idle: list[WorkerProcess] = []
+        self._waiting: deque[asyncio.Future[WorkerProcess]] = deque()
         self._restarts: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Start all; returns when they are ready.
 
         Raises:
-            PhotoProcessEnded: one could not be started.
+            WorkerCrashed: one could not be started.
         """
         outcomes = await asyncio.gather(*(process.start() for process in self._all), return_exceptions=True)
         if failures := [each for each in outcomes if isinstance(each, BaseException)]:
@@ -56,12 +56,12 @@ class PhotoProcesses:
         """The system's number for each; None for one that has ended and is not back yet."""
         return [process.id for process in self._all]
 
-    async def take(self, *, first: bool = False) -> PhotoProcess:
+    async def take(self, *, first: bool = False) -> WorkerProcess:
         """One that is free, or will be next while many wait; first come, first served, but for who is to be first.
 
         ``call`` gives it back.
         """
-        turn: asyncio.Future[PhotoProcess] = asyncio.get_running_loop().create_future()
+        turn: asyncio.Future[WorkerProcess] = asyncio.get_running_loop().create_future()
         (self._waiting.appendleft if first else self._waiting.append)(turn)
         self._hand_out()
         try:
@@ -73,8 +73,8 @@ class PhotoProcesses:
                 self._give_back(turn.result())
             raise
 
-    async def call(self, process: PhotoProcess, step: Step, photo: bytes, read: Reader[Result]) -> Result:
-        """As ``PhotoProcess.call``; a process that ends is replaced, and what it had not begun goes to another."""
+    async def call(self, process: WorkerProcess, step: Step, photo: bytes, read: Reader[Result]) -> Result:
+        """As ``WorkerProcess.call``; a process that ends is replaced; what it had not begun goes to another."""
         while True:
             try:
                 return await process.call(step, photo, read, self._patience_s)
@@ -84,7 +84,7 @@ class PhotoProcesses:
                 self._give_back(process)
             process = await self.take(first=True)
 
-    def _give_back(self, process: PhotoProcess) -> None:
+    def _give_back(self, process: WorkerProcess) -> None:
         self._given[process] -= 1
         if not self._given[process]:
             if process.alive:
@@ -104,7 +104,7 @@ class PhotoProcesses:
             self._given[process] += 1
             self._waiting.popleft().set_result(process)
 
-    def _next(self) -> PhotoProcess | None:
+    def _next(self) -> WorkerProcess | None:
         # The one that worked last works next: what it needs is in the processor's caches.
         if self._idle:
             return self._idle.pop()
@@ -114,17 +114,17 @@ class PhotoProcesses:
             return None
         return next((process for process in self._all if process.alive and self._given[process] == 1), None)
 
-    def _ended(self, process: PhotoProcess) -> None:
+    def _ended(self, process: WorkerProcess) -> None:
         if process in self._idle:  # else who called it finds out
             self._idle.remove(process)
             self._replace(process)
 
-    def _replace(self, process: PhotoProcess) -> None:
+    def _replace(self, process: WorkerProcess) -> None:
         task = asyncio.create_task(self._restart(process))
         self._restarts.add(task)
         task.add_done_callback(self._restarts.discard)
 
-    async def _restart(self, process: PhotoProcess) -> None:
+    async def _restart(self, process: WorkerProcess) -> None:
         while True:
             try:
                 await process.stop()

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from service import errors
-from service.errors import PhotoProcessEnded, TandemError
+from service.errors import TandemError, WorkerCrashed
 from service.workers.memory import DecodingMemory
 from service.workers.protocol import (
     ANSWER,
     BROKEN,
     DONE,
     GRANTED,
-    LONGEST,
+    MAX_MESSAGE_BYTES,
     READY,
     REFUSED,
     ROOM,
@@ -54,10 +54,10 @@ class NotBegun(Exception):
     """The process ended before it came to this photo."""
 
 
-class PhotoProcess:
+class WorkerProcess:
     """One process, and the socket to it."""
 
-    def __init__(self, memory: DecodingMemory, ended: Callable[["PhotoProcess"], None]) -> None:
+    def __init__(self, memory: DecodingMemory, ended: Callable[["WorkerProcess"], None]) -> None:
         """Nothing runs before ``start``.
 
         Args:
@@ -76,7 +76,7 @@ class PhotoProcess:
         """Start it; returns when it is ready.
 
         Raises:
-            PhotoProcessEnded: it ended before that, or took too long.
+            WorkerCrashed: it ended before that, or took too long.
         """
         self._ready = False
         ours, theirs = socket.socketpair()
@@ -100,7 +100,7 @@ class PhotoProcess:
         except (TimeoutError, OSError, EOFError, ValueError):
             self._kill()
             await self.stop()
-            raise PhotoProcessEnded(f"it ended with status {self._process.returncode}") from None
+            raise WorkerCrashed(f"it ended with status {self._process.returncode}") from None
         self._ready = True
 
     @property
@@ -124,7 +124,7 @@ class PhotoProcess:
         Raises:
             TandemError: what ``step`` raised.
             NotBegun: it ended before this photo's turn.
-            PhotoProcessEnded: it ended meanwhile, or was ended: it took longer than ``patience_s``, the wait for
+            WorkerCrashed: it ended meanwhile, or was ended: it took longer than ``patience_s``, the wait for
                 room apart, or what it said makes no sense.
             RuntimeError: ``step`` raised anything else.
         """
@@ -140,15 +140,15 @@ class PhotoProcess:
             self._kill()
             match error:
                 case TimeoutError():
-                    raise PhotoProcessEnded(f"it was ended after {patience_s:g} s with one photo") from None
+                    raise WorkerCrashed(f"it was ended after {patience_s:g} s with one photo") from None
                 case OSError() | EOFError():
                     await self.stop()
                     status = self._process.returncode if self._process else None
-                    raise PhotoProcessEnded(f"it ended with status {status}") from None
+                    raise WorkerCrashed(f"it ended with status {status}") from None
                 case NotBegun():
                     raise
                 case Exception():
-                    raise PhotoProcessEnded(f"what it said makes no sense: {error}") from error
+                    raise WorkerCrashed(f"what it said makes no sense: {error}") from error
             raise
         if failure:
             raise failure
@@ -191,8 +191,10 @@ class PhotoProcess:
 
     async def _hear(self) -> tuple[str, Any, bytes]:
         lengths = ANSWER.unpack(await self._reader.readexactly(ANSWER.size))
-        if max(lengths) > LONGEST:
-            raise ValueError(f"a photo process announces {max(lengths):,} bytes; the limit is {LONGEST:,}")
+        if max(lengths) > MAX_MESSAGE_BYTES:
+            raise ValueError(
+                f"a photo process announces {max(lengths):,} bytes; the limit is {MAX_MESSAGE_BYTES:,}"
+            )
         word, fields = read_answer(await self._reader.readexactly(lengths[0]))
         return word, fields, await self._reader.readexactly(lengths[1])
 

@@ -25,7 +25,7 @@ Reader = Callable[[Any, bytes], Result]
 ORDER: Final = struct.Struct("!II")
 ANSWER: Final = struct.Struct("!II")
 
-LONGEST: Final = 256 * 1024 * 1024
+MAX_MESSAGE_BYTES: Final = 256 * 1024 * 1024
 """Bytes of either part of an answer; a picture of the largest photo has less."""
 
 READY: Final = "ready"

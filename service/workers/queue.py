@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from service.errors import NoPhotoProcess, Overloaded
-from service.observability.metrics import Telemetry
-from service.workers.pool import PhotoProcesses
-from service.workers.process import PhotoProcess
+from service.errors import NoWorkerAvailable, Overloaded
+from service.observability.metrics import Metrics
+from service.workers.pool import WorkerPool
+from service.workers.process import WorkerProcess
 from service.workers.protocol import Reader, Step
 
 Result = TypeVar("Result")
@@ -20,10 +20,10 @@ NEWEST_SHARE = 0.1
 """Weight of the newest photo in the mean time that a photo takes."""
 
 
-class PhotoLine:
+class WorkQueue:
     """A line of bounded length before the processes that do what keeps a core busy."""
 
-    def __init__(self, processes: PhotoProcesses, max_waiting: int, telemetry: Telemetry) -> None:
+    def __init__(self, processes: WorkerPool, max_waiting: int, telemetry: Metrics) -> None:
         """Start the line empty.
 
         Args:
@@ -48,7 +48,7 @@ class PhotoLine:
             NoPhotoProcess: all processes have ended, and none is back yet.
         """
         if not any(self._processes.ids()):
-            raise NoPhotoProcess(f"none of {self._workers} processes runs; the log has why")
+            raise NoWorkerAvailable(f"none of {self._workers} processes runs; the log has why")
 
     def crowded(self) -> bool:
         """Whether photos wait for a process."""
@@ -123,7 +123,7 @@ class PhotoLine:
 
         Raises:
             Overloaded: ``max_waiting`` photos are waiting already.
-            PhotoProcessEnded: the process did not survive it.
+            WorkerCrashed: the process did not survive it.
         """
         self._check_length()
         self._count(1)
@@ -137,7 +137,7 @@ class PhotoLine:
         work.add_done_callback(self._done)
         return await asyncio.shield(work)
 
-    async def _work(self, process: PhotoProcess, step: Step, photo: bytes, read: Reader[Result]) -> Result:
+    async def _work(self, process: WorkerProcess, step: Step, photo: bytes, read: Reader[Result]) -> Result:
         try:
             return await self._processes.call(process, step, photo, read)
         finally:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.observability.timing import Lap, Stopwatch
+from service.observability.timing import StageTimer, StageTiming
 from service.schemas import PhotoEmotions
 from service.vision.alignment import crop_faces
 from service.vision.decoding import EncodedPhoto, open_photo
@@ -29,7 +29,7 @@ Reply = tuple[Any, bytes]
 
 
 @dataclass(frozen=True)
-class Options:
+class DetectionOptions:
     """What a caller asks for: at most ``max_faces``, largest first; boxes whose shorter side has at least
     ``min_face_size`` pixels; detection scores of at least ``threshold``.
     """
@@ -40,7 +40,7 @@ class Options:
 
 
 @dataclass(frozen=True, eq=False)
-class Crop:
+class CropSpec:
     """How the served model wants a face: ``size`` (height, width) in pixels; ``template`` float64 [5, 2], where
     its landmarks should lie, x and y as fractions of that.
     """
@@ -50,7 +50,7 @@ class Crop:
 
 
 @dataclass(frozen=True, eq=False)
-class Portraits:
+class FaceCrops:
     """Grey crops of faces, uint8 [N, 1, height, width], and what each is worth."""
 
     crops: NDArray[np.uint8]
@@ -61,7 +61,7 @@ class Portraits:
         return [astuple(each) for each in self.qualities], self.crops.tobytes()
 
     @classmethod
-    def read(cls, fields: Any, raw: bytes, *, crop: Crop) -> "Portraits":
+    def read(cls, fields: Any, raw: bytes, *, crop: CropSpec) -> "FaceCrops":
         """What ``reply`` gave."""
         qualities = [
             Quality(float(roll), float(yaw), float(size), float(sharpness), float(brightness), tuple(doubts))
@@ -71,13 +71,13 @@ class Portraits:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class WorkerResult:
     """The faces that a caller asked for in a photo of ``size`` (height, width), and the steps of finding them."""
 
     size: tuple[int, int]
     faces: list[Face]
-    portraits: Portraits
-    laps: list[Lap]
+    portraits: FaceCrops
+    laps: list[StageTiming]
 
     def reply(self) -> Reply:
         """For the gateway."""
@@ -86,10 +86,10 @@ class Found:
         return [self.size, faces, qualities, self.laps], raw
 
     @classmethod
-    def read(cls, fields: Any, raw: bytes, *, crop: Crop) -> "Found":
+    def read(cls, fields: Any, raw: bytes, *, crop: CropSpec) -> "WorkerResult":
         """What ``reply`` gave."""
         (height, width), faces, qualities, laps = fields
-        portraits = Portraits.read(qualities, raw, crop=crop)
+        portraits = FaceCrops.read(qualities, raw, crop=crop)
         if len(faces) != len(portraits.qualities):
             raise ValueError(f"{len(faces)} faces, {len(portraits.qualities)} qualities")
         return cls(
@@ -110,16 +110,16 @@ def finder() -> FaceFinder:
 
 
 def find(
-    room: Room, data: bytes, *, max_pixels: int, options: Options, crop: Crop, handed_over_at: float
+    room: Room, data: bytes, *, max_pixels: int, options: DetectionOptions, crop: CropSpec, handed_over_at: float
 ) -> Reply:
-    """The faces of a photo, and their crops, as ``Found``.
+    """The faces of a photo, and their crops, as ``WorkerResult``.
 
     ``handed_over_at``, in seconds of ``time.perf_counter``, is when it began to wait for this process.
 
     Raises:
         UnsupportedPhoto, PhotoTooLarge, UnreadablePhoto: the bytes are no photo that can be read.
     """
-    watch = Stopwatch(handed_over_at)
+    watch = StageTimer(handed_over_at)
     with opened(room, data, max_pixels) as photo:
         watch.lap("wait")
         sighting = finder().find_encoded(
@@ -128,11 +128,11 @@ def find(
         faces = select(sighting.faces, options)
         portraits = _portraits(sighting.pixels, faces, crop, sighting.size, sighting.divisor)
         watch.lap("align")
-    return Found(sighting.size, faces, portraits, watch.laps).reply()
+    return WorkerResult(sighting.size, faces, portraits, watch.laps).reply()
 
 
-def cut_anew(room: Room, data: bytes, *, max_pixels: int, faces: Sequence[Face], crop: Crop) -> Reply:
-    """``Portraits`` of faces that were found already, for a model that wants others. Raises as ``find`` does."""
+def recrop(room: Room, data: bytes, *, max_pixels: int, faces: Sequence[Face], crop: CropSpec) -> Reply:
+    """``FaceCrops`` of faces that were found already, for a model that wants others. Raises as ``find`` does."""
     with opened(room, data, max_pixels) as photo:
         pixels = photo.decode()
         return _portraits(pixels, faces, crop, pixels.shape[:2]).reply()
@@ -150,17 +150,17 @@ def opened(room: Room, data: bytes, max_pixels: int, *, to_draw: bool = False) -
         yield photo
 
 
-def select(faces: Sequence[Face], options: Options) -> list[Face]:
+def select(faces: Sequence[Face], options: DetectionOptions) -> list[Face]:
     """The faces that the caller asked for; they come largest first and stay so."""
     large = [face for face in faces if min(face.box.width, face.box.height) >= options.min_face_size]
     return large[: options.max_faces]
 
 
 def _portraits(
-    photo: NDArray[np.uint8], faces: Sequence[Face], crop: Crop, size: tuple[int, int], divisor: int = 1
-) -> Portraits:
+    photo: NDArray[np.uint8], faces: Sequence[Face], crop: CropSpec, size: tuple[int, int], divisor: int = 1
+) -> FaceCrops:
     crops = crop_faces(photo, faces, template=crop.template, size=crop.size, divisor=divisor)
-    return Portraits(crops, [measure(face, each[0], size) for face, each in zip(faces, crops, strict=True)])
+    return FaceCrops(crops, [measure(face, each[0], size) for face, each in zip(faces, crops, strict=True)])
 
 
 def annotate_encoded(room: Room, data: bytes, *, max_pixels: int, answer: PhotoEmotions, media_type: str) -> Reply:

@@ -25,11 +25,11 @@ from google.protobuf import text_format
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
-from service.inference.model_spec import ModelContract
+from service.inference.model_spec import ModelSpec
 from service.triton.backend.optimize import prepare
 from service.vision.alignment import crop_faces, similarity_transform
 from service.vision.decoding import decode_photo, open_photo
-from service.vision.face_pipeline import FaceFinder, Sighting
+from service.vision.face_pipeline import FaceFinder, PipelineResult
 from service.vision.onet import LandmarkRefiner
 from service.vision.yunet import Detector
 from service.workers.tasks import DETAIL
@@ -44,10 +44,10 @@ THREADS = (CORES, CORES + 1)
 """The bound is the best of these, with either of the groups."""
 
 
-def load_contract() -> ModelContract:
+def load_contract() -> ModelSpec:
     """What the committed model states."""
     config = text_format.Parse((MODEL / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
-    return ModelContract.from_config(config, "1")
+    return ModelSpec.from_config(config, "1")
 
 
 def load_network() -> torch.jit.ScriptModule:
@@ -80,7 +80,7 @@ class InProcess:
             raise SystemExit(f"expected {self.faces} faces, found {len(crops)}")
         return crops
 
-    def cut(self, found: Sighting) -> NDArray[np.uint8]:
+    def cut(self, found: PipelineResult) -> NDArray[np.uint8]:
         """The crops of what was found."""
         return crop_faces(
             found.pixels,

@@ -35,7 +35,7 @@ from websockets.sync.client import connect
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests" / "fixtures"), str(ROOT / "tests" / "faults")]
-from harmed import PATIENCE_S, PROBLEM, Service, kill, service  # noqa: E402
+from harmed import PROBLEM, TIMEOUT_S, Service, kill, service  # noqa: E402
 from photos import astronaut, encoded, tiles  # noqa: E402
 from waiting import wait_until  # noqa: E402
 
@@ -84,7 +84,7 @@ class Soak:
 
     def learn(self) -> None:
         """Ask for each photo in peace."""
-        with httpx.Client(timeout=PATIENCE_S) as client:
+        with httpx.Client(timeout=TIMEOUT_S) as client:
             for name, photo in self.photos.items():
                 answer = self._post(client, photo)
                 answer.raise_for_status()
@@ -103,7 +103,7 @@ class Soak:
         forms: list[Callable[[httpx.Client, str], str]]
         forms = [self._raw] * 6 + [self._form, self._base64, self._drawn, self._batch, self._frame, self._broken]
         ends_at = time.monotonic() + lasts_s
-        with httpx.Client(timeout=PATIENCE_S) as client:
+        with httpx.Client(timeout=TIMEOUT_S) as client:
             while not self.ends.is_set() and time.monotonic() < ends_at:
                 form, name = chance.choice(forms), chance.choice(list(self.photos))
                 began = time.monotonic()
@@ -148,9 +148,9 @@ class Soak:
 
     def _frame(self, _client: httpx.Client, name: str) -> str:
         url = self.tandem.url.replace("http", "ws") + "/v1/stream"
-        with connect(url, open_timeout=PATIENCE_S, close_timeout=PATIENCE_S) as stream:
+        with connect(url, open_timeout=TIMEOUT_S, close_timeout=TIMEOUT_S) as stream:
             stream.send(self.photos[name])
-            answer = json.loads(stream.recv(PATIENCE_S))
+            answer = json.loads(stream.recv(TIMEOUT_S))
         if "faces" in answer:
             self.compare(answer, name)
             return "200"
@@ -218,11 +218,11 @@ class Faults:
             self.done[fault.__name__] += 1
             began = time.monotonic()
             fault()
-            wait_until(self._well, f"the service is well after {fault.__name__}", PATIENCE_S)
+            wait_until(self._well, f"the service is well after {fault.__name__}", TIMEOUT_S)
             self.back_s[fault.__name__] = max(self.back_s.get(fault.__name__, 0), time.monotonic() - began)
 
     def _well(self) -> bool:
-        with httpx.Client(timeout=PATIENCE_S) as client:
+        with httpx.Client(timeout=TIMEOUT_S) as client:
             return client.get(f"{self._tandem.url}/readyz").status_code == 200 and self._tandem.complete()
 
     def kill_triton(self) -> None:
@@ -271,7 +271,7 @@ class Faults:
         def new() -> bool:
             return self._tandem.complete() and self._tandem.triton() != former
 
-        wait_until(new, "there is another Triton", PATIENCE_S)
+        wait_until(new, "there is another Triton", TIMEOUT_S)
 
     def _uploads(self, count: int, *, lasts_s: float) -> None:
         head = (

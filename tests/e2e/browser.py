@@ -11,7 +11,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from waiting import wait_until
 
-PATIENCE_S = 30.0
+TIMEOUT_S = 30.0
 
 
 class Browser:
@@ -60,11 +60,11 @@ class Browser:
         self.find("#file").send_keys(str(photo))
 
     def wait_for_faces(self, count: int) -> None:
-        wait_until(lambda: len(self.all("#faces .card")) == count, f"there are {count} faces", PATIENCE_S)
-        wait_until(lambda: not self.all("body.reading"), "reading is over", PATIENCE_S)
+        wait_until(lambda: len(self.all("#faces .card")) == count, f"there are {count} faces", TIMEOUT_S)
+        wait_until(lambda: not self.all("body.reading"), "reading is over", TIMEOUT_S)
 
     def wait_for_text(self, selector: str, words: str) -> None:
-        wait_until(lambda: words in "".join(self.texts(selector)), f"{selector} says «{words}»", PATIENCE_S)
+        wait_until(lambda: words in "".join(self.texts(selector)), f"{selector} says «{words}»", TIMEOUT_S)
 
     def face(self, number: int = 1) -> dict[str, str]:
         """The bars of a card, label to percentage as shown."""

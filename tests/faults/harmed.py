@@ -26,7 +26,7 @@ from service.workers.process import WORKER
 
 ROOT = Path(__file__).parents[2]
 
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 """After so long an answer is taken for one that never comes; the service itself has promised much less."""
 
 PROBLEM = "urn:tandem:problem:"
@@ -92,7 +92,7 @@ class Service:
 
     def works(self) -> bool:
         """Whether a photo is answered, and all of its processes are there."""
-        with httpx.Client(timeout=PATIENCE_S) as client:
+        with httpx.Client(timeout=TIMEOUT_S) as client:
             answer = Callers(self).ask(client)
         return answer == "200" and self.complete()
 
@@ -120,7 +120,7 @@ class Service:
         }
 
     def metric(self, name: str) -> float:
-        text = httpx.get(f"{self.url}/metrics", headers=self.headers, timeout=PATIENCE_S).text
+        text = httpx.get(f"{self.url}/metrics", headers=self.headers, timeout=TIMEOUT_S).text
         return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name))
 
     def await_no_more_than(self, before: dict[str, int]) -> str:
@@ -132,7 +132,7 @@ class Service:
             now = self.holds()
             return all(now[name] <= count + spare.get(name, 0) for name, count in before.items())
 
-        wait_until(settled, f"no more is held than {before}; now {self.holds()}", PATIENCE_S)
+        wait_until(settled, f"no more is held than {before}; now {self.holds()}", TIMEOUT_S)
         return ", ".join(before)
 
 
@@ -161,7 +161,7 @@ def service(
         yield Service(process, found.group(), key, repository, workers)
     finally:
         process.terminate()
-        process.wait(PATIENCE_S)
+        process.wait(TIMEOUT_S)
         if process.stdout:
             process.stdout.close()
 
@@ -181,7 +181,7 @@ def head(tandem: Service, length: int, path: str = "/v1/emotions", **headers: st
 @contextmanager
 def connections(tandem: Service, count: int) -> Iterator[list[socket.socket]]:
     """So many, closed at the end of the block."""
-    opened = [socket.create_connection(("127.0.0.1", tandem.port), timeout=PATIENCE_S) for _ in range(count)]
+    opened = [socket.create_connection(("127.0.0.1", tandem.port), timeout=TIMEOUT_S) for _ in range(count)]
     try:
         yield opened
     finally:
@@ -218,7 +218,7 @@ def small_photo() -> bytes:
 class Callers:
     """Clients that post a photo again and again, and what they got: «200», or the type of a problem.
 
-    An answer that is neither, or none at all within ``PATIENCE_S``, is a failure of the test.
+    An answer that is neither, or none at all within ``TIMEOUT_S``, is a failure of the test.
     """
 
     service: Service
@@ -254,7 +254,7 @@ class Callers:
         """``count`` of them at a time, for the length of the block."""
 
         def call() -> None:
-            with httpx.Client(timeout=PATIENCE_S) as client:
+            with httpx.Client(timeout=TIMEOUT_S) as client:
                 while not self._ends.wait(pause_s):
                     self.ask(client)
 
@@ -292,4 +292,4 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
 
 
 def await_end(pids: list[int]) -> None:
-    wait_until(lambda: all(stat(pid)[:1] in ([], ["Z"]) for pid in pids), "all have ended", PATIENCE_S)
+    wait_until(lambda: all(stat(pid)[:1] in ([], ["Z"]) for pid in pids), "all have ended", TIMEOUT_S)

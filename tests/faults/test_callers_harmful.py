@@ -4,7 +4,7 @@ import socket
 import time
 
 import numpy as np
-from harmed import PATIENCE_S, Callers, Service, connections, everything, head, small_photo, status, tally
+from harmed import TIMEOUT_S, Callers, Service, connections, everything, head, small_photo, status, tally
 from measured import Measured
 from photos import encoded
 from PIL import Image
@@ -16,14 +16,14 @@ MANY = 30
 
 
 def test_callers_who_leave_in_mid_upload_leave_nothing(tandem: Service, measured: Measured) -> None:
-    wait_until(tandem.works, "all is well", PATIENCE_S)
+    wait_until(tandem.works, "all is well", TIMEOUT_S)
     before = tandem.holds()
     left = tandem.metric('tandem_requests_total{method="POST",route="/v1/emotions",status="499"}')
     with connections(tandem, MANY) as opened:
         for each in opened:
             each.sendall(head(tandem, 100_000) + small_photo()[:4000])
         wait_until(
-            lambda: tandem.holds()["requests"] >= before["requests"] + MANY, "all are being read", PATIENCE_S
+            lambda: tandem.holds()["requests"] >= before["requests"] + MANY, "all are being read", TIMEOUT_S
         )
     measured.checked = tandem.await_no_more_than(before)
     counted = tandem.metric('tandem_requests_total{method="POST",route="/v1/emotions",status="499"}') - left
@@ -33,7 +33,7 @@ def test_callers_who_leave_in_mid_upload_leave_nothing(tandem: Service, measured
 
 
 def test_slow_uploads_are_ended(tandem: Service, measured: Measured) -> None:
-    wait_until(tandem.works, "all is well", PATIENCE_S)
+    wait_until(tandem.works, "all is well", TIMEOUT_S)
     before = tandem.holds()
     began = time.monotonic()
     with connections(tandem, MANY) as opened:
@@ -51,7 +51,7 @@ def test_slow_uploads_are_ended(tandem: Service, measured: Measured) -> None:
 
 
 def test_a_caller_who_closes_its_sending_side_gets_the_answer(tandem: Service, measured: Measured) -> None:
-    wait_until(tandem.works, "all is well", PATIENCE_S)
+    wait_until(tandem.works, "all is well", TIMEOUT_S)
     before = tandem.holds()
     photo = small_photo()
     with connections(tandem, 3) as opened:
@@ -72,13 +72,13 @@ def test_a_caller_who_closes_its_sending_side_gets_the_answer(tandem: Service, m
 
 
 def test_a_caller_who_does_not_read_is_cut_off(tandem: Service, measured: Measured) -> None:
-    wait_until(tandem.works, "all is well", PATIENCE_S)
+    wait_until(tandem.works, "all is well", TIMEOUT_S)
     before = tandem.holds()
     noise = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)
     photo = encoded(Image.fromarray(noise), quality=50)
     with socket.socket() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        deaf.settimeout(PATIENCE_S)
+        deaf.settimeout(TIMEOUT_S)
         deaf.connect(("127.0.0.1", tandem.port))
         deaf.sendall(head(tandem, len(photo), Accept="image/png") + photo)
         started = deaf.recv(1)  # the answer begins: some megabytes, of which no more is read
@@ -90,16 +90,16 @@ def test_a_caller_who_does_not_read_is_cut_off(tandem: Service, measured: Measur
 
 
 def test_one_key_cannot_keep_the_others_out(tandem: Service, keys: dict[str, NewKey], measured: Measured) -> None:
-    wait_until(tandem.works, "all is well", PATIENCE_S)
+    wait_until(tandem.works, "all is well", TIMEOUT_S)
     before = tandem.holds()
     greedy, modest = (Callers(tandem, key=keys[name].secret) for name in ("greedy", "modest"))
     with greedy.calling(24, pause_s=0):
-        wait_until(lambda: "503 overloaded" in greedy.seen(), "the line is full", PATIENCE_S)
+        wait_until(lambda: "503 overloaded" in greedy.seen(), "the line is full", TIMEOUT_S)
         with modest.calling(1):
-            wait_until(lambda: modest.seen().get("200", 0) >= 5, "the other key is answered", PATIENCE_S)
+            wait_until(lambda: modest.seen().get("200", 0) >= 5, "the other key is answered", TIMEOUT_S)
         seen = modest.seen()
     ended_at = time.monotonic()
-    wait_until(tandem.works, "all is well at once", PATIENCE_S)
+    wait_until(tandem.works, "all is well at once", TIMEOUT_S)
     measured.back_s = time.monotonic() - ended_at
     greedy.assert_only("200", "503 overloaded", "429 too-many-requests")
     modest.assert_only("200", "503 overloaded")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import httpx
 import pytest
-from harmed import PATIENCE_S, Callers, Service, await_end, kill
+from harmed import TIMEOUT_S, Callers, Service, await_end, kill
 from measured import Measured
 from toy_model import write_version
 from waiting import wait_until
@@ -32,15 +32,15 @@ CALLERS = 3
 def test_a_triton_that_does_not_work_is_replaced(
     tandem: Service, measured: Measured, fault: str, victim: Callable[[Service], int], number: int
 ) -> None:
-    wait_until(tandem.works, "all is well", PATIENCE_S)
+    wait_until(tandem.works, "all is well", TIMEOUT_S)
     before, former, files = tandem.holds(), tandem.triton(), tandem.shared_memory()
     with Callers(tandem).calling(CALLERS) as callers:
         wait_until(lambda: "200" in callers.seen(), "photos are answered")
         harmed_at = time.monotonic()
         kill(victim(tandem), number)
         await_end([former])
-        wait_until(tandem.works, "a new Triton answers", PATIENCE_S)
-        wait_until(lambda: callers.outcomes[-1][1] == "200", "the callers, too", PATIENCE_S)
+        wait_until(tandem.works, "a new Triton answers", TIMEOUT_S)
+        wait_until(lambda: callers.outcomes[-1][1] == "200", "the callers, too", TIMEOUT_S)
     callers.assert_only("200", AWAY, LATE, FULL)
     assert tandem.triton() != former
     assert not any(path.exists() for path in files), "shared memory of the former one"
@@ -50,7 +50,7 @@ def test_a_triton_that_does_not_work_is_replaced(
 
 
 def test_a_triton_that_is_only_slow_is_waited_for(tandem: Service, measured: Measured) -> None:
-    wait_until(tandem.works, "all is well", PATIENCE_S)
+    wait_until(tandem.works, "all is well", TIMEOUT_S)
     before, triton = tandem.holds(), tandem.triton()
     with Callers(tandem).calling(CALLERS) as callers:
         wait_until(lambda: "200" in callers.seen(), "photos are answered")
@@ -70,17 +70,17 @@ def test_a_triton_that_is_only_slow_is_waited_for(tandem: Service, measured: Mea
 
 
 def test_a_model_that_is_unloaded_is_missed_until_it_is_there_again(tandem: Service, measured: Measured) -> None:
-    wait_until(tandem.works, "all is well", PATIENCE_S)
+    wait_until(tandem.works, "all is well", TIMEOUT_S)
     before, triton = tandem.holds(), tandem.triton()
     model = tandem.repository / "tandem"
     with Callers(tandem).calling(CALLERS) as callers:
         wait_until(lambda: "200" in callers.seen(), "photos are answered")
         model.rename(tandem.repository.parent / "away")
-        wait_until(lambda: set(callers.seen()) - {"200"} != set(), "it is missed", PATIENCE_S)
+        wait_until(lambda: set(callers.seen()) - {"200"} != set(), "it is missed", TIMEOUT_S)
         restored_at = time.monotonic()
         (tandem.repository.parent / "away").rename(model)
-        wait_until(tandem.works, "it is back", PATIENCE_S)
-        wait_until(lambda: callers.outcomes[-1][1] == "200", "for the callers, too", PATIENCE_S)
+        wait_until(tandem.works, "it is back", TIMEOUT_S)
+        wait_until(lambda: callers.outcomes[-1][1] == "200", "for the callers, too", TIMEOUT_S)
     callers.assert_only("200", AWAY, "503 contract-unreadable", "503 model-changed")
     assert tandem.triton() == triton, "a restart would not have helped"
     measured.fault = "the model is unloaded, then put back (back after: from then)"
@@ -90,7 +90,7 @@ def test_a_model_that_is_unloaded_is_missed_until_it_is_there_again(tandem: Serv
 
 
 def test_a_new_version_that_is_broken_changes_nothing(tandem: Service, measured: Measured) -> None:
-    wait_until(tandem.works, "all is well", PATIENCE_S)
+    wait_until(tandem.works, "all is well", TIMEOUT_S)
     before, triton = tandem.holds(), tandem.triton()
     staged = tandem.repository.parent / "staged"
     with Callers(tandem).calling(CALLERS) as callers:
@@ -101,7 +101,7 @@ def test_a_new_version_that_is_broken_changes_nothing(tandem: Service, measured:
                 (staged / "model.pt").write_bytes(b"no TorchScript")
             staged.rename(tandem.repository / "tandem" / str(number))
         # Triton has passed the broken one over when the good one after it is live.
-        wait_until(lambda: served_version(tandem) == "3", "version 3 is live", PATIENCE_S)
+        wait_until(lambda: served_version(tandem) == "3", "version 3 is live", TIMEOUT_S)
     callers.assert_only("200")
     assert tandem.triton() == triton
     shutil.rmtree(tandem.repository / "tandem" / "2")
@@ -111,5 +111,5 @@ def test_a_new_version_that_is_broken_changes_nothing(tandem: Service, measured:
 
 
 def served_version(tandem: Service) -> str:
-    answer = httpx.get(f"{tandem.url}/v1/model", headers=tandem.headers, timeout=PATIENCE_S)
+    answer = httpx.get(f"{tandem.url}/v1/model", headers=tandem.headers, timeout=TIMEOUT_S)
     return str(answer.json().get("version"))

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import torch
 from harmed import (
-    PATIENCE_S,
+    TIMEOUT_S,
     Callers,
     Service,
     await_end,
@@ -108,11 +108,11 @@ def talkative(
 
 
 def test_a_log_on_a_full_disk_stops_nothing(talkative: Service, measured: Measured) -> None:
-    wait_until(talkative.works, "all is well", PATIENCE_S)
+    wait_until(talkative.works, "all is well", TIMEOUT_S)
     before = talkative.holds()
     with Callers(talkative).calling(2, pause_s=0) as callers:
         wait_until(
-            lambda: len(callers.outcomes) > 2 * PIPE_BYTES / LOG_BYTES, "the pipe were full twice", PATIENCE_S
+            lambda: len(callers.outcomes) > 2 * PIPE_BYTES / LOG_BYTES, "the pipe were full twice", TIMEOUT_S
         )
     callers.assert_only("200")
     measured.fault, measured.seen = "the disk is full for logs (gateway's and Triton's)", callers.seen()
@@ -122,15 +122,15 @@ def test_a_log_on_a_full_disk_stops_nothing(talkative: Service, measured: Measur
 def test_a_clock_that_jumps_is_not_looked_at(
     talkative: Service, clock: tuple[Path, Path], measured: Measured
 ) -> None:
-    wait_until(talkative.works, "all is well", PATIENCE_S)
+    wait_until(talkative.works, "all is well", TIMEOUT_S)
     before, triton = talkative.holds(), talkative.triton()
     with Callers(talkative).calling(2) as callers:
         for jump_s in (DAY_S, -DAY_S):
             with clock[1].open("r+b") as seconds:
                 seconds.write(jump_s.to_bytes(8, "little", signed=True))
             wait_until(is_moved(talkative, jump_s), "its clock has moved")
-            wait_until(answers_more(callers), "photos are answered", PATIENCE_S)
-            answer = httpx.get(f"{talkative.url}/readyz", timeout=PATIENCE_S)
+            wait_until(answers_more(callers), "photos are answered", TIMEOUT_S)
+            answer = httpx.get(f"{talkative.url}/readyz", timeout=TIMEOUT_S)
             assert answer.status_code == 200, answer.text
     callers.assert_only("200")
     assert talkative.triton() == triton, "it was not restarted"
@@ -142,7 +142,7 @@ def is_moved(tandem: Service, by_s: int) -> Callable[[], bool]:
     """Whether its clock, as the dates of its answers say, is so far from ours."""
 
     def moved() -> bool:
-        date = httpx.get(f"{tandem.url}/livez", timeout=PATIENCE_S).headers["Date"]
+        date = httpx.get(f"{tandem.url}/livez", timeout=TIMEOUT_S).headers["Date"]
         return abs(parsedate_to_datetime(date).timestamp() - time.time() - by_s) < DAY_S / 24
 
     return moved
@@ -165,15 +165,15 @@ def answers_more(callers: Callers) -> Callable[[], bool]:
 def test_a_photo_process_that_does_not_work_is_replaced(
     tandem: Service, measured: Measured, fault: str, number: int, lost: int
 ) -> None:
-    wait_until(tandem.works, "all is well", PATIENCE_S)
+    wait_until(tandem.works, "all is well", TIMEOUT_S)
     before, victim = tandem.holds(), tandem.photo_processes()[0]
     with Callers(tandem).calling(4, pause_s=0) as callers:
         wait_until(lambda: "200" in callers.seen(), "photos are answered")
         harmed_at = time.monotonic()
         kill(victim, number)
         await_end([victim])
-        wait_until(lambda: len(tandem.photo_processes()) == tandem.workers, "another one works", PATIENCE_S)
-        wait_until(answers_more(callers), "photos are answered", PATIENCE_S)
+        wait_until(lambda: len(tandem.photo_processes()) == tandem.workers, "another one works", TIMEOUT_S)
+        wait_until(answers_more(callers), "photos are answered", TIMEOUT_S)
     callers.assert_only("200", "500 photo-process-ended", "504 deadline-exceeded")
     seen = callers.seen()
     assert sum(seen.values()) - seen["200"] <= lost
@@ -182,7 +182,7 @@ def test_a_photo_process_that_does_not_work_is_replaced(
 
 
 def test_all_that_is_in_flight_at_sigterm_is_answered(talkative: Service, measured: Measured) -> None:
-    wait_until(talkative.works, "all is well", PATIENCE_S)
+    wait_until(talkative.works, "all is well", TIMEOUT_S)
     group, files = descendants(talkative.process.pid), talkative.shared_memory()
     photo, answered = small_photo(), talkative.metric(ANSWERED)
     outcomes: list[str] = []
@@ -199,7 +199,7 @@ def test_all_that_is_in_flight_at_sigterm_is_answered(talkative: Service, measur
                 talkative.metric(ANSWERED) - answered + talkative.metric("tandem_in_flight") - 1 >= len(opened)
             ),
             "all are in flight, or answered already",
-            PATIENCE_S,
+            TIMEOUT_S,
         )
         ended_at = time.monotonic()
         talkative.process.terminate()
@@ -210,7 +210,7 @@ def test_all_that_is_in_flight_at_sigterm_is_answered(talkative: Service, measur
             reader.start()
         for reader in readers:
             reader.join()
-    assert talkative.process.wait(PATIENCE_S) == 0
+    assert talkative.process.wait(TIMEOUT_S) == 0
     measured.fault, measured.seen = (
         "SIGTERM under load, a photo and a batch not all there (back after: its end)",
         tally(outcomes),
@@ -223,7 +223,7 @@ def test_all_that_is_in_flight_at_sigterm_is_answered(talkative: Service, measur
 
 
 def test_a_gateway_that_is_killed_leaves_nothing(tandem: Service, measured: Measured) -> None:
-    wait_until(tandem.works, "all is well", PATIENCE_S)
+    wait_until(tandem.works, "all is well", TIMEOUT_S)
     group, files = descendants(tandem.process.pid), tandem.shared_memory()
     photo = small_photo()
     with connections(tandem, 3) as opened:

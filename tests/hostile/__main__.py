@@ -12,10 +12,10 @@ from pathlib import Path
 from .corpus import HostileFile, corpus
 from .trial import Outcome, outcomes
 
-MOST_SECONDS = 5.0
+MAX_SECONDS = 5.0
 """CPU time that a file may take: what other processes do at the time is not its fault."""
 
-MOST_MIB = 300
+MAX_MIB = 300
 """Memory that a file may take; the largest that is decoded has 16 Mpx."""
 
 
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> None:
     for what, unit in (("seconds", "s"), ("peak_mib", "MiB")):
         worst = max(done, key=lambda outcome, what=what: getattr(outcome, what))
         print(f"most {what}: {worst.file.kind}, {worst.file.name}: {getattr(worst, what):.2f} {unit}")
-    beyond = [o for o in done if o.seconds > MOST_SECONDS or o.peak_mib > MOST_MIB]
+    beyond = [o for o in done if o.seconds > MAX_SECONDS or o.peak_mib > MAX_MIB]
     for o in beyond:
         print(f"too much: {o.file.kind}, {o.file.name}: {o.seconds:.1f} s, {o.peak_mib:.0f} MiB")
     sys.exit(1 if beyond else 0)

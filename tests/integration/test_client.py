@@ -13,7 +13,7 @@ from photos import astronaut, encoded
 from served import served
 
 from service.api_keys import create_key
-from service.cli.output_files import Journal
+from service.cli.output_files import ResultLog
 from service.cli.predict import Stopped, expand, predict_all
 from service.client import AsyncClient, Client, NoAnswer, Options, Refused
 from service.settings import Settings
@@ -115,7 +115,7 @@ async def test_a_run_that_is_stopped_goes_on_from_there(url: str, tmp_path: Path
     done: list[str] = []
 
     async def run(target: str, some: list[Path]) -> None:
-        journal = Journal(out)
+        journal = ResultLog(out)
         try:
             async with AsyncClient(target, api_key=KEY.secret) as client:
                 await predict_all(

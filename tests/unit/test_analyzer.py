@@ -1,12 +1,12 @@
 import numpy as np
 
 from service.analyzer import compose
-from service.inference.model_spec import ModelContract
+from service.inference.model_spec import ModelSpec
 from service.vision.face import Box, Face
 from service.vision.quality import measure
-from service.workers.tasks import Options, select
+from service.workers.tasks import DetectionOptions, select
 
-CONTRACT = ModelContract(
+CONTRACT = ModelSpec(
     name="tandem",
     version="3",
     labels=("neutral", "happiness"),
@@ -26,8 +26,12 @@ def face(width: float, height: float) -> Face:
 
 def test_selects_by_the_shorter_side_and_by_number() -> None:
     faces = [face(90, 50), face(60, 60), face(40, 100), face(60, 50)]
-    assert select(faces, Options(max_faces=9, min_face_size=50, threshold=0.6)) == [faces[0], faces[1], faces[3]]
-    assert select(faces, Options(max_faces=2, min_face_size=0, threshold=0.6)) == faces[:2]
+    assert select(faces, DetectionOptions(max_faces=9, min_face_size=50, threshold=0.6)) == [
+        faces[0],
+        faces[1],
+        faces[3],
+    ]
+    assert select(faces, DetectionOptions(max_faces=2, min_face_size=0, threshold=0.6)) == faces[:2]
 
 
 def test_composes_the_answer() -> None:

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from service.api_keys import create_key
-from service.settings import ConfigUnusable, Settings, allowed, environment_name, faults, origin_of
+from service.settings import ConfigUnusable, Settings, allowed, environment_name, format_errors, origin_of
 
 
 def test_every_setting_is_described_and_has_a_default() -> None:
@@ -33,7 +33,7 @@ def test_refuses_what_cannot_be(name: str, value: object) -> None:
 def test_an_upload_leaves_time_for_an_answer(given: dict[str, float]) -> None:
     with pytest.raises(ValidationError) as refused:
         Settings(**given)  # type: ignore[arg-type]
-    (line,) = faults(refused.value)
+    (line,) = format_errors(refused.value)
     assert line.startswith(f"TANDEM_REQUEST_TIMEOUT_S is {given.get('request_timeout_s', 30.0)}: ")
     assert f"may take {given.get('upload_timeout_s', 20):g} s (TANDEM_UPLOAD_TIMEOUT_S)" in line
 
@@ -77,14 +77,16 @@ def test_what_is_no_toml_or_no_setting_is_said(config: Path) -> None:
     config.write_text("prot = 1")
     with pytest.raises(ValidationError) as raised:
         Settings()
-    assert list(faults(raised.value)) == ["«prot» in tandem.toml is no setting; `tandem settings` lists them"]
+    assert list(format_errors(raised.value)) == [
+        "«prot» in tandem.toml is no setting; `tandem settings` lists them"
+    ]
 
 
 def test_a_wrong_value_is_named_with_what_is_allowed(config: Path) -> None:
     config.write_text('port = 70000\nlog_level = "loud"\n')
     with pytest.raises(ValidationError) as raised:
         Settings(drain_s=-1)
-    port, level, drain = faults(raised.value)
+    port, level, drain = format_errors(raised.value)
     assert port.startswith("TANDEM_PORT is 70000: Input should be less than or equal to 65535")
     assert port.endswith("(allowed: 0 to 65535), in tandem.toml")
     assert "(allowed: debug, info, warning, error)" in level
@@ -97,7 +99,7 @@ def test_keys_are_checked_and_never_shown(config: Path) -> None:
     keys.write_text(secret)
     with pytest.raises(ValidationError) as raised:
         Settings(api_keys=(secret,), api_keys_file=keys)
-    told = list(faults(raised.value))
+    told = list(format_errors(raised.value))
     assert len(told) == 2
     assert secret not in "".join(told)
     assert "is not «name:sha256:<64 hex digits>»" in told[0]

@@ -8,7 +8,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from service.api.middleware.rate_limit import CallerLimits
+from service.api.middleware.rate_limit import RateLimiter
 from service.api.middleware.request_log import request_id_of
 from service.api.problems import from_error
 from service.api_keys import KeyRing
@@ -23,16 +23,16 @@ PHOTO_ROUTE = "/v1/emotions"
 
 REALM: Final = 'Bearer realm="tandem"'
 
-LONGEST_KEY = 256
+MAX_KEY_LENGTH = 256
 
 KEY_PROTOCOL: Final = "tandem.key."
 """What a key follows in the name of a WebSocket subprotocol."""
 
 
-class AccessGuard:
+class AuthMiddleware:
     """Pure ASGI middleware: knows the caller by its key, else by its address, and keeps it to its limits."""
 
-    def __init__(self, app: ASGIApp, keys: KeyRing, limits: CallerLimits) -> None:
+    def __init__(self, app: ASGIApp, keys: KeyRing, limits: RateLimiter) -> None:
         self._app = app
         self._keys = keys
         self._limits = limits
@@ -98,7 +98,7 @@ def presented_key(headers: Headers) -> str | None:
     if not key:
         offered = (protocol.strip() for protocol in headers.get("sec-websocket-protocol", "").split(","))
         key = next((name.removeprefix(KEY_PROTOCOL) for name in offered if name.startswith(KEY_PROTOCOL)), "")
-    return key[:LONGEST_KEY] or None
+    return key[:MAX_KEY_LENGTH] or None
 
 
 def network_of(scope: Scope) -> str:

@@ -10,7 +10,7 @@ from service.api.problems import from_error
 from service.errors import Overloaded
 
 
-class LoadShedder:
+class LoadSheddingMiddleware:
     """Pure ASGI middleware: answers 503 to a photo before it is routed, parsed or read.
 
     Under twice the load that can be borne every second photo is refused: what that costs is lost to the others.

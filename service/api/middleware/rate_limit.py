@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from service.errors import TooManyRequests
 
-MOST_CALLERS = 10_000
+MAX_CALLERS = 10_000
 """Callers remembered; of more, those heard of longest ago are forgotten, with what they had used."""
 
 SCARCE_S = 1.0
@@ -30,7 +30,7 @@ class _Room:
 
 
 @dataclass(frozen=True)
-class CallerLimits:
+class RateLimiter:
     """A token bucket and a count for each caller, and fair shares for all. To be used inside one event loop.
 
     ``rate`` photos in ``window_s`` seconds, all at once if a caller likes; ``concurrent`` requests at a time; None
@@ -137,7 +137,7 @@ class CallerLimits:
         self._callers.move_to_end(name)
         caller.tokens = min(float(rate), caller.tokens + (now - caller.at) * rate / self.window_s)
         caller.at = now
-        if len(self._callers) > MOST_CALLERS:
+        if len(self._callers) > MAX_CALLERS:
             oldest = next(iter(self._callers))
             if self._callers[oldest].inside == 0:
                 del self._callers[oldest]

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.problems import from_error, problem_response
 from service.errors import Draining, TandemError
 from service.observability.logging import REQUEST_LOGGER
-from service.observability.metrics import Telemetry, exemplar
+from service.observability.metrics import Metrics, exemplar
 from service.observability.tracing import Tracing, route_of
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
@@ -53,10 +53,10 @@ def request_id_of(scope: Scope) -> str:
     return given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
 
 
-class RequestObserver:
+class RequestLogMiddleware:
     """Pure ASGI middleware around the whole app."""
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry, tracing: Tracing) -> None:
+    def __init__(self, app: ASGIApp, telemetry: Metrics, tracing: Tracing) -> None:
         self._app = app
         self._telemetry = telemetry
         self._tracing = tracing

@@ -19,11 +19,11 @@ from service.api.responses import to_json
 from service.api.uploads.body import MAX_PARTS, read_chunks, too_large
 from service.api.uploads.budget import Hold
 from service.api.uploads.multipart import FormReader
-from service.api.uploads.zip_archive import PhotoArchive
+from service.api.uploads.zip_archive import ZipArchive
 from service.errors import BrokenUpload, Overloaded, SlowUpload, TandemError, TooManyPhotos, UnsupportedUpload
 from service.schemas import BatchLine
 from service.settings import Settings
-from service.workers.tasks import Options
+from service.workers.tasks import DetectionOptions
 
 Result = TypeVar("Result")
 
@@ -38,7 +38,7 @@ ENVELOPE_BYTES = 1024
 
 NAME_LENGTH = 255
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
+FIRST_PAUSE_S, MAX_PAUSE_S = 0.05, 1.0
 """How long a photo waits before it tries a full queue again; doubled each time."""
 
 
@@ -102,8 +102,8 @@ def _chunks(request: Request, hold: Hold, limit: int, envelope: int) -> AsyncIte
     return read_chunks(request, hold, limit, limit + envelope, what="batch", setting="TANDEM_MAX_BATCH_BYTES")
 
 
-def _archive(data: bytes, settings: Settings) -> PhotoArchive:
-    archive = PhotoArchive(data, max_photos=settings.max_batch_photos, max_bytes=settings.max_batch_bytes)
+def _archive(data: bytes, settings: Settings) -> ZipArchive:
+    archive = ZipArchive(data, max_photos=settings.max_batch_photos, max_bytes=settings.max_batch_bytes)
     if not archive.names:
         raise BrokenUpload("the ZIP archive has no files")
     return archive
@@ -174,7 +174,7 @@ class BatchForm(FormReader):
 
 
 @dataclass
-class Tally:
+class BatchStats:
     """What a batch came to."""
 
     faces: int = 0
@@ -185,14 +185,20 @@ class BatchReader:
     """Answers the photos of one batch."""
 
     def __init__(
-        self, gateway: Gateway, hold: Hold, options: Options, face_fields: frozenset[str], *, request_id: str
+        self,
+        gateway: Gateway,
+        hold: Hold,
+        options: DetectionOptions,
+        face_fields: frozenset[str],
+        *,
+        request_id: str,
     ) -> None:
         self._gateway = gateway
         self._hold = hold
         self._options = options
         self._face_fields = face_fields
         self._request_id = request_id
-        self.tally = Tally()
+        self.tally = BatchStats()
 
     async def lines(self, photos: Photos) -> AsyncGenerator[bytes]:
         """A line of JSON for each photo, in the order in which they are done; see ``BatchLine``.
@@ -263,7 +269,7 @@ class BatchReader:
                 if time.monotonic() + pause_s > gives_up_at:
                     raise
                 await asyncio.sleep(pause_s)
-                pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
+                pause_s = min(MAX_PAUSE_S, pause_s * 2)
 
     async def _turn(self, gives_up_at: float) -> None:
         """Wait until a process is idle."""

@@ -24,7 +24,7 @@ from service.observability.logging import REQUEST_LOGGER
 from service.schemas import FrameEmotions, FrameProblem, PhotoEmotions, TrackedFace
 from service.settings import MEBIBYTE
 from service.vision.tracking import Tracker
-from service.workers.tasks import Options
+from service.workers.tasks import DetectionOptions
 
 GOING_AWAY = 1001
 UNSUPPORTED = 1003
@@ -37,7 +37,7 @@ TRY_LATER = 1013
 PROTOCOL = "tandem.v1"
 """The subprotocol that this route speaks."""
 
-LONGEST_REASON = 123
+MAX_REASON_BYTES = 123
 """Bytes that a close frame has for its reason (RFC 6455, section 5.5)."""
 
 router = APIRouter()
@@ -55,7 +55,7 @@ class StreamQuery(PhotoQuery):
 
 
 @dataclass(frozen=True)
-class Closure:
+class CloseReason:
     """Why a stream ends. ``mine`` where this side ends it, and has to say so."""
 
     code: int
@@ -79,7 +79,7 @@ def check_origin(headers: Headers, allowed: tuple[str, ...]) -> None:
     raise ForeignOrigin(f"origin «{origin[:100]}» is not allowed to open a stream (TANDEM_CORS_ORIGINS)")
 
 
-def read_query(socket: WebSocket, gateway: Gateway) -> tuple[StreamQuery, Options]:
+def read_query(socket: WebSocket, gateway: Gateway) -> tuple[StreamQuery, DetectionOptions]:
     """The query parameters of a stream.
 
     Raises:
@@ -107,7 +107,7 @@ async def read_stream(socket: WebSocket) -> None:
         return
     # Whoever offers a key as a subprotocol offers this one too: a browser wants one of its offers to be taken.
     await socket.accept(subprotocol=PROTOCOL if PROTOCOL in socket.scope["subprotocols"] else None)
-    conversation = Conversation(socket, gateway, state["request_id"])
+    conversation = StreamSession(socket, gateway, state["request_id"])
     try:
         with gateway.streams.admit(), gateway.telemetry.streams.track_inprogress(), gateway.uploads.hold() as hold:
             closure = await conversation.hold(hold)
@@ -115,11 +115,11 @@ async def read_stream(socket: WebSocket) -> None:
         closure = await conversation.refuse(error)
     except Exception:
         logger.exception("unexpected error", extra={"fields": {"request_id": state["request_id"]}})
-        closure = Closure(INTERNAL, "something went wrong here; the log has more")
+        closure = CloseReason(INTERNAL, "something went wrong here; the log has more")
     await conversation.end(closure)
 
 
-class Conversation:
+class StreamSession:
     """One open stream."""
 
     def __init__(self, socket: WebSocket, gateway: Gateway, request_id: str) -> None:
@@ -132,7 +132,7 @@ class Conversation:
         self._answered = 0
         self._began = time.perf_counter()
 
-    async def hold(self, memory: Hold) -> Closure:
+    async def hold(self, memory: Hold) -> CloseReason:
         """Read frames and answer them, side by side, until one of both or the service's stop ends it.
 
         Raises:
@@ -149,17 +149,17 @@ class Conversation:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             return next(task for task in tasks if task in done).result()
         except WebSocketDisconnect as left:
-            return Closure(left.code, left.reason or "", mine=False)
+            return CloseReason(left.code, left.reason or "", mine=False)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _stop(self) -> Closure:
+    async def _stop(self) -> CloseReason:
         await self._gateway.streams.closing.wait()
-        return Closure(GOING_AWAY, "the service is shutting down")
+        return CloseReason(GOING_AWAY, "the service is shutting down")
 
-    async def _receive(self, memory: Hold) -> Closure:
+    async def _receive(self, memory: Hold) -> CloseReason:
         settings, frames = self._gateway.settings, self._gateway.telemetry.frames
         rate = FrameRate(settings.max_frames_per_s, time.monotonic())
         while True:
@@ -167,18 +167,20 @@ class Conversation:
                 async with asyncio.timeout(settings.stream_idle_s):
                     message = await self._socket.receive()
             except TimeoutError:
-                return Closure(POLICY, f"no frame for {settings.stream_idle_s:g} s (TANDEM_STREAM_IDLE_S)")
+                return CloseReason(POLICY, f"no frame for {settings.stream_idle_s:g} s (TANDEM_STREAM_IDLE_S)")
             if message["type"] == "websocket.disconnect":
-                return Closure(message["code"], message.get("reason") or "", mine=False)
+                return CloseReason(message["code"], message.get("reason") or "", mine=False)
             data = message.get("bytes")
             if data is None:
-                return Closure(UNSUPPORTED, "a frame is a binary message: a JPEG, PNG or WebP")
+                return CloseReason(UNSUPPORTED, "a frame is a binary message: a JPEG, PNG or WebP")
             if len(data) > settings.max_frame_bytes:
                 size, limit = len(data) / MEBIBYTE, settings.max_frame_bytes / MEBIBYTE
-                return Closure(TOO_BIG, f"{size:,.1f} MiB; the limit is {limit:,.1f} MiB (TANDEM_MAX_FRAME_BYTES)")
+                return CloseReason(
+                    TOO_BIG, f"{size:,.1f} MiB; the limit is {limit:,.1f} MiB (TANDEM_MAX_FRAME_BYTES)"
+                )
             if not rate.allows(time.monotonic()):
                 per_s = f"{settings.max_frames_per_s:g}"
-                return Closure(POLICY, f"more than {per_s} frames a second (TANDEM_MAX_FRAMES_PER_S)")
+                return CloseReason(POLICY, f"more than {per_s} frames a second (TANDEM_MAX_FRAMES_PER_S)")
             memory.take(len(data))
             if self._newest.put(data):
                 memory.give(self._waiting)
@@ -186,7 +188,7 @@ class Conversation:
                 frames.labels("dropped").inc()
             self._waiting = len(data)
 
-    async def _answer(self, memory: Hold, query: StreamQuery, options: Options) -> Closure:
+    async def _answer(self, memory: Hold, query: StreamQuery, options: DetectionOptions) -> CloseReason:
         tracker = Tracker(query.smooth) if query.track or query.smooth else None
         frames = self._gateway.telemetry.frames
         while True:
@@ -216,17 +218,17 @@ class Conversation:
             dropped=frame.dropped if frame else None,
         )
 
-    async def refuse(self, error: TandemError) -> Closure:
+    async def refuse(self, error: TandemError) -> CloseReason:
         """Say in full why there is no stream: a close frame has little room for words."""
         try:
             await self._socket.send_text(self._problem(error, None).model_dump_json(exclude_none=True))
         except WebSocketDisconnect as left:
-            return Closure(left.code, mine=False)
+            return CloseReason(left.code, mine=False)
         busy = error.status == HTTPStatus.SERVICE_UNAVAILABLE
         code = GOING_AWAY if isinstance(error, Draining) else TRY_LATER if busy else POLICY
-        return Closure(code, error.detail)
+        return CloseReason(code, error.detail)
 
-    async def end(self, closure: Closure) -> None:
+    async def end(self, closure: CloseReason) -> None:
         """Close, if the other side has not, and write the stream's line in the log."""
         if closure.mine:
             try:
@@ -256,4 +258,4 @@ def compose(frame: Frame, answer: PhotoEmotions, tracker: Tracker | None) -> Fra
 
 def shortened(reason: str) -> str:
     """As much of a reason as a close frame can carry."""
-    return reason.encode()[:LONGEST_REASON].decode(errors="ignore")
+    return reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore")

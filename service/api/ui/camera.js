@@ -2,9 +2,9 @@
 
 import { Problem, checkAccess, protocols } from "/page/api.js";
 
-const LONGEST_SIDE = 640; // pixels of a frame as sent; faces at a desk are found in far less
+const MAX_SIDE = 640; // pixels of a frame as sent; faces at a desk are found in far less
 const QUALITY = 0.85;
-const LEAST_INTERVAL_MS = 40;
+const MIN_INTERVAL_MS = 40;
 const SMOOTHING = 0.6;
 const ATTEMPTS = 5;
 const LOST = [1001, 1006, 1012]; // the service or the way to it went away, and may come back
@@ -106,7 +106,7 @@ export class Camera {
   async send(socket) {
     if (socket !== this.socket) return;
     const { videoWidth, videoHeight } = this.video;
-    const scale = Math.min(1, LONGEST_SIDE / Math.max(videoWidth, videoHeight));
+    const scale = Math.min(1, MAX_SIDE / Math.max(videoWidth, videoHeight));
     this.canvas.width = Math.round(videoWidth * scale);
     this.canvas.height = Math.round(videoHeight * scale);
     this.canvas.getContext("2d").drawImage(this.video, 0, 0, this.canvas.width, this.canvas.height);
@@ -127,7 +127,7 @@ export class Camera {
       this.attempts = 0;
       this.handlers.answer(body, latency);
     }
-    const pause = body.faces ? LEAST_INTERVAL_MS - latency : 1000; // a troubled service gets a rest
+    const pause = body.faces ? MIN_INTERVAL_MS - latency : 1000; // a troubled service gets a rest
     const next = () => this.video.requestVideoFrameCallback?.(() => this.send(socket)) ?? this.send(socket);
     setTimeout(next, Math.max(0, pause));
   }

@@ -33,7 +33,7 @@ MAX_PARTS = 20
 MAX_VALUES = 1000
 """What a JSON body may hold: empty lists and objects would take twenty times their own length in memory."""
 
-LONGEST_LENGTH = 20
+MAX_LENGTH_DIGITS = 20
 """Digits of a Content-Length that are read; more would only take time."""
 
 
@@ -108,7 +108,7 @@ async def read_chunks(
     announced = request.headers.get("content-length", "")
     if announced.isdecimal():
         # Only what has come is counted, else whoever announces much and sends nothing could shut the others out.
-        length = int(announced[:LONGEST_LENGTH])
+        length = int(announced[:MAX_LENGTH_DIGITS])
         if length > body_limit:
             raise too_large(length, max_bytes, what=what, setting=setting)
         hold.check_room(length)

@@ -12,7 +12,7 @@ DIRECTORY_BYTES = 1024 * 1024
 
 END_SIGNATURE, END_BYTES = b"PK\x05\x06", 22
 ZIP64_SIGNATURE, ZIP64_BYTES = b"PK\x06\x07", 20
-LONGEST_COMMENT = 65_535
+MAX_COMMENT_BYTES = 65_535
 
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """Compressions that are read; the others may take a lot of memory, and nobody packs photos with them."""
@@ -20,7 +20,7 @@ METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 ENCRYPTED = 0x1
 
 
-class PhotoArchive:
+class ZipArchive:
     """A ZIP archive in memory; its photos are unpacked one by one, never to disk."""
 
     def __init__(self, data: bytes, *, max_photos: int, max_bytes: int) -> None:
@@ -86,7 +86,7 @@ def _is_hidden(entry: zipfile.ZipInfo) -> bool:
 
 def _check_directory(data: bytes) -> None:
     """Refuse a table of contents that would fill the memory, before Python's zipfile reads it whole."""
-    tail = data[-(END_BYTES + LONGEST_COMMENT) :]
+    tail = data[-(END_BYTES + MAX_COMMENT_BYTES) :]
     # As zipfile looks for it: a record without a comment first, else the last signature.
     bare = tail[-END_BYTES:]
     if bare.startswith(END_SIGNATURE) and bare.endswith(b"\0\0"):

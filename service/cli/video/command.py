@@ -19,7 +19,7 @@ import simplejpeg
 from service.cli.output_files import face_row
 from service.cli.predict import PhotoFailed, Stopped, predict
 from service.cli.video.io import Picture, VideoReader, VideoWriter
-from service.cli.video.plot import Course, plot
+from service.cli.video.plot import EmotionTimeline, plot
 from service.client import AsyncClient, CallFailed
 from service.schemas import PhotoEmotions, TrackedFace
 from service.vision.drawing import draw_emotions
@@ -116,7 +116,7 @@ class Recorder:
         self, labels: Sequence[str], smooth: float, writer: VideoWriter | None, table: Table | None
     ) -> None:
         self.summary = Summary(sound_left_out=writer.left_out if writer else ())
-        self.courses: dict[int, Course] = {}
+        self.courses: dict[int, EmotionTimeline] = {}
         self.times: list[float] = []
         self._labels = labels
         self._tracker = Tracker(smooth)
@@ -149,7 +149,7 @@ class Recorder:
         else:
             self.summary.failed += 1
         for face in faces:
-            course = self.courses.setdefault(face.track or 0, Course())
+            course = self.courses.setdefault(face.track or 0, EmotionTimeline())
             course.times.append(picture.time_s)
             course.emotions.append([face.emotions.get(label, 0.0) for label in self._labels])
         self.summary.faces = len(self.courses)

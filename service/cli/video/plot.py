@@ -11,7 +11,7 @@ from service.vision.drawing import COLOURS
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
-MOST_FACES = 8
+MAX_FACES = 8
 """Faces that are drawn: those that are seen longest."""
 
 WIDTH, HEIGHT = 10.0, 1.8
@@ -19,14 +19,16 @@ WIDTH, HEIGHT = 10.0, 1.8
 
 
 @dataclass
-class Course:
+class EmotionTimeline:
     """What one face shows over time: the seconds at which it was seen, and its probabilities then."""
 
     times: list[float] = field(default_factory=list)
     emotions: list[list[float]] = field(default_factory=list)
 
 
-def plot(courses: Mapping[int, Course], labels: Sequence[str], step_s: float, path: Path, kind: str) -> None:
+def plot(
+    courses: Mapping[int, EmotionTimeline], labels: Sequence[str], step_s: float, path: Path, kind: str
+) -> None:
     """Write a picture with a panel for each face: its probabilities, stacked, over time.
 
     Args:
@@ -36,7 +38,7 @@ def plot(courses: Mapping[int, Course], labels: Sequence[str], step_s: float, pa
         path: of the file.
         kind: «png», «svg» or «pdf».
     """
-    longest = sorted(courses, key=lambda number: len(courses[number].times), reverse=True)[:MOST_FACES]
+    longest = sorted(courses, key=lambda number: len(courses[number].times), reverse=True)[:MAX_FACES]
     figure = Figure(figsize=(WIDTH, HEIGHT * max(1, len(longest)) + 1.2), layout="constrained")
     panels = figure.subplots(max(1, len(longest)), sharex=True, squeeze=False)[:, 0]
     for panel, number in zip(panels, sorted(longest), strict=False):
@@ -54,7 +56,7 @@ def plot(courses: Mapping[int, Course], labels: Sequence[str], step_s: float, pa
     figure.savefig(path, format=kind, dpi=120)
 
 
-def with_gaps(course: Course, step_s: float) -> tuple[np.ndarray, np.ndarray]:
+def with_gaps(course: EmotionTimeline, step_s: float) -> tuple[np.ndarray, np.ndarray]:
     """Times [N] and probabilities [N, labels] of a step function, with NaN where the face is away.
 
     Each run of frames, none further than 1.5 steps from the one before, lasts one step beyond its last frame.

@@ -46,7 +46,7 @@ DTYPES = {
 
 CARD = "model_card.json"
 
-LARGEST_ON_CPU = 16
+MAX_CPU_BATCH = 16
 """Rows that a CPU works on at once. More are a twentieth quicker at best, and for every size that occurs oneDNN
 keeps some 3 MB of what it has prepared: memory would grow until all of them have."""
 
@@ -62,7 +62,7 @@ class TritonPythonModel:
         self.configure_torch()
         self.device = choose_device(args)
         in_part = self.max_batch_size and self.device.type == "cpu"  # what has no batches has no rows either
-        self.most_rows = LARGEST_ON_CPU if in_part else math.inf
+        self.most_rows = MAX_CPU_BATCH if in_part else math.inf
         path = os.path.join(
             args["model_repository"],
             args["model_version"],
@@ -199,7 +199,7 @@ class TritonPythonModel:
         On a GPU, where a size takes long to be optimised, one row and two. It also finds a model that does not fit
         its configuration before traffic does.
         """
-        largest = LARGEST_ON_CPU if self.device.type == "cpu" else 2
+        largest = MAX_CPU_BATCH if self.device.type == "cpu" else 2
         for rows in range(1, min(largest, self.max_batch_size) + 1) if self.rows else ():
             for _ in range(WARM_UP_RUNS if rows <= 2 else 1):
                 self.forward([[torch.zeros([rows, *shape], dtype=dtype)] for shape, dtype in self.rows])

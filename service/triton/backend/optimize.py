@@ -13,7 +13,7 @@ import torch
 
 Log = Callable[[str], None]
 
-LARGEST_DIFFERENCE = 0.05
+MAX_DIFFERENCE = 0.05
 """How far half precision may move an answer to noise; on FER+ Valid it moves the network's by at most 0.017."""
 
 
@@ -47,7 +47,7 @@ def prepare(
     except Exception as error:  # whatever a foreign model does not like
         log(f"full precision, because the network cannot run in {dtype}: {last_line(error)[:100]}")
         return full
-    if not difference <= LARGEST_DIFFERENCE:  # nor if it is no number
+    if not difference <= MAX_DIFFERENCE:  # nor if it is no number
         log(f"full precision, because {dtype} changes answers by {difference:.2g}")
         return full
     return halved

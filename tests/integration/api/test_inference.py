@@ -24,11 +24,11 @@ from service.errors import (
     TandemError,
     TritonUnavailable,
 )
-from service.inference.circuit_breaker import FAILURES, FAIR_WAIT_S
+from service.inference.circuit_breaker import FAILURES, MIN_TIMEOUT_S
 from service.inference.client import PROBE_LIFETIME_S, TritonClient
 from service.settings import Settings
 from service.triton.server import LocalTriton
-from service.workers.tasks import Options
+from service.workers.tasks import DetectionOptions
 
 pytestmark = pytest.mark.anyio
 
@@ -165,7 +165,7 @@ async def test_a_new_version_goes_live_without_a_failed_photo(triton_home: Path,
         app = create_app(Settings(triton_url=triton.grpc_url))
         async with app.router.lifespan_context(app):
             gateway: Gateway = app.state.gateway
-            photo, options = encoded(astronaut()), Options(max_faces=9, min_face_size=0, threshold=0.6)
+            photo, options = encoded(astronaut()), DetectionOptions(max_faces=9, min_face_size=0, threshold=0.6)
             before = (await gateway.reader.read(photo, options)).answer
             assert before.model.version == "1"
             stale = await gateway.triton.contract()
@@ -196,7 +196,7 @@ async def test_what_is_left_of_a_budget_is_all_that_a_photo_gets(toy_triton: Loc
     app = create_app(Settings(triton_url=toy_triton.grpc_url))
     async with app.router.lifespan_context(app):
         gateway: Gateway = app.state.gateway
-        options = Options(max_faces=1, min_face_size=0, threshold=0.6)
+        options = DetectionOptions(max_faces=1, min_face_size=0, threshold=0.6)
         with pytest.raises(DeadlineExceeded, match=r"not done within 30 s \(TANDEM_REQUEST_TIMEOUT_S\)"):
             await gateway.reader.read(encoded(astronaut()), options, ends_at=time.monotonic())
 
@@ -207,7 +207,7 @@ async def test_a_frozen_triton_is_left_alone_until_it_answers_again(toy_triton: 
         os.kill(toy_triton.pid, signal.SIGSTOP)
         try:
             calls = [
-                client.infer(crops(1), contract=contract, timeout_s=FAIR_WAIT_S + 0.2) for _ in range(FAILURES)
+                client.infer(crops(1), contract=contract, timeout_s=MIN_TIMEOUT_S + 0.2) for _ in range(FAILURES)
             ]
             outcomes = await asyncio.gather(*calls, return_exceptions=True)
             assert all(isinstance(each, DeadlineExceeded) for each in outcomes), outcomes

@@ -14,7 +14,7 @@ from stripes import COMMON, flat, write_sets
 from tritonclient.grpc import model_config_pb2
 from waiting import wait_until
 
-from service.inference.model_spec import ModelContract
+from service.inference.model_spec import ModelSpec
 from training.cli import app
 from training.crop_spec import TEMPLATE
 from training.datasets.prepared import load_prepared
@@ -114,7 +114,7 @@ def test_the_export_answers_as_the_trained_network(data, runs, tmp_path, capsys)
 def test_the_gateway_reads_the_exported_contract(runs, tmp_path):
     assert app(["export", "--run", str(runs / "joint"), "--repository", str(tmp_path)]) == 0
     config = text_format.Parse((tmp_path / "tandem" / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
-    contract = ModelContract.from_config(config, "1")
+    contract = ModelSpec.from_config(config, "1")
     assert contract.labels[:2] == ("neutral", "happiness")
     assert contract.crop_size == (48, 48)
     assert np.allclose(contract.alignment_template, TEMPLATE, atol=1e-6)

@@ -21,7 +21,7 @@ from waiting import wait_until
 
 from service.cli.model_versions import VersionedModel
 from service.inference.client import TritonClient
-from service.inference.shadow import MOST_WAITING, Shadow, ShadowedClient, ShadowMetrics
+from service.inference.shadow import MAX_WAITING, Shadow, ShadowedClient, ShadowMetrics
 from service.triton import server
 from service.triton.server import LocalTriton
 
@@ -270,13 +270,13 @@ async def test_a_shadow_that_never_answers_harms_nobody(both: LocalTriton) -> No
         contract = await client.contract()
         crops = np.zeros((1, 1, 48, 48), np.uint8)
         rows = await client.infer(crops, contract=contract, timeout_s=30)
-        for _ in range(MOST_WAITING + 2):
+        for _ in range(MAX_WAITING + 2):
             shadow.mirror(crops, rows, contract)
         dropped = {"version": "2", "outcome": "dropped"}
         assert registry.get_sample_value("tandem_shadow_requests_total", dropped) == 3
         assert (await client.infer(crops, contract=contract, timeout_s=30)).shape == (1, 8)
         none = Shadow(other, version="none", share=0, metrics=shadow._metrics)
-        for _ in range(MOST_WAITING + 2):
+        for _ in range(MAX_WAITING + 2):
             none.mirror(crops, rows, contract)
         assert registry.get_sample_value("tandem_shadow_requests_total", dropped | {"version": "none"}) is None
     finally:

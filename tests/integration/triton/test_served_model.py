@@ -12,7 +12,7 @@ import torch
 import tritonclient.grpc as triton_grpc
 from skimage import data
 
-from service.inference.model_spec import ModelContract
+from service.inference.model_spec import ModelSpec
 from service.triton.backend.optimize import half_type
 from service.triton.server import LocalTriton
 from service.vision.alignment import crop_faces
@@ -40,8 +40,8 @@ def network() -> torch.jit.ScriptModule:
 
 
 @pytest.fixture
-def contract(client: triton_grpc.InferenceServerClient) -> ModelContract:
-    return ModelContract.from_config(client.get_model_config("tandem").config, "1")
+def contract(client: triton_grpc.InferenceServerClient) -> ModelSpec:
+    return ModelSpec.from_config(client.get_model_config("tandem").config, "1")
 
 
 def infer(client: triton_grpc.InferenceServerClient, crops: np.ndarray) -> np.ndarray:
@@ -98,7 +98,7 @@ def test_concurrent_callers_share_executions_and_get_their_own_answers(
 
 
 def test_a_smiling_astronaut_shows_happiness(
-    client: triton_grpc.InferenceServerClient, contract: ModelContract
+    client: triton_grpc.InferenceServerClient, contract: ModelSpec
 ) -> None:
     photo = data.astronaut()
     faces = FaceFinder().find(photo)
@@ -108,7 +108,7 @@ def test_a_smiling_astronaut_shows_happiness(
     assert probabilities.max() > 0.6
 
 
-def test_the_card_describes_the_committed_file(contract: ModelContract) -> None:
+def test_the_card_describes_the_committed_file(contract: ModelSpec) -> None:
     card = json.loads((VERSION / "model_card.json").read_text())
     assert card["export"]["sha256"] == sha256((VERSION / "model.pt").read_bytes()).hexdigest()
     assert contract.provenance["sha256"] == card["export"]["sha256"]

@@ -5,14 +5,14 @@ from service.api.params import PhotoQuery
 from service.errors import BadParameter
 from service.schemas import FACE_FIELDS
 from service.settings import Settings
-from service.workers.tasks import Options
+from service.workers.tasks import DetectionOptions
 
 
 def test_what_is_not_given_comes_from_the_settings() -> None:
     settings = Settings(max_faces=7, detection_threshold=0.4)
-    assert PhotoQuery().options(settings) == Options(max_faces=7, min_face_size=0, threshold=0.4)
+    assert PhotoQuery().options(settings) == DetectionOptions(max_faces=7, min_face_size=0, threshold=0.4)
     given = PhotoQuery(max_faces=3, min_face_size=20, threshold=0.9)
-    assert given.options(settings) == Options(max_faces=3, min_face_size=20, threshold=0.9)
+    assert given.options(settings) == DetectionOptions(max_faces=3, min_face_size=20, threshold=0.9)
 
 
 def test_more_faces_than_the_limit_are_refused() -> None:

@@ -6,7 +6,7 @@ import pytest
 from answers import answer
 from pyarrow import parquet
 
-from service.cli.output_files import Journal, OutputUnusable, finish, flatten, journal_path
+from service.cli.output_files import OutputUnusable, ResultLog, finish, flatten, journal_path
 
 TWO = answer(600, 400, (1, 2, 30, 40), (5, 6, 7, 8)).model_dump(mode="json")
 NONE = answer(60, 40).model_dump(mode="json")
@@ -14,13 +14,13 @@ NONE = answer(60, 40).model_dump(mode="json")
 
 def test_a_journal_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "new" / "out.jsonl"
-    journal = Journal(path)
+    journal = ResultLog(path)
     journal.add("é.jpg", TWO)
     journal.add("b.jpg", {"error": "broken"})
     journal.close()
     with path.open("ab") as file:
         file.write(b'{"photo": "c.jpg", "ima')
-    again = Journal(path)
+    again = ResultLog(path)
     assert again.done == {"é.jpg", "b.jpg"}
     again.add("c.jpg", NONE)
     again.close()
@@ -31,7 +31,7 @@ def test_what_is_no_journal_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     path.write_text("dear diary\n")
     with pytest.raises(OutputUnusable, match="holds no results"):
-        Journal(path)
+        ResultLog(path)
     assert path.read_text() == "dear diary\n"
 
 
@@ -47,7 +47,7 @@ def test_each_face_is_a_row_and_so_is_a_photo_without_one_or_with_an_error() -> 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_a_table_is_made_of_the_lines(tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"out{suffix}"
-    journal = Journal(journal_path(out))
+    journal = ResultLog(journal_path(out))
     for photo, content in (("c.jpg", {"error": "broken"}), ("a.jpg", TWO), ("b.jpg", NONE)):
         journal.add(photo, content)
     journal.close()
@@ -68,7 +68,7 @@ def test_a_table_is_made_of_the_lines(tmp_path: Path, suffix: str) -> None:
 def test_a_table_of_errors_alone_can_be_written(tmp_path: Path) -> None:
     for suffix in (".csv", ".parquet"):
         out = tmp_path / f"out{suffix}"
-        journal = Journal(journal_path(out))
+        journal = ResultLog(journal_path(out))
         journal.close()
         finish(journal.path, out)
         assert out.exists()

@@ -13,8 +13,8 @@ import yaml
 from deployment_tools import ROOT, find_tool
 
 from service.inference.shadow import ShadowMetrics
-from service.observability.metrics import Telemetry
-from service.workers.metrics import PhotoProcessUsage
+from service.observability.metrics import Metrics
+from service.workers.metrics import WorkerMetrics
 
 PROMETHEUS = ROOT / "docker" / "prometheus"
 TESTS = ("rules.test.yml", "rules.days.test.yml")
@@ -46,9 +46,9 @@ NAME = re.compile(r"\b(?:tandem_|nv_|process_)\w+|\btandem:[\w:]+|\bup\b|\bALERT
 def exported() -> set[str]:
     """Every name under which a gateway's metrics can be asked for."""
     names = set()
-    registry = Telemetry().registry
+    registry = Metrics().registry
     ShadowMetrics(registry)
-    registry.register(PhotoProcessUsage(lambda: [os.getpid()]))
+    registry.register(WorkerMetrics(lambda: [os.getpid()]))
     for family in registry.collect():
         suffixes = {
             "counter": ["_total"],

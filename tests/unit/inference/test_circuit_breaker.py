@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 
 from service.errors import ContractUnreadable, DeadlineExceeded, Overloaded, TandemError, TritonUnavailable
-from service.inference.circuit_breaker import FAILURES, FAIR_WAIT_S, OPEN_S, CircuitBreaker
+from service.inference.circuit_breaker import FAILURES, MIN_TIMEOUT_S, OPEN_S, CircuitBreaker
 
 
 class Clock:
@@ -78,7 +78,7 @@ def test_silence_counts_when_it_was_long_enough(breaker: CircuitBreaker, clock: 
     assert not breaker.open
 
     def wait() -> None:
-        clock.now += FAIR_WAIT_S
+        clock.now += MIN_TIMEOUT_S
 
     fail(breaker, DeadlineExceeded("silence"), FAILURES, meanwhile=wait)
     assert breaker.open

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2
 
 from service.errors import ContractUnreadable
-from service.inference.model_spec import ModelContract
+from service.inference.model_spec import ModelSpec
 
 TEMPLATE = "0.3,0.4;0.7,0.4;0.5,0.6;0.35,0.8;0.65,0.8"
 CONFIG = f"""
@@ -25,7 +25,7 @@ def config(text: str = CONFIG) -> model_config_pb2.ModelConfig:
 
 
 def test_reads_everything_that_the_gateway_needs() -> None:
-    contract = ModelContract.from_config(config(), "7")
+    contract = ModelSpec.from_config(config(), "7")
     assert (contract.name, contract.version) == ("tandem", "7")
     assert contract.labels == ("neutral", "happiness", "fear")
     assert (contract.input_name, contract.output_name) == ("face", "probabilities__0")
@@ -68,7 +68,7 @@ def test_says_what_is_wrong(old: str, new: str, complaint: str) -> None:
     text = CONFIG.replace(old, new)
     assert text != CONFIG
     with pytest.raises(ContractUnreadable) as caught:
-        ModelContract.from_config(config(text), "1")
+        ModelSpec.from_config(config(text), "1")
     assert complaint in caught.value.detail
     assert "model «tandem» version 1" in caught.value.detail
 
@@ -78,4 +78,4 @@ def test_any_template_text_is_read_or_refused(text: str) -> None:
     broken = config()
     broken.parameters["alignment_template"].string_value = text
     with pytest.raises(ContractUnreadable):
-        ModelContract.from_config(broken, "1")
+        ModelSpec.from_config(broken, "1")

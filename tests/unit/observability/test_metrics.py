@@ -4,11 +4,11 @@ import sys
 
 from service import __version__
 from service.observability.logging import JsonFormatter
-from service.observability.metrics import Telemetry, server_timing
+from service.observability.metrics import Metrics, server_timing
 
 
 def test_each_app_counts_for_itself() -> None:
-    first, second = Telemetry(), Telemetry()
+    first, second = Metrics(), Metrics()
     first.requests.labels("/v1/emotions", "POST", "200").inc()
     line = b'tandem_requests_total{method="POST",route="/v1/emotions",status="200"} 1.0'
     assert line in first.exposition()[0]
@@ -16,7 +16,7 @@ def test_each_app_counts_for_itself() -> None:
 
 
 def test_stages_and_build_are_exposed() -> None:
-    telemetry = Telemetry()
+    telemetry = Metrics()
     telemetry.observe_stages({"decode": 0.02})
     text = telemetry.exposition()[0].decode()
     assert 'tandem_stage_seconds_bucket{le="0.025",route="",stage="decode"} 1.0' in text

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from service.errors import UnreadablePhoto
-from service.vision.bomb_checks import MOST_CHUNKS, MOST_SEGMENTS, check_scans, check_structure, count_scans
+from service.vision.bomb_checks import MAX_CHUNKS, MAX_SEGMENTS, check_scans, check_structure, count_scans
 from service.vision.decoding import decode_photo
 
 
@@ -33,9 +33,9 @@ def test_a_photo_with_too_many_scans_segments_or_chunks_is_unreadable() -> None:
     progressive = encode("JPEG", progressive=True)
     last = progressive[progressive.rfind(b"\xff\xc4") : -2]
     scans = progressive[:-2] + last * 200 + b"\xff\xd9"
-    segments = progressive[:2] + b"\xff\xfe\0\x02" * MOST_SEGMENTS + progressive[2:]
+    segments = progressive[:2] + b"\xff\xfe\0\x02" * MAX_SEGMENTS + progressive[2:]
     png = encode("PNG")
-    chunks = png[:33] + b"\0\0\0\0abCd\x8a\xf4\xc2\xd9" * MOST_CHUNKS + png[33:]
+    chunks = png[:33] + b"\0\0\0\0abCd\x8a\xf4\xc2\xd9" * MAX_CHUNKS + png[33:]
     for file, complaint in (
         (scans, "more than 100 scans"),
         (segments, "more than 2,000 segments"),

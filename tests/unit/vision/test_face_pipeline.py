@@ -13,7 +13,7 @@ from skimage import data, transform
 from tritonclient.grpc import model_config_pb2
 
 from service.errors import UnreadablePhoto
-from service.inference.model_spec import ModelContract
+from service.inference.model_spec import ModelSpec
 from service.vision import weights
 from service.vision.alignment import crop_faces
 from service.vision.decoding import decode_photo, open_photo
@@ -208,7 +208,7 @@ def test_a_large_broken_photo_is_unreadable(finder):
 @pytest.fixture(scope="module")
 def contract():
     config = text_format.Parse((MODEL / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
-    return ModelContract.from_config(config, "1")
+    return ModelSpec.from_config(config, "1")
 
 
 @pytest.fixture(scope="module")

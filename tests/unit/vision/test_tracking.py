@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.schemas import FaceBox, FaceEmotion, Landmarks, PictureQuality, Point, Pose
-from service.vision.tracking import LEAST_OVERLAP, PATIENCE, Tracker, match, overlap, smooth
+from service.vision.tracking import MIN_OVERLAP, PATIENCE, Tracker, match, overlap, smooth
 
 LABELS = ["neutral", "happiness", "surprise"]
 
@@ -65,10 +65,10 @@ def test_no_box_is_joined_twice_or_to_one_that_it_does_not_overlap(
     assert len(set(partners)) == len(partners)
     for place, index in zip(now, joined, strict=True):
         if index is not None:
-            assert overlap(before[index], place) >= LEAST_OVERLAP
+            assert overlap(before[index], place) >= MIN_OVERLAP
         else:  # whatever it overlaps enough went to a box that overlaps it at least as much
             for other, old in enumerate(before):
-                if overlap(old, place) >= LEAST_OVERLAP:
+                if overlap(old, place) >= MIN_OVERLAP:
                     assert other in partners
                     assert overlap(old, now[joined.index(other)]) >= overlap(old, place)
 

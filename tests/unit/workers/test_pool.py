@@ -13,9 +13,9 @@ from typing import Any
 import photo_steps
 import pytest
 
-from service.errors import PhotoProcessEnded, UnreadablePhoto
+from service.errors import UnreadablePhoto, WorkerCrashed
 from service.workers.memory import DecodingMemory
-from service.workers.pool import PhotoProcesses
+from service.workers.pool import WorkerPool
 from service.workers.protocol import Reader, Step, read_answer
 
 pytestmark = pytest.mark.anyio
@@ -37,7 +37,7 @@ def importable_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 @asynccontextmanager
 async def started(count: int = 1, *, memory: int = 100 * MIB, patience_s: float = 60) -> AsyncIterator[Run]:
     """Lets one of ``count`` processes do a step."""
-    processes = PhotoProcesses(count, memory=DecodingMemory(memory), patience_s=patience_s)
+    processes = WorkerPool(count, memory=DecodingMemory(memory), patience_s=patience_s)
     await processes.start()
     try:
         yield partial(do, processes)
@@ -46,7 +46,7 @@ async def started(count: int = 1, *, memory: int = 100 * MIB, patience_s: float 
 
 
 async def do(
-    processes: PhotoProcesses, step: Step, photo: bytes = b"", read: Reader[Any] = photo_steps.fields_of
+    processes: WorkerPool, step: Step, photo: bytes = b"", read: Reader[Any] = photo_steps.fields_of
 ) -> Any:
     return await processes.call(await processes.take(), step, photo, read)
 
@@ -85,7 +85,7 @@ def of_two(fields: Any, _raw: bytes) -> tuple[int, int]:
 async def test_a_process_whose_answer_makes_no_sense_is_replaced(fields: object) -> None:
     async with started() as run:
         former = await run(photo_steps.process_id)
-        with pytest.raises(PhotoProcessEnded, match="what it said makes no sense"):
+        with pytest.raises(WorkerCrashed, match="what it said makes no sense"):
             await run(partial(photo_steps.answer, fields=fields), read=of_two)
         assert await run(photo_steps.process_id) != former
         assert gone(former)
@@ -133,7 +133,7 @@ async def test_a_process_that_dies_takes_one_photo_with_it_and_is_replaced(tmp_p
         begun, go = tmp_path / "begun", tmp_path / "go"
         other = asyncio.create_task(run(partial(photo_steps.hold, begun=begun, go=go)))
         await photo_steps.exists(begun)
-        with pytest.raises(PhotoProcessEnded, match="it ended with status -9"):
+        with pytest.raises(WorkerCrashed, match="it ended with status -9"):
             await run(photo_steps.die)
         assert await run(partial(photo_steps.answer, fields="next")) == "next"
         go.touch()
@@ -156,7 +156,7 @@ async def test_a_process_that_dies_takes_nothing_of_what_it_had_not_begun(tmp_pa
         others = [asyncio.create_task(run(partial(photo_steps.answer, fields=n))) for n in range(3)]
         await asyncio.sleep(0.1)  # the first of them is with the process by now
         os.kill(process, signal.SIGKILL)
-        with pytest.raises(PhotoProcessEnded):
+        with pytest.raises(WorkerCrashed):
             await first
         assert await asyncio.gather(*others) == [0, 1, 2]
 
@@ -180,7 +180,7 @@ async def test_no_photo_waits_behind_a_slow_one_while_a_process_is_idle(tmp_path
 
 
 async def test_a_process_that_dies_while_idle_is_replaced_at_once() -> None:
-    processes = PhotoProcesses(1, memory=DecodingMemory(1), patience_s=60)
+    processes = WorkerPool(1, memory=DecodingMemory(1), patience_s=60)
     await processes.start()
     try:
         (former,) = processes.ids()
@@ -198,7 +198,7 @@ async def test_a_process_that_dies_while_idle_is_replaced_at_once() -> None:
 async def test_a_photo_that_takes_too_long_is_given_up_with_its_process(tmp_path: Path) -> None:
     async with started(patience_s=0.5) as run:
         former = await run(photo_steps.process_id)
-        with pytest.raises(PhotoProcessEnded, match=r"ended after 0\.5 s with one photo"):
+        with pytest.raises(WorkerCrashed, match=r"ended after 0\.5 s with one photo"):
             await run(partial(photo_steps.hold, begun=tmp_path / "begun", go=tmp_path / "never"))
         assert await run(photo_steps.process_id) != former
         assert gone(former)
@@ -246,7 +246,7 @@ async def test_room_is_given_back_by_a_process_that_dies_with_it(tmp_path: Path)
         )
         await photo_steps.exists(tmp_path / "begun")
         os.kill(one, signal.SIGKILL)  # the one that worked last works next
-        with pytest.raises(PhotoProcessEnded):
+        with pytest.raises(WorkerCrashed):
             await held
         (tmp_path / "go").touch()
         await run(partial(photo_steps.hold, begun=tmp_path / "other", go=tmp_path / "go", memory=90 * MIB))
@@ -267,10 +267,10 @@ async def test_signals_for_the_service_do_not_end_a_photo_in_work(tmp_path: Path
 OWNER = """
 import asyncio, functools, pathlib, photo_steps, sys
 from service.workers.memory import DecodingMemory
-from service.workers.pool import PhotoProcesses
+from service.workers.pool import WorkerPool
 
 async def main():
-    processes = PhotoProcesses(1, memory=DecodingMemory(1), patience_s=60)
+    processes = WorkerPool(1, memory=DecodingMemory(1), patience_s=60)
     await processes.start()
     process = await processes.take()
     print(await processes.call(process, photo_steps.process_id, b"", photo_steps.fields_of), flush=True)

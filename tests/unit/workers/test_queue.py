@@ -9,11 +9,11 @@ import photo_steps
 import pytest
 
 from service.errors import Overloaded
-from service.observability.metrics import Telemetry
+from service.observability.metrics import Metrics
 from service.workers import queue as line_module
 from service.workers.memory import DecodingMemory
-from service.workers.pool import PhotoProcesses
-from service.workers.queue import PhotoLine
+from service.workers.pool import WorkerPool
+from service.workers.queue import WorkQueue
 
 
 class Clock:
@@ -23,7 +23,7 @@ class Clock:
         self.now = 0.0
         monkeypatch.setattr(line_module, "time", SimpleNamespace(monotonic=lambda: self.now))
 
-    def take(self, line: PhotoLine, seconds: float) -> None:
+    def take(self, line: WorkQueue, seconds: float) -> None:
         """One photo that is let in, worked on and answered."""
         line.check_room()
         with line.photo():
@@ -41,11 +41,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @asynccontextmanager
-async def line_of_one() -> AsyncIterator[PhotoLine]:
+async def line_of_one() -> AsyncIterator[WorkQueue]:
     """A line before one process that runs, for one photo to wait in."""
     processes = processes_of(1)
     await processes.start()
-    line = PhotoLine(processes, max_waiting=1, telemetry=Telemetry())
+    line = WorkQueue(processes, max_waiting=1, telemetry=Metrics())
     try:
         yield line
     finally:
@@ -53,8 +53,8 @@ async def line_of_one() -> AsyncIterator[PhotoLine]:
         await processes.close()
 
 
-def processes_of(count: int) -> PhotoProcesses:
-    return PhotoProcesses(count, memory=DecodingMemory(1), patience_s=60)
+def processes_of(count: int) -> WorkerPool:
+    return WorkerPool(count, memory=DecodingMemory(1), patience_s=60)
 
 
 def test_a_full_line_is_refused_and_a_place_comes_free(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_caller_who_gives_up_leaves_the_line_but_not_a_running_process(tmp_pat
 
 
 def test_nothing_is_refused_for_its_time_while_no_time_is_known(clock: Clock) -> None:
-    line = PhotoLine(processes_of(1), max_waiting=9, telemetry=Telemetry())
+    line = WorkQueue(processes_of(1), max_waiting=9, telemetry=Metrics())
     with ExitStack() as unanswered:
         for _ in range(5):
             line.check_room(0.001)
@@ -118,7 +118,7 @@ def test_nothing_is_refused_for_its_time_while_no_time_is_known(clock: Clock) ->
 
 
 def test_what_would_take_too_long_is_refused_until_photos_take_less_again(clock: Clock) -> None:
-    line = PhotoLine(processes_of(2), max_waiting=99, telemetry=Telemetry())
+    line = WorkQueue(processes_of(2), max_waiting=99, telemetry=Metrics())
     clock.take(line, 3)
     assert line.expected_s() == pytest.approx(3)
     with line.photo(), line.photo():
@@ -140,7 +140,7 @@ def test_what_would_take_too_long_is_refused_until_photos_take_less_again(clock:
 
 
 def test_the_time_of_a_photo_is_known_whatever_the_line_before_it(clock: Clock) -> None:
-    line = PhotoLine(processes_of(1), max_waiting=99, telemetry=Telemetry())
+    line = WorkQueue(processes_of(1), max_waiting=99, telemetry=Metrics())
     photos = [line.photo() for _ in range(30)]
     for photo in photos:
         photo.__enter__()
@@ -157,7 +157,7 @@ def test_the_time_of_a_photo_is_known_whatever_the_line_before_it(clock: Clock) 
 
 
 def test_a_photo_that_fails_is_no_longer_before_the_others(clock: Clock) -> None:
-    line = PhotoLine(processes_of(1), max_waiting=9, telemetry=Telemetry())
+    line = WorkQueue(processes_of(1), max_waiting=9, telemetry=Metrics())
     clock.take(line, 0.75)
 
     def fail() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api.middleware.rate_limit import MOST_CALLERS, SCARCE_S, CallerLimits
+from service.api.middleware.rate_limit import MAX_CALLERS, SCARCE_S, RateLimiter
 from service.errors import TooManyRequests
 
 
@@ -20,7 +20,7 @@ class Clock:
 
 def test_a_rate_is_kept_and_fills_up_again() -> None:
     clock = Clock()
-    limits = CallerLimits(rate=3, window_s=60, concurrent=None, clock=clock)
+    limits = RateLimiter(rate=3, window_s=60, concurrent=None, clock=clock)
     for left in (2, 1, 0):
         limits.enter("a")
         limits.leave("a")
@@ -40,7 +40,7 @@ def test_a_rate_is_kept_and_fills_up_again() -> None:
 
 def test_a_batch_spends_what_it_has_and_the_next_one_waits() -> None:
     clock = Clock()
-    limits = CallerLimits(rate=10, window_s=10, concurrent=None, clock=clock)
+    limits = RateLimiter(rate=10, window_s=10, concurrent=None, clock=clock)
     limits.enter("a")
     limits.spend("a", 29)
     with pytest.raises(TooManyRequests) as raised:
@@ -50,7 +50,7 @@ def test_a_batch_spends_what_it_has_and_the_next_one_waits() -> None:
 
 
 def test_concurrent_requests_are_counted() -> None:
-    limits = CallerLimits(rate=None, window_s=60, concurrent=2, clock=Clock())
+    limits = RateLimiter(rate=None, window_s=60, concurrent=2, clock=Clock())
     limits.enter("a")
     limits.enter("a")
     assert limits.headers("a")["RateLimit"] == '"concurrent";r=0'
@@ -62,17 +62,17 @@ def test_concurrent_requests_are_counted() -> None:
 
 
 def test_without_limits_nothing_is_said() -> None:
-    limits = CallerLimits(rate=None, window_s=60, concurrent=None)
+    limits = RateLimiter(rate=None, window_s=60, concurrent=None)
     assert limits.headers("a") == {}
 
 
 def test_callers_are_forgotten_but_not_those_inside() -> None:
-    limits = CallerLimits(rate=1, window_s=60, concurrent=1, clock=Clock())
+    limits = RateLimiter(rate=1, window_s=60, concurrent=1, clock=Clock())
     limits.enter("inside")
-    for number in range(3 * MOST_CALLERS):
+    for number in range(3 * MAX_CALLERS):
         limits.enter(str(number))
         limits.leave(str(number))
-    assert len(limits._callers) <= MOST_CALLERS + 1
+    assert len(limits._callers) <= MAX_CALLERS + 1
     with pytest.raises(TooManyRequests):
         limits.enter("inside")
 
@@ -80,7 +80,7 @@ def test_callers_are_forgotten_but_not_those_inside() -> None:
 @given(st.integers(1, 50), st.floats(1, 100), st.lists(st.floats(0, 5), max_size=200))
 def test_no_window_has_more_than_twice_the_rate(rate: int, window_s: float, pauses: list[float]) -> None:
     clock = Clock()
-    limits = CallerLimits(rate=rate, window_s=window_s, concurrent=None, clock=clock)
+    limits = RateLimiter(rate=rate, window_s=window_s, concurrent=None, clock=clock)
     let_in = []
     for pause in pauses:
         clock.now += pause
@@ -93,7 +93,7 @@ def test_no_window_has_more_than_twice_the_rate(rate: int, window_s: float, paus
 
 def test_where_room_is_scarce_each_caller_gets_an_equal_part() -> None:
     clock = Clock()
-    limits = CallerLimits(rate=None, window_s=60, concurrent=None, clock=clock)
+    limits = RateLimiter(rate=None, window_s=60, concurrent=None, clock=clock)
     for _ in range(9):
         limits.enter("greedy")
     limits.enter("modest")
@@ -114,7 +114,7 @@ def test_where_room_is_scarce_each_caller_gets_an_equal_part() -> None:
 
 
 def test_a_lone_caller_may_have_all_the_room_there_is() -> None:
-    limits = CallerLimits(rate=None, window_s=60, concurrent=None, clock=Clock())
+    limits = RateLimiter(rate=None, window_s=60, concurrent=None, clock=Clock())
     for _ in range(100):
         limits.enter("lone")
         limits.scarce()

@@ -5,19 +5,19 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 
-from service.api.middleware.request_log import RequestObserver
+from service.api.middleware.request_log import RequestLogMiddleware
 from service.api.problems import add_problem_handlers
-from service.observability.metrics import Telemetry
+from service.observability.metrics import Metrics
 from service.observability.tracing import Tracing
 
 
 @pytest.fixture
-def telemetry() -> Telemetry:
-    return Telemetry()
+def telemetry() -> Metrics:
+    return Metrics()
 
 
 @pytest.fixture
-def app(telemetry: Telemetry) -> FastAPI:
+def app(telemetry: Metrics) -> FastAPI:
     app = FastAPI(openapi_url=None)
 
     @app.get("/fine")
@@ -33,7 +33,7 @@ def app(telemetry: Telemetry) -> FastAPI:
         return len(await request.body())
 
     add_problem_handlers(app)
-    app.add_middleware(RequestObserver, telemetry=telemetry, tracing=Tracing())
+    app.add_middleware(RequestLogMiddleware, telemetry=telemetry, tracing=Tracing())
     return app
 
 
@@ -59,7 +59,7 @@ def test_makes_an_id_where_the_callers_will_not_do(app: FastAPI, given: str) -> 
 
 
 def test_an_unexpected_error_is_a_problem_without_a_traceback(
-    app: FastAPI, telemetry: Telemetry, caplog: pytest.LogCaptureFixture
+    app: FastAPI, telemetry: Metrics, caplog: pytest.LogCaptureFixture
 ) -> None:
     response = ask(app, "GET", "/broken")
     assert response.status_code == 500
@@ -82,7 +82,7 @@ def test_routing_errors_are_problems(app: FastAPI, method: str, path: str, statu
         assert response.headers["Allow"] == "GET"
 
 
-def test_counts_by_route_and_not_by_path_or_invented_method(app: FastAPI, telemetry: Telemetry) -> None:
+def test_counts_by_route_and_not_by_path_or_invented_method(app: FastAPI, telemetry: Metrics) -> None:
     for number in range(3):
         ask(app, "GET", f"/nothing/{number}")
         ask(app, f"ODD{number}", "/fine")
@@ -102,7 +102,7 @@ def test_each_request_is_one_line_in_the_log(app: FastAPI, caplog: pytest.LogCap
 
 
 def test_a_caller_who_leaves_is_counted_and_not_an_error(
-    app: FastAPI, telemetry: Telemetry, caplog: pytest.LogCaptureFixture
+    app: FastAPI, telemetry: Metrics, caplog: pytest.LogCaptureFixture
 ) -> None:
     sent: list[object] = []
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.api.uploads.zip_archive import DIRECTORY_BYTES, PhotoArchive
+from service.api.uploads.zip_archive import DIRECTORY_BYTES, ZipArchive
 from service.errors import (
     BrokenUpload,
     TandemError,
@@ -30,7 +30,7 @@ def packed(files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes
 def test_reads_files_in_folders_and_passes_over_what_is_none(method: int) -> None:
     files = {"a.jpg": b"one", "holiday/": b"", "holiday/b.jpg": b"two", "../../c.jpg": b"three"}
     hidden = {"__MACOSX/._a.jpg": b"x", "holiday/.DS_Store": b"x"}
-    archive = PhotoArchive(packed(files | hidden, method), **LIMITS)
+    archive = ZipArchive(packed(files | hidden, method), **LIMITS)
     assert archive.names == ["a.jpg", "holiday/b.jpg", "../../c.jpg"]
     assert [archive.read(index, max_bytes=100) for index in range(3)] == [b"one", b"two", b"three"]
 
@@ -38,27 +38,27 @@ def test_reads_files_in_folders_and_passes_over_what_is_none(method: int) -> Non
 def test_refuses_more_files_than_the_limit() -> None:
     data = packed({f"{number}.jpg": b"x" for number in range(6)})
     with pytest.raises(TooManyPhotos, match=r"has 6 files; the limit is 5 \(TANDEM_MAX_BATCH_PHOTOS\)"):
-        PhotoArchive(data, **LIMITS)
+        ZipArchive(data, **LIMITS)
 
 
 def test_a_bomb_is_refused_by_what_it_promises() -> None:
     data = packed({"bomb.jpg": bytes(50_000_000)})
     assert len(data) < 60_000
     with pytest.raises(UploadTooLarge, match=r"the unpacked batch has 47\.7 MiB"):
-        PhotoArchive(data, **LIMITS)
+        ZipArchive(data, **LIMITS)
 
 
 def test_a_bomb_that_lies_is_not_unpacked_further_than_it_says() -> None:
     data = bytearray(packed({"bomb.jpg": bytes(50_000_000)}))
     entry = data.rfind(b"PK\x01\x02")
     data[entry + 24 : entry + 28] = (100).to_bytes(4, "little")
-    archive = PhotoArchive(bytes(data), **LIMITS)
+    archive = ZipArchive(bytes(data), **LIMITS)
     with pytest.raises(UnreadablePhoto, match="Bad CRC-32"):
         archive.read(0, max_bytes=1000)
 
 
 def test_a_file_above_the_limit_of_a_photo_harms_no_other() -> None:
-    archive = PhotoArchive(packed({"large.jpg": bytes(5000), "small.jpg": b"x"}), **LIMITS)
+    archive = ZipArchive(packed({"large.jpg": bytes(5000), "small.jpg": b"x"}), **LIMITS)
     with pytest.raises(UploadTooLarge):
         archive.read(0, max_bytes=4999)
     assert archive.read(1, max_bytes=4999) == b"x"
@@ -68,29 +68,29 @@ def test_a_table_of_contents_that_would_fill_the_memory_is_refused() -> None:
     data = bytearray(packed({"a.jpg": b"x"}))
     data[-10:-6] = (DIRECTORY_BYTES + 1).to_bytes(4, "little")
     with pytest.raises(BrokenUpload, match="table of contents has 1,048,577 bytes"):
-        PhotoArchive(bytes(data), **LIMITS)
+        ZipArchive(bytes(data), **LIMITS)
 
 
 def test_the_64_bit_format_is_refused() -> None:
     plain = packed({"a.jpg": b"x"})
     with pytest.raises(BrokenUpload, match="64-bit"):
-        PhotoArchive(plain[:-22] + b"PK\x06\x07" + bytes(16) + plain[-22:], **LIMITS)
+        ZipArchive(plain[:-22] + b"PK\x06\x07" + bytes(16) + plain[-22:], **LIMITS)
 
 
 def test_what_is_compressed_or_encrypted_otherwise_is_named() -> None:
-    archive = PhotoArchive(packed({"a.jpg": b"x"}, zipfile.ZIP_LZMA), **LIMITS)
+    archive = ZipArchive(packed({"a.jpg": b"x"}, zipfile.ZIP_LZMA), **LIMITS)
     with pytest.raises(UnsupportedPhoto, match="compressed by method 14"):
         archive.read(0, max_bytes=100)
     data = bytearray(packed({"a.jpg": b"x"}))
     data[data.rfind(b"PK\x01\x02") + 8] |= 1
     with pytest.raises(UnsupportedPhoto, match="encrypted"):
-        PhotoArchive(bytes(data), **LIMITS).read(0, max_bytes=100)
+        ZipArchive(bytes(data), **LIMITS).read(0, max_bytes=100)
 
 
 def test_no_archive() -> None:
     for data in (b"", b"x" * 100, packed({"a.jpg": b"x"})[:-1], b"PK\x05\x06"):
         with pytest.raises(BrokenUpload):
-            PhotoArchive(data, **LIMITS)
+            ZipArchive(data, **LIMITS)
 
 
 GOOD = packed({"a.jpg": b"one" * 20, "b/c.jpg": b"two" * 30})
@@ -103,7 +103,7 @@ def test_whatever_is_broken_is_said_as_an_error_of_ours(changes: list[tuple[int,
     for place, value in changes:
         data[place] = value
     try:
-        archive = PhotoArchive(bytes(data), **LIMITS)
+        archive = ZipArchive(bytes(data), **LIMITS)
         for index in range(len(archive.names)):
             archive.read(index, max_bytes=1000)
     except TandemError:

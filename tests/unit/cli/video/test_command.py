@@ -6,7 +6,7 @@ import pytest
 
 from service.cli.video.command import Sampling, whole
 from service.cli.video.io import Picture
-from service.cli.video.plot import Course, plot, with_gaps
+from service.cli.video.plot import EmotionTimeline, plot, with_gaps
 
 NO_PIXELS = np.zeros((1, 1, 3), np.uint8)
 
@@ -52,7 +52,7 @@ def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_a_face_that_is_away_leaves_a_gap() -> None:
-    course = Course([0.0, 0.1, 0.5], [[0.2, 0.8], [0.3, 0.7], [1.0, 0.0]])
+    course = EmotionTimeline([0.0, 0.1, 0.5], [[0.2, 0.8], [0.3, 0.7], [1.0, 0.0]])
     times, emotions = with_gaps(course, 0.1)
     assert times.tolist() == pytest.approx([0, 0.1, 0.2, 0.2, 0.5, 0.6, 0.6])
     assert np.isnan(emotions[:, 0]).tolist() == [False, False, False, True, False, False, True]
@@ -62,7 +62,13 @@ def test_a_face_that_is_away_leaves_a_gap() -> None:
 @pytest.mark.parametrize("faces", [0, 1, 30])
 def test_any_number_of_faces_is_plotted(tmp_path: Path, faces: int) -> None:
     path = tmp_path / "plot.svg"
-    plot({n: Course([0.0] * (n + 1), [[0.5, 0.5]] * (n + 1)) for n in range(faces)}, ["a", "b"], 0.04, path, "svg")
+    plot(
+        {n: EmotionTimeline([0.0] * (n + 1), [[0.5, 0.5]] * (n + 1)) for n in range(faces)},
+        ["a", "b"],
+        0.04,
+        path,
+        "svg",
+    )
     text = path.read_text()
     assert ("no face found" in text) == (faces == 0)
     assert ("the 8 of 30 faces that are seen longest" in text) == (faces == 30)

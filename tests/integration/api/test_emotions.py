@@ -97,7 +97,7 @@ async def test_all_faces_of_a_photo_are_one_request_to_triton(
 async def test_photos_in_line_share_requests_to_triton(
     toy_triton: LocalTriton, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.inference.micro_batcher.PATIENCE_S", 60)
+    monkeypatch.setattr("service.inference.micro_batcher.MAX_DELAY_S", 60)
     photos = [encoded(astronaut()), encoded(tiles(2, 1)), encoded(tiles(1, 3))] * 2
     async with gateway(triton_url=toy_triton.grpc_url, workers=1) as client:
         alone = [(await post(client, photo)).json() for photo in photos]

@@ -69,7 +69,7 @@ class Analyzer:
         *,
         triton: TritonClient,
         line: WorkQueue,
-        telemetry: Metrics,
+        metrics: Metrics,
         tracing: Tracing,
     ) -> None:
         self._tracing = tracing
@@ -77,7 +77,7 @@ class Analyzer:
         self._triton = triton
         self._gatherer = MicroBatcher(triton, line.crowded)
         self._line = line
-        self._telemetry = telemetry
+        self._metrics = metrics
 
     async def read(
         self, data: bytes, options: DetectionOptions, *, draw_as: str | None = None, ends_at: float | None = None
@@ -108,8 +108,8 @@ class Analyzer:
             ) from None
         finally:
             self._tracing.steps([lap for lap in watch.laps if lap[0] != "triton"])  # that has a span of its own
-        self._telemetry.observe_stages(analysis.seconds)
-        self._telemetry.observe_answer(analysis.answer)
+        self._metrics.observe_stages(analysis.seconds)
+        self._metrics.observe_answer(analysis.answer)
         return analysis
 
     async def _read(
@@ -162,10 +162,10 @@ class Analyzer:
                     crops, contract=contract, timeout_s=ends_at - time.monotonic(), headers=headers
                 )
             except TandemError as error:
-                self._telemetry.triton_errors.labels(error.slug).inc()
+                self._metrics.triton_errors.labels(error.slug).inc()
                 raise
             finally:
-                self._telemetry.triton.observe(time.perf_counter() - started, exemplar())
+                self._metrics.triton.observe(time.perf_counter() - started, exemplar())
 
 
 def _crop_of(contract: ModelSpec) -> CropSpec:

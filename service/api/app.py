@@ -48,7 +48,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     The app starts without Triton too: it is not ready then, says why, and finds Triton once it is there.
     """
-    telemetry = Metrics()
+    metrics = Metrics()
     tracing = tracing_for(settings.otlp_endpoint, version=__version__)
 
     @asynccontextmanager
@@ -60,15 +60,15 @@ def create_app(settings: Settings) -> FastAPI:
             memory=DecodingMemory(settings.max_decoding_bytes),
             patience_s=settings.request_timeout_s,
         )
-        triton = connect(settings, settings.triton_url, telemetry)
+        triton = connect(settings, settings.triton_url, metrics)
         await processes.start()
-        telemetry.registry.register(WorkerMetrics(processes.ids))
-        line = WorkQueue(processes, settings.max_waiting, telemetry)
-        reader = Analyzer(settings, triton=triton, line=line, telemetry=telemetry, tracing=tracing)
+        metrics.registry.register(WorkerMetrics(processes.ids))
+        line = WorkQueue(processes, settings.max_waiting, metrics)
+        reader = Analyzer(settings, triton=triton, line=line, metrics=metrics, tracing=tracing)
         streams = Streams(settings.max_streams)
         batches = Places(settings.max_batches, what="batches", setting="TANDEM_MAX_BATCHES")
         uploads = UploadMemory(settings.max_held_bytes)
-        gateway = Gateway(settings, telemetry, triton, line, reader, streams, batches, uploads)
+        gateway = Gateway(settings, metrics, triton, line, reader, streams, batches, uploads)
         app.state.gateway = gateway
         try:
             await triton.contract()
@@ -93,7 +93,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # RequestObserver does all of these
     )
-    app.state.telemetry = telemetry
+    app.state.metrics = metrics
     app.include_router(router)
     if settings.operations_port is None:
         app.include_router(operations_router)
@@ -116,7 +116,7 @@ def create_app(settings: Settings) -> FastAPI:
             max_age=3600,
         )
     # Added last, it is outermost: what the others answer has an id, a metric and a line in the log too.
-    app.add_middleware(RequestLogMiddleware, telemetry=telemetry, tracing=tracing)
+    app.add_middleware(RequestLogMiddleware, metrics=metrics, tracing=tracing)
     return app
 
 
@@ -126,5 +126,5 @@ def create_operations_app(app: FastAPI) -> FastAPI:
     operations.state = app.state
     operations.include_router(operations_router)
     add_problem_handlers(operations)
-    operations.add_middleware(RequestLogMiddleware, telemetry=app.state.telemetry, tracing=Tracing())
+    operations.add_middleware(RequestLogMiddleware, metrics=app.state.metrics, tracing=Tracing())
     return operations

@@ -21,7 +21,7 @@ class Gateway:
     """Built by the app at its start; only ``draining`` ever changes, once, when the service is told to stop."""
 
     settings: Settings
-    telemetry: Metrics
+    metrics: Metrics
     triton: TritonClient
     line: WorkQueue
     reader: Analyzer

@@ -164,7 +164,7 @@ class ShadowedClient(TritonClient):
         await super().close()
 
 
-def connect(settings: Settings, url: str, telemetry: Metrics) -> TritonClient:
+def connect(settings: Settings, url: str, metrics: Metrics) -> TritonClient:
     """The client that the settings ask for, with a shadow or without."""
     name, version, shadow = settings.model_name, settings.model_version, settings.shadow_version
     if not shadow:
@@ -177,6 +177,6 @@ def connect(settings: Settings, url: str, telemetry: Metrics) -> TritonClient:
             TritonClient(url, model_name=name, model_version=shadow),
             version=shadow,
             share=settings.shadow_share,
-            metrics=ShadowMetrics(telemetry.registry),
+            metrics=ShadowMetrics(metrics.registry),
         ),
     )

@@ -23,13 +23,13 @@ NEWEST_SHARE = 0.1
 class WorkQueue:
     """A line of bounded length before the processes that do what keeps a core busy."""
 
-    def __init__(self, processes: WorkerPool, max_waiting: int, telemetry: Metrics) -> None:
+    def __init__(self, processes: WorkerPool, max_waiting: int, metrics: Metrics) -> None:
         """Start the line empty.
 
         Args:
             processes: what photos wait for.
             max_waiting: photos that may wait.
-            telemetry: is told how many do.
+            metrics: is told how many do.
         """
         self._processes = processes
         self._workers = processes.count
@@ -39,7 +39,7 @@ class WorkQueue:
         self._seconds: float | None = None
         self._idle: deque[asyncio.Future[None]] = deque()
         self._at_work: set[asyncio.Task[Any]] = set()
-        self._telemetry = telemetry
+        self._metrics = metrics
 
     def check_processes(self) -> None:
         """Tell that no photo can be worked on.
@@ -150,7 +150,7 @@ class WorkQueue:
 
     def _count(self, change: int) -> None:
         self._inside += change
-        self._telemetry.waiting.set(max(0, self._inside - self._workers))
+        self._metrics.waiting.set(max(0, self._inside - self._workers))
         if change < 0:
             self._wake()
 

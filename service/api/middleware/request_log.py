@@ -56,9 +56,9 @@ def request_id_of(scope: Scope) -> str:
 class RequestLogMiddleware:
     """Pure ASGI middleware around the whole app."""
 
-    def __init__(self, app: ASGIApp, telemetry: Metrics, tracing: Tracing) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing) -> None:
         self._app = app
-        self._telemetry = telemetry
+        self._metrics = metrics
         self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,7 +90,7 @@ class RequestLogMiddleware:
             await send(message)
 
         started = time.perf_counter()
-        with self._telemetry.in_flight.track_inprogress():
+        with self._metrics.in_flight.track_inprogress():
             try:
                 await self._app(scope, receive, send_with_id)
             except ClientDisconnect:
@@ -120,8 +120,8 @@ class RequestLogMiddleware:
         route = route_of(scope)
         state["status"] = status
         method = scope["method"] if scope["method"] in METHODS else "other"
-        self._telemetry.requests.labels(route, method, str(status)).inc()
-        self._telemetry.duration.labels(route).observe(seconds, exemplar())
+        self._metrics.requests.labels(route, method, str(status)).inc()
+        self._metrics.duration.labels(route).observe(seconds, exemplar())
         fields = {
             "request_id": state["request_id"],
             "method": scope["method"],
@@ -135,7 +135,7 @@ class RequestLogMiddleware:
             fields["faces"] = state["faces"]
         if "problem" in state:
             fields["problem"] = state["problem"]
-            self._telemetry.rejected.labels(state["problem"]).inc()
+            self._metrics.rejected.labels(state["problem"]).inc()
         level = logging.INFO
         if status >= SEVERE:
             level = logging.WARNING

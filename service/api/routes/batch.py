@@ -236,7 +236,7 @@ class BatchReader:
             answer = await self._answer(photos, index)
         except TandemError as error:
             self.tally.problems += 1
-            self._gateway.telemetry.rejected.labels(error.slug).inc()
+            self._gateway.metrics.rejected.labels(error.slug).inc()
             line = BatchLine(index=index, name=name, problem=describe(error, self._request_id))
             return line.model_dump_json(exclude_none=True).encode() + b"\n"
         head = BatchLine(index=index, name=name).model_dump_json(exclude_none=True).encode()

@@ -46,6 +46,6 @@ async def metrics(request: Request, gateway: GatewayParts) -> Response:
     """Requests, durations of the steps, faces, rejections; nothing of a photo."""
     contract = gateway.triton.known_contract
     if contract:
-        gateway.telemetry.model.info({"name": contract.name, "version": contract.version})
-    content, media_type = gateway.telemetry.exposition(request.headers.get("accept", ""))
+        gateway.metrics.model.info({"name": contract.name, "version": contract.version})
+    content, media_type = gateway.metrics.exposition(request.headers.get("accept", ""))
     return Response(content, headers={"Content-Type": media_type, "Vary": "Accept"})

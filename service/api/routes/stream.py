@@ -109,7 +109,7 @@ async def read_stream(socket: WebSocket) -> None:
     await socket.accept(subprotocol=PROTOCOL if PROTOCOL in socket.scope["subprotocols"] else None)
     conversation = StreamSession(socket, gateway, state["request_id"])
     try:
-        with gateway.streams.admit(), gateway.telemetry.streams.track_inprogress(), gateway.uploads.hold() as hold:
+        with gateway.streams.admit(), gateway.metrics.streams.track_inprogress(), gateway.uploads.hold() as hold:
             closure = await conversation.hold(hold)
     except TandemError as error:
         closure = await conversation.refuse(error)
@@ -160,7 +160,7 @@ class StreamSession:
         return CloseReason(GOING_AWAY, "the service is shutting down")
 
     async def _receive(self, memory: Hold) -> CloseReason:
-        settings, frames = self._gateway.settings, self._gateway.telemetry.frames
+        settings, frames = self._gateway.settings, self._gateway.metrics.frames
         rate = FrameRate(settings.max_frames_per_s, time.monotonic())
         while True:
             try:
@@ -190,7 +190,7 @@ class StreamSession:
 
     async def _answer(self, memory: Hold, query: StreamQuery, options: DetectionOptions) -> CloseReason:
         tracker = Tracker(query.smooth) if query.track or query.smooth else None
-        frames = self._gateway.telemetry.frames
+        frames = self._gateway.metrics.frames
         while True:
             frame = await self._newest.take()
             try:

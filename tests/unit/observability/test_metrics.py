@@ -16,9 +16,9 @@ def test_each_app_counts_for_itself() -> None:
 
 
 def test_stages_and_build_are_exposed() -> None:
-    telemetry = Metrics()
-    telemetry.observe_stages({"decode": 0.02})
-    text = telemetry.exposition()[0].decode()
+    metrics = Metrics()
+    metrics.observe_stages({"decode": 0.02})
+    text = metrics.exposition()[0].decode()
     assert 'tandem_stage_seconds_bucket{le="0.025",route="",stage="decode"} 1.0' in text
     assert f'tandem_build_info{{version="{__version__}"}} 1.0' in text
     assert "process_resident_memory_bytes" in text

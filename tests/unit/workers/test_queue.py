@@ -45,7 +45,7 @@ async def line_of_one() -> AsyncIterator[WorkQueue]:
     """A line before one process that runs, for one photo to wait in."""
     processes = processes_of(1)
     await processes.start()
-    line = WorkQueue(processes, max_waiting=1, telemetry=Metrics())
+    line = WorkQueue(processes, max_waiting=1, metrics=Metrics())
     try:
         yield line
     finally:
@@ -109,7 +109,7 @@ def test_a_caller_who_gives_up_leaves_the_line_but_not_a_running_process(tmp_pat
 
 
 def test_nothing_is_refused_for_its_time_while_no_time_is_known(clock: Clock) -> None:
-    line = WorkQueue(processes_of(1), max_waiting=9, telemetry=Metrics())
+    line = WorkQueue(processes_of(1), max_waiting=9, metrics=Metrics())
     with ExitStack() as unanswered:
         for _ in range(5):
             line.check_room(0.001)
@@ -118,7 +118,7 @@ def test_nothing_is_refused_for_its_time_while_no_time_is_known(clock: Clock) ->
 
 
 def test_what_would_take_too_long_is_refused_until_photos_take_less_again(clock: Clock) -> None:
-    line = WorkQueue(processes_of(2), max_waiting=99, telemetry=Metrics())
+    line = WorkQueue(processes_of(2), max_waiting=99, metrics=Metrics())
     clock.take(line, 3)
     assert line.expected_s() == pytest.approx(3)
     with line.photo(), line.photo():
@@ -140,7 +140,7 @@ def test_what_would_take_too_long_is_refused_until_photos_take_less_again(clock:
 
 
 def test_the_time_of_a_photo_is_known_whatever_the_line_before_it(clock: Clock) -> None:
-    line = WorkQueue(processes_of(1), max_waiting=99, telemetry=Metrics())
+    line = WorkQueue(processes_of(1), max_waiting=99, metrics=Metrics())
     photos = [line.photo() for _ in range(30)]
     for photo in photos:
         photo.__enter__()
@@ -157,7 +157,7 @@ def test_the_time_of_a_photo_is_known_whatever_the_line_before_it(clock: Clock) 
 
 
 def test_a_photo_that_fails_is_no_longer_before_the_others(clock: Clock) -> None:
-    line = WorkQueue(processes_of(1), max_waiting=9, telemetry=Metrics())
+    line = WorkQueue(processes_of(1), max_waiting=9, metrics=Metrics())
     clock.take(line, 0.75)
 
     def fail() -> None:

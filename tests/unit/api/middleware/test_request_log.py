@@ -12,12 +12,12 @@ from service.observability.tracing import Tracing
 
 
 @pytest.fixture
-def telemetry() -> Metrics:
+def metrics() -> Metrics:
     return Metrics()
 
 
 @pytest.fixture
-def app(telemetry: Metrics) -> FastAPI:
+def app(metrics: Metrics) -> FastAPI:
     app = FastAPI(openapi_url=None)
 
     @app.get("/fine")
@@ -33,7 +33,7 @@ def app(telemetry: Metrics) -> FastAPI:
         return len(await request.body())
 
     add_problem_handlers(app)
-    app.add_middleware(RequestLogMiddleware, telemetry=telemetry, tracing=Tracing())
+    app.add_middleware(RequestLogMiddleware, metrics=metrics, tracing=Tracing())
     return app
 
 
@@ -59,7 +59,7 @@ def test_makes_an_id_where_the_callers_will_not_do(app: FastAPI, given: str) -> 
 
 
 def test_an_unexpected_error_is_a_problem_without_a_traceback(
-    app: FastAPI, telemetry: Metrics, caplog: pytest.LogCaptureFixture
+    app: FastAPI, metrics: Metrics, caplog: pytest.LogCaptureFixture
 ) -> None:
     response = ask(app, "GET", "/broken")
     assert response.status_code == 500
@@ -69,7 +69,7 @@ def test_an_unexpected_error_is_a_problem_without_a_traceback(
     assert problem["request_id"] == response.headers["X-Request-ID"]
     assert "secret" not in response.text
     assert "a secret" in caplog.text
-    assert b'tandem_rejected_total{reason="internal"} 1.0' in telemetry.exposition()[0]
+    assert b'tandem_rejected_total{reason="internal"} 1.0' in metrics.exposition()[0]
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nothing", 404), ("PUT", "/fine", 405)])
@@ -82,11 +82,11 @@ def test_routing_errors_are_problems(app: FastAPI, method: str, path: str, statu
         assert response.headers["Allow"] == "GET"
 
 
-def test_counts_by_route_and_not_by_path_or_invented_method(app: FastAPI, telemetry: Metrics) -> None:
+def test_counts_by_route_and_not_by_path_or_invented_method(app: FastAPI, metrics: Metrics) -> None:
     for number in range(3):
         ask(app, "GET", f"/nothing/{number}")
         ask(app, f"ODD{number}", "/fine")
-    text = telemetry.exposition()[0].decode()
+    text = metrics.exposition()[0].decode()
     assert 'tandem_requests_total{method="GET",route="unmatched",status="404"} 3.0' in text
     assert 'tandem_requests_total{method="other",route="/fine",status="405"} 3.0' in text
     assert "tandem_in_flight 0.0" in text
@@ -102,7 +102,7 @@ def test_each_request_is_one_line_in_the_log(app: FastAPI, caplog: pytest.LogCap
 
 
 def test_a_caller_who_leaves_is_counted_and_not_an_error(
-    app: FastAPI, telemetry: Metrics, caplog: pytest.LogCaptureFixture
+    app: FastAPI, metrics: Metrics, caplog: pytest.LogCaptureFixture
 ) -> None:
     sent: list[object] = []
 
@@ -114,7 +114,7 @@ def test_a_caller_who_leaves_is_counted_and_not_an_error(
 
     scope = {"type": "http", "method": "POST", "path": "/upload", "headers": [], "query_string": b""}
     asyncio.run(app(scope, receive, send))  # type: ignore[arg-type]
-    assert b'tandem_requests_total{method="POST",route="/upload",status="499"} 1.0' in telemetry.exposition()[0]
+    assert b'tandem_requests_total{method="POST",route="/upload",status="499"} 1.0' in metrics.exposition()[0]
     assert sent == []
     assert "Traceback" not in caplog.text
 

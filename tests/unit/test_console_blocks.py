@@ -16,7 +16,7 @@ from service.cli.main import app
 from service.settings import Settings, environment_name
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 ASSIGNMENT = re.compile(r"([A-Z_]+)=(.*)")
 OUTSIDE_SETTINGS = {"TANDEM_URL", "TANDEM_API_KEY", "TANDEM_CONFIG"}
@@ -86,6 +86,8 @@ def test_a_command_is_spelled_right(document: str, line: str) -> None:
             check(words)
         elif program == "cd":
             assert (ROOT / words[0]).is_dir()
+        elif Path(program).name == "python":
+            assert (ROOT / words[0]).is_file(), words[0]
         elif Path(program).name == "training":
             assert words
         else:

@@ -97,33 +97,34 @@ class Analyzer:
             ends_at = time.monotonic() + timeout_s
         left_s = ends_at - time.monotonic()
         self._line.check_room(left_s)
-        watch = StageTimer()
+        timer = StageTimer()
         try:
             with self._line.photo():
                 async with asyncio.timeout(left_s):
-                    analysis = await self._read(data, options, draw_as, ends_at, watch)
+                    analysis = await self._read(data, options, draw_as, ends_at, timer)
         except TimeoutError:
             raise DeadlineExceeded(
                 f"the photo was not done within {timeout_s:g} s (TANDEM_REQUEST_TIMEOUT_S)"
             ) from None
         finally:
-            self._tracing.steps([lap for lap in watch.laps if lap[0] != "triton"])  # that has a span of its own
+            # Triton has a span of its own.
+            self._tracing.stage_spans([stage for stage in timer.stages if stage[0] != "triton"])
         self._metrics.observe_stages(analysis.seconds)
         self._metrics.observe_answer(analysis.answer)
         return analysis
 
     async def _read(
-        self, data: bytes, options: DetectionOptions, draw_as: str | None, ends_at: float, watch: StageTimer
+        self, data: bytes, options: DetectionOptions, draw_as: str | None, ends_at: float, timer: StageTimer
     ) -> Analysis:
         contract = await self._triton.contract()
         max_pixels = self._settings.max_pixels
         crop = _crop_of(contract)
         found = await self._line.run(
-            partial(find, max_pixels=max_pixels, options=options, crop=crop, handed_over_at=watch.last),
+            partial(find, max_pixels=max_pixels, options=options, crop=crop, handed_over_at=timer.last),
             data,
             partial(WorkerResult.read, crop=crop),
         )
-        watch.go_on(found.laps)
+        timer.extend(found.stages)
         faces, portraits = found.faces, found.portraits
         probabilities = np.empty((0, len(contract.labels)), np.float32)
         if faces:
@@ -141,7 +142,7 @@ class Analyzer:
                     )
             else:
                 probabilities = await self._infer(portraits.crops, contract, ends_at)
-            watch.lap("triton")
+            timer.end_stage("triton")
         answer = compose(found.size, faces, portraits.qualities, probabilities, contract)
         picture = None
         if draw_as is not None:
@@ -150,13 +151,13 @@ class Analyzer:
                 data,
                 lambda _, raw: raw,
             )
-            watch.lap("draw")
-        return Analysis(answer, picture, watch.seconds)
+            timer.end_stage("draw")
+        return Analysis(answer, picture, timer.seconds)
 
     async def _infer(self, crops: NDArray[np.uint8], contract: ModelSpec, ends_at: float) -> NDArray[np.float32]:
         started = time.perf_counter()
         attributes: dict[str, str | int] = {"rpc.system": "grpc", "tandem.model": contract.name}
-        with self._tracing.call("triton", attributes | {"tandem.faces": len(crops)}) as headers:
+        with self._tracing.client_span("triton", attributes | {"tandem.faces": len(crops)}) as headers:
             try:
                 return await self._gatherer.infer(
                     crops, contract=contract, timeout_s=ends_at - time.monotonic(), headers=headers

@@ -28,7 +28,7 @@ from service.api.uploads.budget import UploadMemory
 from service.errors import TandemError
 from service.inference.shadow import connect
 from service.observability.metrics import Metrics
-from service.observability.tracing import Tracing, tracing_for
+from service.observability.tracing import Tracing, create_tracing
 from service.settings import Settings
 from service.workers.memory import DecodingMemory
 from service.workers.metrics import WorkerMetrics
@@ -49,7 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
     The app starts without Triton too: it is not ready then, says why, and finds Triton once it is there.
     """
     metrics = Metrics()
-    tracing = tracing_for(settings.otlp_endpoint, version=__version__)
+    tracing = create_tracing(settings.otlp_endpoint, version=__version__)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line, never a photo."""
+"""Structured logs: one JSON object per line. Photos are never logged."""
 
 import json
 import logging
@@ -6,22 +6,22 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from service.observability.tracing import current
+from service.observability.request_context import current_request
 
 REQUEST_LOGGER = "tandem.requests"
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, and the fields given as ``extra={"fields": …}``."""
+    """Formats a record as JSON: time, level, logger, message, ids, and the fields in ``extra={"fields": ...}``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as one line of JSON."""
+        """Return one line of JSON."""
         entry: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **_exchange_fields(),
+            **_request_ids(),
             **getattr(record, "fields", {}),
         }
         if record.exc_info:
@@ -29,22 +29,22 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False, default=str)
 
 
-def _exchange_fields() -> dict[str, str]:
-    """The ids of the request that a record was made in, whoever made it."""
-    exchange = current.get()
-    if exchange is None:
+def _request_ids() -> dict[str, str]:
+    """The ids of the current request, whichever logger is used."""
+    context = current_request.get()
+    if context is None:
         return {}
-    request_id = exchange.scope.get("state", {}).get("request_id")
-    ids = {"trace_id": exchange.trace.trace_id, "span_id": exchange.trace.span_id}
+    request_id = context.scope.get("state", {}).get("request_id")
+    ids = {"trace_id": context.trace.trace_id, "span_id": context.trace.span_id}
     return {"request_id": request_id, **ids} if request_id else ids
 
 
 def configure_logging(level: str) -> None:
-    """Send the whole process's log to standard error as JSON; for the command line, not for a library."""
+    """Log everything in this process to stderr as JSON. Meant for the command line, not for use as a library."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(logging.INFO, logging.getLevelNamesMapping()[level.upper()]))
-    # Only ours: at debug, libraries tell headers with their keys, frames of streams, and what EXIF holds.
+    # Only our loggers go below info: at debug, libraries log API keys in headers, WebSocket frames and EXIF data.
     logging.getLogger("tandem").setLevel(level.upper())

@@ -57,21 +57,21 @@ class FaceFinder:
         self._refiner = LandmarkRefiner()
 
     def find(
-        self, photo: NDArray[np.uint8], *, threshold: float = 0.6, lap: Callable[[str], None] | None = None
+        self, photo: NDArray[np.uint8], *, threshold: float = 0.6, end_stage: Callable[[str], None] | None = None
     ) -> list[Face]:
         """The faces of an RGB photo [H, W, 3], the largest first; boxes are clipped to the photo.
 
         Args:
             threshold: the least detection score, 0..1.
-            lap: called with the name of each step, "detect" and "landmarks", when it is done.
+            end_stage: called with the name of each stage, "detect" and "landmarks", at its end.
         """
-        return [face for face, _ in self._find(photo, threshold, lap or _unheard)]
+        return [face for face, _ in self._find(photo, threshold, end_stage or _unheard)]
 
     def _find(
-        self, photo: NDArray[np.uint8], threshold: float, lap: Callable[[str], None]
+        self, photo: NDArray[np.uint8], threshold: float, end_stage: Callable[[str], None]
     ) -> list[tuple[Face, NDArray[np.float32]]]:
         """As ``find`` does, and with each face the detector's own landmarks [5, 2]."""
-        turns, found, coarse = self._search(photo, threshold, lap)
+        turns, found, coarse = self._search(photo, threshold, end_stage)
         height, width = np.rot90(photo, turns).shape[:2]
         faces = []
         for (x, y, w, h), score, exact, rough in zip(
@@ -95,7 +95,7 @@ class FaceFinder:
         *,
         detail: int,
         threshold: float = 0.6,
-        lap: Callable[[str], None] | None = None,
+        end_stage: Callable[[str], None] | None = None,
     ) -> PipelineResult:
         """The faces of a photo that is decoded no finer than they need.
 
@@ -107,50 +107,52 @@ class FaceFinder:
             encoded: the photo; open.
             detail: pixels that the shorter side of a face's box must have in what it is cut out of.
             threshold: the least detection score, 0..1.
-            lap: called with the name of each step, "decode", "detect" and "landmarks", when it is done.
+            end_stage: called with the name of each stage, "decode", "detect" and "landmarks", at its end.
 
         Raises:
             UnreadablePhoto: it cannot be decoded.
         """
-        lap = lap or _unheard
+        end_stage = end_stage or _unheard
         reduced = encoded.decode_reduced(longer_side=LARGE_SIDE, area=LARGE_PHOTO + 1)
         if reduced is None:
             photo = encoded.decode()
-            lap("decode")
-            return PipelineResult(self.find(photo, threshold=threshold, lap=lap), photo.shape[:2], photo, 1)
+            end_stage("decode")
+            return PipelineResult(
+                self.find(photo, threshold=threshold, end_stage=end_stage), photo.shape[:2], photo, 1
+            )
         small, divisor = reduced
-        lap("decode")
-        found = self._find(small, threshold, lap)
+        end_stage("decode")
+        found = self._find(small, threshold, end_stage)
         faces = [_enlarge(face, divisor, encoded.size) for face, _ in found]
         if all(min(face.box.width, face.box.height) >= detail for face, _ in found):
             return PipelineResult(faces, encoded.size, small, divisor)
         photo = encoded.decode()
-        lap("decode")
+        end_stage("decode")
         coarse = np.stack([_enlarge_points(own, divisor) for _, own in found])
         landmarks, _ = self._refiner.refine(photo, coarse)
-        lap("landmarks")
+        end_stage("landmarks")
         exact = [replace(face, landmarks=points) for face, points in zip(faces, landmarks, strict=True)]
         return PipelineResult(exact, encoded.size, photo, 1)
 
     def _search(
-        self, photo: NDArray[np.uint8], threshold: float, lap: Callable[[str], None]
+        self, photo: NDArray[np.uint8], threshold: float, end_stage: Callable[[str], None]
     ) -> tuple[int, Detections, NDArray[np.float32]]:
         """How many quarter turns to the left make the photo upright, and after them its faces, see ``_look``."""
         sides = _sides(photo)
-        found, coarse = self._look(photo, sides, threshold, lap)
+        found, coarse = self._look(photo, sides, threshold, end_stage)
         if found.best >= SURE:
             return 0, found, coarse
         turned = (np.ascontiguousarray(np.rot90(photo, turns)) for turns in range(4))  # one at a time in memory
         best = [self._detector.detect(t, long_side=sides[-1], threshold=threshold).best for t in turned]
         best[0] = max(best[0] + CLEARLY_BETTER, found.best + CLEARLY_BETTER, TURNED)
-        lap("detect")
+        end_stage("detect")
         turns = int(np.argmax(best))
         if turns == 0:
             return 0, found, coarse
-        return turns, *self._look(np.ascontiguousarray(np.rot90(photo, turns)), sides, threshold, lap)
+        return turns, *self._look(np.ascontiguousarray(np.rot90(photo, turns)), sides, threshold, end_stage)
 
     def _look(
-        self, photo: NDArray[np.uint8], sides: Sequence[int], threshold: float, lap: Callable[[str], None]
+        self, photo: NDArray[np.uint8], sides: Sequence[int], threshold: float, end_stage: Callable[[str], None]
     ) -> tuple[Detections, NDArray[np.float32]]:
         """The faces with refined landmarks, and the detector's own [n, 5, 2], at the first scale that shows any.
 
@@ -160,10 +162,10 @@ class FaceFinder:
         enlarged = sides[0] > max(photo.shape[:2])
         for side in sides:
             found = self._detector.detect(photo, long_side=side, threshold=threshold)
-            lap("detect")
+            end_stage("detect")
             landmarks, probabilities = self._refiner.refine(photo, found.landmarks)
             believed = _believed(found, landmarks, probabilities)
-            lap("landmarks")
+            end_stage("landmarks")
             if believed.any() or (len(found) and not enlarged):
                 exact = Detections(found.boxes[believed], found.scores[believed], landmarks[believed])
                 return exact, found.landmarks[believed]

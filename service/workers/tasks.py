@@ -77,18 +77,18 @@ class WorkerResult:
     size: tuple[int, int]
     faces: list[Face]
     portraits: FaceCrops
-    laps: list[StageTiming]
+    stages: list[StageTiming]
 
     def reply(self) -> Reply:
         """For the gateway."""
         faces = [[astuple(each.box), each.score, each.landmarks.tolist()] for each in self.faces]
         qualities, raw = self.portraits.reply()
-        return [self.size, faces, qualities, self.laps], raw
+        return [self.size, faces, qualities, self.stages], raw
 
     @classmethod
     def read(cls, fields: Any, raw: bytes, *, crop: CropSpec) -> "WorkerResult":
         """What ``reply`` gave."""
-        (height, width), faces, qualities, laps = fields
+        (height, width), faces, qualities, stages = fields
         portraits = FaceCrops.read(qualities, raw, crop=crop)
         if len(faces) != len(portraits.qualities):
             raise ValueError(f"{len(faces)} faces, {len(portraits.qualities)} qualities")
@@ -99,7 +99,7 @@ class WorkerResult:
                 for box, score, points in faces
             ],
             portraits,
-            [(str(name), float(start), float(end)) for name, start, end in laps],
+            [(str(name), float(start), float(end)) for name, start, end in stages],
         )
 
 
@@ -119,16 +119,16 @@ def find(
     Raises:
         UnsupportedPhoto, PhotoTooLarge, UnreadablePhoto: the bytes are no photo that can be read.
     """
-    watch = StageTimer(handed_over_at)
+    timer = StageTimer(handed_over_at)
     with opened(room, data, max_pixels) as photo:
-        watch.lap("wait")
+        timer.end_stage("wait")
         sighting = finder().find_encoded(
-            photo, detail=DETAIL * max(crop.size), threshold=options.threshold, lap=watch.lap
+            photo, detail=DETAIL * max(crop.size), threshold=options.threshold, end_stage=timer.end_stage
         )
         faces = select(sighting.faces, options)
         portraits = _portraits(sighting.pixels, faces, crop, sighting.size, sighting.divisor)
-        watch.lap("align")
-    return WorkerResult(sighting.size, faces, portraits, watch.laps).reply()
+        timer.end_stage("align")
+    return WorkerResult(sighting.size, faces, portraits, timer.stages).reply()
 
 
 def recrop(room: Room, data: bytes, *, max_pixels: int, faces: Sequence[Face], crop: CropSpec) -> Reply:

@@ -14,7 +14,8 @@ from service.api.problems import from_error, problem_response
 from service.errors import Draining, TandemError
 from service.observability.logging import REQUEST_LOGGER
 from service.observability.metrics import Metrics, exemplar
-from service.observability.tracing import Tracing, route_of
+from service.observability.request_context import route_of
+from service.observability.tracing import Tracing
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 """What is taken over from a caller's X-Request-ID: nothing that could break a log or a header."""
@@ -66,7 +67,7 @@ class RequestLogMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        with self._tracing.exchange(scope):
+        with self._tracing.server_span(scope):
             if scope["type"] == "http":
                 await self._observe(scope, receive, send)
             else:

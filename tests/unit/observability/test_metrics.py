@@ -1,9 +1,4 @@
-import json
-import logging
-import sys
-
 from service import __version__
-from service.observability.logging import JsonFormatter
 from service.observability.metrics import Metrics, server_timing
 
 
@@ -22,24 +17,6 @@ def test_stages_and_build_are_exposed() -> None:
     assert 'tandem_stage_seconds_bucket{le="0.025",route="",stage="decode"} 1.0' in text
     assert f'tandem_build_info{{version="{__version__}"}} 1.0' in text
     assert "process_resident_memory_bytes" in text
-
-
-def test_a_record_is_one_line_of_json_with_its_fields() -> None:
-    record = logging.LogRecord("tandem.requests", logging.INFO, "f.py", 1, "two\nlines %s", ("é",), None)
-    record.fields = {"faces": 2}
-    line = JsonFormatter().format(record)
-    assert "\n" not in line
-    entry = json.loads(line)
-    assert entry.pop("time").endswith("+00:00")
-    assert entry == {"level": "info", "logger": "tandem.requests", "message": "two\nlines é", "faces": 2}
-
-
-def test_a_traceback_goes_to_the_log() -> None:
-    try:
-        raise ValueError("oh")
-    except ValueError:
-        record = logging.LogRecord("x", logging.ERROR, "f.py", 1, "m", (), sys.exc_info())
-    assert "ValueError: oh" in json.loads(JsonFormatter().format(record))["traceback"]
 
 
 def test_server_timing_is_in_milliseconds() -> None:

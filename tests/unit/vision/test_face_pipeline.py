@@ -138,7 +138,7 @@ def find_encoded(finder, raw, **options):
 
 def test_large_faces_of_a_large_photo_are_found_in_it_reduced(finder):
     photo, steps = large_photo(270), []
-    sighting = find_encoded(finder, encoded(photo, quality=95), lap=steps.append)
+    sighting = find_encoded(finder, encoded(photo, quality=95), end_stage=steps.append)
     (face,) = sighting.faces
     (exact,) = finder.find(np.asarray(photo))
     assert (sighting.size, sighting.divisor, sighting.pixels.shape) == ((1901, 2603), 2, (951, 1302, 3))
@@ -151,7 +151,7 @@ def test_large_faces_of_a_large_photo_are_found_in_it_reduced(finder):
 def test_a_face_too_small_for_that_is_read_from_the_whole_photo(finder):
     photo, steps = large_photo(150), []
     raw = encoded(photo, quality=95)
-    sighting = find_encoded(finder, raw, lap=steps.append)
+    sighting = find_encoded(finder, raw, end_stage=steps.append)
     (face,) = sighting.faces
     (exact,) = finder.find(decode_photo(raw, max_pixels=50_000_000))
     assert (sighting.size, sighting.divisor, sighting.pixels.shape) == ((1901, 2603), 1, (1901, 2603, 3))

@@ -11,13 +11,28 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from service.api_keys import KeyRing
-from service.runtime import available_cores
 
 MEBIBYTE = 1024 * 1024
 
-
 CONFIG_VARIABLE = "TANDEM_CONFIG"
 DEFAULT_CONFIG = "tandem.toml"
+
+
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""A container's CPU quota (cgroup v2): microseconds of CPU time, and the period in which they may be used."""
+
+
+def available_cores() -> int:
+    """How many CPU cores this process may use, at least 1; a container's quota is taken into account."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS
+        cores = os.cpu_count() or 1
+    try:
+        quota, period = CPU_QUOTA.read_text().split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):  # no such file, or a quota of "max"
+        return cores
 
 
 class ConfigUnusable(Exception):

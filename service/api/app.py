@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from service import __version__
 from service.analyzer import Analyzer
-from service.api.admission import Places, Streams
+from service.api.admission import Streams
 from service.api.dependencies import Gateway
 from service.api.docs_page import reference_page
 from service.api.middleware.auth import AuthMiddleware, key_ring
@@ -24,13 +24,12 @@ from service.api.routes.emotions import router
 from service.api.routes.health import router as operations_router
 from service.api.routes.stream import router as stream_router
 from service.api.ui import router as page_router
-from service.api.uploads.budget import UploadMemory
+from service.budget import Budget, mebibytes
 from service.errors import TandemError
 from service.inference.shadow import connect
 from service.observability.metrics import Metrics
 from service.observability.tracing import Tracing, create_tracing
 from service.settings import Settings
-from service.workers.memory import DecodingMemory
 from service.workers.metrics import WorkerMetrics
 from service.workers.pool import WorkerPool
 from service.workers.queue import WorkQueue
@@ -57,7 +56,12 @@ def create_app(settings: Settings) -> FastAPI:
             raise ValueError("no Triton: set TANDEM_TRITON_URL, or let `tandem serve` start one")
         processes = WorkerPool(
             settings.workers,
-            memory=DecodingMemory(settings.max_decoding_bytes),
+            memory=Budget(
+                settings.max_decoding_bytes,
+                what="memory for decoding",
+                setting="TANDEM_MAX_DECODING_BYTES",
+                show=mebibytes,
+            ),
             patience_s=settings.request_timeout_s,
         )
         triton = connect(settings, settings.triton_url, metrics)
@@ -66,8 +70,10 @@ def create_app(settings: Settings) -> FastAPI:
         line = WorkQueue(processes, settings.max_waiting, metrics)
         reader = Analyzer(settings, triton=triton, line=line, metrics=metrics, tracing=tracing)
         streams = Streams(settings.max_streams)
-        batches = Places(settings.max_batches, what="batches", setting="TANDEM_MAX_BATCHES")
-        uploads = UploadMemory(settings.max_held_bytes)
+        batches = Budget(settings.max_batches, what="batches", setting="TANDEM_MAX_BATCHES")
+        uploads = Budget(
+            settings.max_held_bytes, what="memory for uploads", setting="TANDEM_MAX_HELD_BYTES", show=mebibytes
+        )
         gateway = Gateway(settings, metrics, triton, line, reader, streams, batches, uploads)
         app.state.gateway = gateway
         try:

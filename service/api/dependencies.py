@@ -8,8 +8,8 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from service.analyzer import Analyzer
-from service.api.admission import Places, Streams
-from service.api.uploads.budget import Hold, UploadMemory
+from service.api.admission import Streams
+from service.budget import Budget
 from service.inference.client import TritonClient
 from service.observability.metrics import Metrics
 from service.settings import Settings
@@ -26,8 +26,8 @@ class Gateway:
     line: WorkQueue
     reader: Analyzer
     streams: Streams
-    batches: Places
-    uploads: UploadMemory
+    batches: Budget
+    uploads: Budget
     draining: bool = False
 
 
@@ -45,10 +45,10 @@ GatewayParts = Annotated[Gateway, Depends(_parts_of)]
 """How a route asks for them."""
 
 
-async def _hold_of(gateway: GatewayParts) -> AsyncIterator[Hold]:
-    with gateway.uploads.hold() as hold:
-        yield hold
+async def _upload_budget_of(gateway: GatewayParts) -> AsyncIterator[Budget]:
+    with gateway.uploads.part() as memory:
+        yield memory
 
 
-UploadHold = Annotated[Hold, Depends(_hold_of)]
-"""How a route asks to hold an upload; given back when the whole answer has been sent."""
+UploadBudget = Annotated[Budget, Depends(_upload_budget_of)]
+"""This request's part of the memory for uploads; released once the whole answer has been sent."""

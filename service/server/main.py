@@ -16,11 +16,11 @@ from fastapi import FastAPI
 from service.api.app import create_app, create_operations_app
 from service.api.dependencies import Gateway
 from service.errors import TandemError
-from service.runtime import freeze_heap
 from service.server.http_protocol import HttpProtocol
 from service.server.triton_watchdog import TritonWatchdog
 from service.settings import Settings
 from service.triton.server import LocalTriton
+from service.workers.gc_tuning import freeze_heap
 
 ASK_S = 0.25
 """How often Triton is asked, until an inference works."""

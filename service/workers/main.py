@@ -8,8 +8,8 @@ import traceback
 from collections import deque
 
 from service.errors import TandemError
-from service.runtime import freeze_heap
 from service.triton.supervisor import die_with
+from service.workers.gc_tuning import freeze_heap
 from service.workers.protocol import BROKEN, DONE, GRANTED, ORDER, READY, REFUSED, ROOM, answer, read_order
 from service.workers.tasks import finder
 

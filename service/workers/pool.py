@@ -9,7 +9,7 @@ import logging
 from collections import Counter, deque
 from typing import TypeVar
 
-from service.workers.memory import DecodingMemory
+from service.budget import Budget
 from service.workers.process import NotBegun, WorkerProcess
 from service.workers.protocol import Reader, Step
 
@@ -24,7 +24,7 @@ logger = logging.getLogger("tandem.photos")
 class WorkerPool:
     """A fixed number of them. To be used inside one event loop."""
 
-    def __init__(self, count: int, *, memory: DecodingMemory, patience_s: float) -> None:
+    def __init__(self, count: int, *, memory: Budget, patience_s: float) -> None:
         """Nothing runs before ``start``.
 
         Args:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from service import errors
+from service.budget import Budget
 from service.errors import TandemError, WorkerCrashed
-from service.workers.memory import DecodingMemory
 from service.workers.protocol import (
     ANSWER,
     BROKEN,
@@ -57,7 +57,7 @@ class NotBegun(Exception):
 class WorkerProcess:
     """One process, and the socket to it."""
 
-    def __init__(self, memory: DecodingMemory, ended: Callable[["WorkerProcess"], None]) -> None:
+    def __init__(self, memory: Budget, ended: Callable[["WorkerProcess"], None]) -> None:
         """Nothing runs before ``start``.
 
         Args:
@@ -160,7 +160,7 @@ class WorkerProcess:
             async with asyncio.timeout(patience_s):
                 word, fields, raw = await self._hear()
             while word == ROOM:
-                await held.enter_async_context(self._memory.room(fields))
+                await held.enter_async_context(self._memory.reserved_in_turn(fields))
                 async with asyncio.timeout(patience_s):
                     self._say(GRANTED)
                     word, fields, raw = await self._hear()

@@ -39,7 +39,7 @@ from harmed import PROBLEM, TIMEOUT_S, Service, kill, service  # noqa: E402
 from photos import astronaut, encoded, tiles  # noqa: E402
 from waiting import wait_until  # noqa: E402
 
-from service.runtime import available_cores  # noqa: E402
+from service.settings import available_cores  # noqa: E402
 
 MEBIBYTE = 1024 * 1024
 

@@ -1,10 +1,20 @@
+import os
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+import service.settings
 from service.api_keys import create_key
-from service.settings import ConfigUnusable, Settings, allowed, environment_name, format_errors, origin_of
+from service.settings import (
+    ConfigUnusable,
+    Settings,
+    allowed,
+    available_cores,
+    environment_name,
+    format_errors,
+    origin_of,
+)
 
 
 def test_every_setting_is_described_and_has_a_default() -> None:
@@ -114,3 +124,24 @@ def test_ranges_in_words() -> None:
     assert allowed(fields["request_timeout_s"]) == "above 0"
     assert allowed(fields["max_faces"]) == "1 or more"
     assert allowed(fields["host"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"),
+    [
+        ("max 100000", 8),
+        ("200000 100000", 2),
+        ("250000 100000", 2),
+        ("50000 100000", 1),
+        ("9900000 100000", 8),
+        (None, 8),
+    ],
+)
+def test_available_cores_respects_affinity_and_the_containers_quota(
+    quota: str | None, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(service.settings, "CPU_QUOTA", tmp_path / "cpu.max")
+    if quota:
+        (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    assert available_cores() == expected

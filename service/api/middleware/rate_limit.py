@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from service.budget import Budget
 from service.errors import TooManyRequests
 
 MAX_CALLERS = 10_000
@@ -19,7 +20,7 @@ SCARCE_S = 1.0
 class _Caller:
     tokens: float
     at: float
-    inside: int = 0
+    requests: Budget
 
 
 @dataclass
@@ -55,15 +56,10 @@ class RateLimiter:
             TooManyRequests: it would be over a limit; nothing is counted.
         """
         caller = self._caller(name)
-        if self.concurrent is not None and caller.inside >= self.concurrent:
-            raise TooManyRequests(
-                f"{caller.inside} requests are being answered for you; the limit is {self.concurrent} "
-                "(TANDEM_CONCURRENT_LIMIT)",
-                retry_after_s=1,
-            )
+        caller.requests.check()
         self._share(caller)
         self.take(name)
-        caller.inside += 1
+        caller.requests.reserve()
         self._room.inside += 1
 
     def scarce(self) -> None:
@@ -74,17 +70,17 @@ class RateLimiter:
 
     def _share(self, caller: _Caller) -> None:
         now = self.clock()
-        if now >= self._room.scarce_until or not caller.inside:
+        if now >= self._room.scarce_until or not caller.requests.used:
             return
         callers = 0
         for other in reversed(self._callers.values()):  # those heard of last come first
             if now - other.at > SCARCE_S:
                 break
             callers += 1
-        if caller.inside * callers >= self._room.most and callers > 1:
+        if caller.requests.used * callers >= self._room.most and callers > 1:
             raise TooManyRequests(
-                f"{caller.inside} requests are being answered for you, which is your part while {callers} callers "
-                f"share room for {self._room.most}",
+                f"{caller.requests.used} of your requests are in progress, which is your share while {callers} "
+                f"callers share room for {self._room.most}",
                 retry_after_s=1,
             )
 
@@ -112,7 +108,7 @@ class RateLimiter:
 
     def leave(self, name: str) -> None:
         """A request is done."""
-        self._caller(name).inside -= 1
+        self._caller(name).requests.release()
         self._room.inside -= 1
 
     def headers(self, name: str) -> dict[str, str]:
@@ -127,20 +123,30 @@ class RateLimiter:
             left.append(f'"photos";r={max(0, math.floor(caller.tokens))};t={math.ceil(missing_s)}')
         if self.concurrent is not None:
             policies.append(f'"concurrent";q={self.concurrent};qu="concurrent-requests"')
-            left.append(f'"concurrent";r={max(0, self.concurrent - caller.inside)}')
+            left.append(f'"concurrent";r={max(0, self.concurrent - caller.requests.used)}')
         return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(left)}
 
     def _caller(self, name: str) -> _Caller:
         now = self.clock()
         rate = self.rate or 0
-        caller = self._callers.setdefault(name, _Caller(float(rate), now))
+        caller = self._callers.get(name)
+        if caller is None:
+            caller = self._callers[name] = _Caller(float(rate), now, self._concurrency_limit())
         self._callers.move_to_end(name)
         caller.tokens = min(float(rate), caller.tokens + (now - caller.at) * rate / self.window_s)
         caller.at = now
         if len(self._callers) > MAX_CALLERS:
             oldest = next(iter(self._callers))
-            if self._callers[oldest].inside == 0:
+            if not self._callers[oldest].requests.used:
                 del self._callers[oldest]
             else:
                 self._callers.move_to_end(oldest)  # it is here still
         return caller
+
+    def _concurrency_limit(self) -> Budget:
+        return Budget(
+            math.inf if self.concurrent is None else self.concurrent,
+            what="your requests",
+            setting="TANDEM_CONCURRENT_LIMIT",
+            error=TooManyRequests,
+        )

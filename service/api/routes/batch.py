@@ -17,9 +17,9 @@ from service.api.dependencies import Gateway
 from service.api.problems import describe
 from service.api.responses import to_json
 from service.api.uploads.body import MAX_PARTS, read_chunks, too_large
-from service.api.uploads.budget import Hold
 from service.api.uploads.multipart import FormReader
 from service.api.uploads.zip_archive import ZipArchive
+from service.budget import Budget
 from service.errors import BrokenUpload, Overloaded, SlowUpload, TandemError, TooManyPhotos, UnsupportedUpload
 from service.schemas import BatchLine
 from service.settings import Settings
@@ -60,7 +60,7 @@ class Photos(Protocol):
         """
 
 
-async def read_batch(request: Request, hold: Hold, settings: Settings) -> Photos:
+async def read_batch(request: Request, memory: Budget, settings: Settings) -> Photos:
     """The photos of a multipart form (field ``images``, repeated) or a ZIP archive, held in memory.
 
     Raises:
@@ -77,13 +77,13 @@ async def read_batch(request: Request, hold: Hold, settings: Settings) -> Photos
             if kind == b"multipart/form-data":
                 form = BatchForm(options.get(b"boundary"), settings)
                 async for chunk in _chunks(
-                    request, hold, limit, (settings.max_batch_photos + MAX_PARTS) * ENVELOPE_BYTES
+                    request, memory, limit, (settings.max_batch_photos + MAX_PARTS) * ENVELOPE_BYTES
                 ):
                     form.feed(chunk)
                 return form.finish()
             if kind in ZIP_TYPES:
                 body = io.BytesIO()
-                async for chunk in _chunks(request, hold, limit, 0):
+                async for chunk in _chunks(request, memory, limit, 0):
                     body.write(chunk)
                 return await asyncio.to_thread(_archive, body.getvalue(), settings)
     except TimeoutError:
@@ -98,8 +98,8 @@ async def read_batch(request: Request, hold: Hold, settings: Settings) -> Photos
     )
 
 
-def _chunks(request: Request, hold: Hold, limit: int, envelope: int) -> AsyncIterator[bytes]:
-    return read_chunks(request, hold, limit, limit + envelope, what="batch", setting="TANDEM_MAX_BATCH_BYTES")
+def _chunks(request: Request, memory: Budget, limit: int, envelope: int) -> AsyncIterator[bytes]:
+    return read_chunks(request, memory, limit, limit + envelope, what="batch", setting="TANDEM_MAX_BATCH_BYTES")
 
 
 def _archive(data: bytes, settings: Settings) -> ZipArchive:
@@ -187,14 +187,14 @@ class BatchReader:
     def __init__(
         self,
         gateway: Gateway,
-        hold: Hold,
+        memory: Budget,
         options: DetectionOptions,
         face_fields: frozenset[str],
         *,
         request_id: str,
     ) -> None:
         self._gateway = gateway
-        self._hold = hold
+        self._memory = memory
         self._options = options
         self._face_fields = face_fields
         self._request_id = request_id
@@ -248,7 +248,7 @@ class BatchReader:
         with ExitStack() as held:
 
             async def fetch() -> bytes:
-                held.enter_context(self._hold.room(min(photos.unpacked_bytes(index), limit)))
+                held.enter_context(self._memory.reserved(min(photos.unpacked_bytes(index), limit)))
                 return await asyncio.to_thread(photos.read, index, max_bytes=limit)
 
             data = await self._patiently(fetch, gives_up_at)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from service.api.dependencies import GatewayParts, UploadHold
+from service.api.dependencies import GatewayParts, UploadBudget
 from service.api.params import PhotoQuery
 from service.api.problems import ACCESS_PROBLEMS, UNAVAILABLE, documented
 from service.api.responses import JSON_TYPE, MIXED_TYPE, Form, render
@@ -76,7 +76,7 @@ PHOTO_BODY = {
     openapi_extra={"requestBody": PHOTO_BODY},
 )
 async def read_emotions(
-    request: Request, gateway: GatewayParts, hold: UploadHold, query: Annotated[PhotoQuery, Query()]
+    request: Request, gateway: GatewayParts, memory: UploadBudget, query: Annotated[PhotoQuery, Query()]
 ) -> Response:
     """Labels describe what a face shows, not what a person feels. Photos are neither kept nor logged."""
     settings = gateway.settings
@@ -84,11 +84,11 @@ async def read_emotions(
     form = Form.for_accept(request.headers.get("accept"))
     options = query.options(settings)
     data = await read_photo(
-        request, hold, max_bytes=settings.max_upload_bytes, timeout_s=settings.upload_timeout_s
+        request, memory, max_bytes=settings.max_upload_bytes, timeout_s=settings.upload_timeout_s
     )
     analysis = await gateway.reader.read(data, options, draw_as=form.picture_type, ends_at=ends_at)
     request.state.faces = len(analysis.answer.faces)
-    hold.take(len(analysis.picture or b""))  # held until the caller has read it
+    memory.reserve(len(analysis.picture or b""))  # held until the caller has read it
     return render(analysis, form, query.face_fields())
 
 
@@ -123,24 +123,24 @@ BATCH_BODY = {
     openapi_extra={"requestBody": BATCH_BODY},
 )
 async def read_batch_of_emotions(
-    request: Request, gateway: GatewayParts, hold: UploadHold, query: Annotated[PhotoQuery, Query()]
+    request: Request, gateway: GatewayParts, memory: UploadBudget, query: Annotated[PhotoQuery, Query()]
 ) -> Response:
     """Each photo has an answer or a problem of its own; one that cannot be read harms no other.
 
     A batch gives way to single photos: under load it takes longer instead of being refused.
     """
     options = query.options(gateway.settings)
-    gateway.batches.take()
+    gateway.batches.reserve()
     try:
-        photos = await batch.read_batch(request, hold, gateway.settings)
+        photos = await batch.read_batch(request, memory, gateway.settings)
         await gateway.triton.contract()  # without a model, one problem says it for all
         request.state.spend(len(photos.names) - 1)
         reader = batch.BatchReader(
-            gateway, hold, options, query.face_fields(), request_id=request.state.request_id
+            gateway, memory, options, query.face_fields(), request_id=request.state.request_id
         )
-        return batch.BatchResponse(request, reader, photos, gateway.batches.leave)
+        return batch.BatchResponse(request, reader, photos, gateway.batches.release)
     except BaseException:
-        gateway.batches.leave()
+        gateway.batches.release()
         raise
 
 

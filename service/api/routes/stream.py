@@ -18,7 +18,7 @@ from service.api.params import PhotoQuery
 from service.api.problems import from_error
 from service.api.responses import to_json
 from service.api.routes.frames import Frame, FrameRate, NewestFrame
-from service.api.uploads.budget import Hold
+from service.budget import Budget
 from service.errors import BadParameter, Draining, ForeignOrigin, TandemError
 from service.observability.logging import REQUEST_LOGGER
 from service.schemas import FrameEmotions, FrameProblem, PhotoEmotions, TrackedFace
@@ -109,8 +109,8 @@ async def read_stream(socket: WebSocket) -> None:
     await socket.accept(subprotocol=PROTOCOL if PROTOCOL in socket.scope["subprotocols"] else None)
     conversation = StreamSession(socket, gateway, state["request_id"])
     try:
-        with gateway.streams.admit(), gateway.metrics.streams.track_inprogress(), gateway.uploads.hold() as hold:
-            closure = await conversation.hold(hold)
+        with gateway.streams.admit(), gateway.metrics.streams.track_inprogress(), gateway.uploads.part() as memory:
+            closure = await conversation.hold(memory)
     except TandemError as error:
         closure = await conversation.refuse(error)
     except Exception:
@@ -132,7 +132,7 @@ class StreamSession:
         self._answered = 0
         self._began = time.perf_counter()
 
-    async def hold(self, memory: Hold) -> CloseReason:
+    async def hold(self, memory: Budget) -> CloseReason:
         """Read frames and answer them, side by side, until one of both or the service's stop ends it.
 
         Raises:
@@ -159,7 +159,7 @@ class StreamSession:
         await self._gateway.streams.closing.wait()
         return CloseReason(GOING_AWAY, "the service is shutting down")
 
-    async def _receive(self, memory: Hold) -> CloseReason:
+    async def _receive(self, memory: Budget) -> CloseReason:
         settings, frames = self._gateway.settings, self._gateway.metrics.frames
         rate = FrameRate(settings.max_frames_per_s, time.monotonic())
         while True:
@@ -181,14 +181,14 @@ class StreamSession:
             if not rate.allows(time.monotonic()):
                 per_s = f"{settings.max_frames_per_s:g}"
                 return CloseReason(POLICY, f"more than {per_s} frames a second (TANDEM_MAX_FRAMES_PER_S)")
-            memory.take(len(data))
+            memory.reserve(len(data))
             if self._newest.put(data):
-                memory.give(self._waiting)
+                memory.release(self._waiting)
                 self._dropped += 1
                 frames.labels("dropped").inc()
             self._waiting = len(data)
 
-    async def _answer(self, memory: Hold, query: StreamQuery, options: DetectionOptions) -> CloseReason:
+    async def _answer(self, memory: Budget, query: StreamQuery, options: DetectionOptions) -> CloseReason:
         tracker = Tracker(query.smooth) if query.track or query.smooth else None
         frames = self._gateway.metrics.frames
         while True:
@@ -201,7 +201,7 @@ class StreamSession:
                 await self._socket.send_text(self._problem(error, frame).model_dump_json(exclude_none=True))
                 continue
             finally:
-                memory.give(len(frame.data))
+                memory.release(len(frame.data))
             answer = compose(frame, analysis.answer, tracker)
             await self._socket.send_text(to_json(answer, query.face_fields()).decode())
             frames.labels("answered").inc()

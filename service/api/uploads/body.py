@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
-from service.api.uploads.budget import Hold
 from service.api.uploads.multipart import FormReader
+from service.budget import Budget
 from service.errors import BrokenUpload, SlowUpload, UnsupportedUpload, UploadTooLarge
 from service.settings import MEBIBYTE
 
@@ -37,7 +37,7 @@ MAX_LENGTH_DIGITS = 20
 """Digits of a Content-Length that are read; more would only take time."""
 
 
-async def read_photo(request: Request, hold: Hold, *, max_bytes: int, timeout_s: float) -> bytes:
+async def read_photo(request: Request, memory: Budget, *, max_bytes: int, timeout_s: float) -> bytes:
     """Read a photo's bytes: a multipart field ``image``, the raw body, or JSON with base64.
 
     The limit is applied to the announced length first and then while reading, so that no more than it is ever
@@ -54,17 +54,19 @@ async def read_photo(request: Request, hold: Hold, *, max_bytes: int, timeout_s:
     try:
         async with asyncio.timeout(timeout_s):
             if kind == b"multipart/form-data":
-                return await _from_multipart(request, hold, options.get(b"boundary"), max_bytes)
+                return await _from_multipart(request, memory, options.get(b"boundary"), max_bytes)
             if kind == b"application/json":
-                body = await _read(request, hold, max_bytes, body_limit=base64_length(max_bytes) + ENVELOPE_BYTES)
+                body = await _read(
+                    request, memory, max_bytes, body_limit=base64_length(max_bytes) + ENVELOPE_BYTES
+                )
                 # Megabytes of base64 take long enough to hold up every other request, and lie there twice more.
-                with hold.room(2 * len(body)):
+                with memory.reserved(2 * len(body)):
                     photo = await asyncio.to_thread(photo_from_json, body)
                 if len(photo) > max_bytes:
                     raise too_large(len(photo), max_bytes)
                 return photo
             if kind.startswith(b"image/"):
-                return await _read(request, hold, max_bytes, body_limit=max_bytes)
+                return await _read(request, memory, max_bytes, max_bytes)
     except TimeoutError:
         raise SlowUpload(f"the upload did not arrive within {timeout_s:g} s (TANDEM_UPLOAD_TIMEOUT_S)") from None
     if not kind and request.headers.get("content-length", "0") == "0":
@@ -88,14 +90,14 @@ def too_large(
 
 async def read_chunks(
     request: Request,
-    hold: Hold,
+    memory: Budget,
     max_bytes: int,
     body_limit: int,
     *,
     what: str = "upload",
     setting: str = "TANDEM_MAX_UPLOAD_BYTES",
 ) -> AsyncIterator[bytes]:
-    """The body in pieces, as long as it keeps to ``body_limit``; ``hold`` counts them.
+    """The body in pieces, as long as it keeps to ``body_limit``; ``memory`` counts them.
 
     Raises:
         UnsupportedUpload: the body is compressed.
@@ -111,19 +113,19 @@ async def read_chunks(
         length = int(announced[:MAX_LENGTH_DIGITS])
         if length > body_limit:
             raise too_large(length, max_bytes, what=what, setting=setting)
-        hold.check_room(length)
+        memory.check(length)
     seen = 0
     async for chunk in request.stream():
         seen += len(chunk)
         if seen > body_limit:
             raise too_large(None, max_bytes, what=what, setting=setting)
-        hold.take(len(chunk))
+        memory.reserve(len(chunk))
         yield chunk
 
 
-async def _read(request: Request, hold: Hold, max_bytes: int, body_limit: int) -> bytes:
+async def _read(request: Request, memory: Budget, max_bytes: int, body_limit: int) -> bytes:
     body = io.BytesIO()  # unlike a bytearray it hands its bytes over without a copy
-    async for chunk in read_chunks(request, hold, max_bytes, body_limit):
+    async for chunk in read_chunks(request, memory, max_bytes, body_limit):
         body.write(chunk)
     if not body.tell():
         raise BrokenUpload("the request's body is empty")
@@ -163,9 +165,9 @@ def photo_from_json(body: bytes) -> bytes:
     return photo
 
 
-async def _from_multipart(request: Request, hold: Hold, boundary: bytes | None, max_bytes: int) -> bytes:
+async def _from_multipart(request: Request, memory: Budget, boundary: bytes | None, max_bytes: int) -> bytes:
     form = _PhotoForm(boundary, max_bytes)
-    async for chunk in read_chunks(request, hold, max_bytes, max_bytes + ENVELOPE_BYTES):
+    async for chunk in read_chunks(request, memory, max_bytes, max_bytes + ENVELOPE_BYTES):
         form.feed(chunk)
     return form.photo()
 

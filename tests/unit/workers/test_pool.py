@@ -13,8 +13,8 @@ from typing import Any
 import photo_steps
 import pytest
 
+from service.budget import Budget
 from service.errors import UnreadablePhoto, WorkerCrashed
-from service.workers.memory import DecodingMemory
 from service.workers.pool import WorkerPool
 from service.workers.protocol import Reader, Step, read_answer
 
@@ -34,10 +34,14 @@ def importable_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(photo_steps.__file__).parent))
 
 
+def memory_of(limit: int) -> Budget:
+    return Budget(limit, what="memory for decoding", setting="TANDEM_MAX_DECODING_BYTES")
+
+
 @asynccontextmanager
 async def started(count: int = 1, *, memory: int = 100 * MIB, patience_s: float = 60) -> AsyncIterator[Run]:
     """Lets one of ``count`` processes do a step."""
-    processes = WorkerPool(count, memory=DecodingMemory(memory), patience_s=patience_s)
+    processes = WorkerPool(count, memory=memory_of(memory), patience_s=patience_s)
     await processes.start()
     try:
         yield partial(do, processes)
@@ -180,7 +184,7 @@ async def test_no_photo_waits_behind_a_slow_one_while_a_process_is_idle(tmp_path
 
 
 async def test_a_process_that_dies_while_idle_is_replaced_at_once() -> None:
-    processes = WorkerPool(1, memory=DecodingMemory(1), patience_s=60)
+    processes = WorkerPool(1, memory=memory_of(1), patience_s=60)
     await processes.start()
     try:
         (former,) = processes.ids()
@@ -266,11 +270,11 @@ async def test_signals_for_the_service_do_not_end_a_photo_in_work(tmp_path: Path
 
 OWNER = """
 import asyncio, functools, pathlib, photo_steps, sys
-from service.workers.memory import DecodingMemory
+from service.budget import Budget
 from service.workers.pool import WorkerPool
 
 async def main():
-    processes = WorkerPool(1, memory=DecodingMemory(1), patience_s=60)
+    processes = WorkerPool(1, memory=Budget(1, what='', setting=''), patience_s=60)
     await processes.start()
     process = await processes.take()
     print(await processes.call(process, photo_steps.process_id, b"", photo_steps.fields_of), flush=True)

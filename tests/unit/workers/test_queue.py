@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import photo_steps
 import pytest
 
+from service.budget import Budget
 from service.errors import Overloaded
 from service.observability.metrics import Metrics
 from service.workers import queue as line_module
-from service.workers.memory import DecodingMemory
 from service.workers.pool import WorkerPool
 from service.workers.queue import WorkQueue
 
@@ -54,7 +54,7 @@ async def line_of_one() -> AsyncIterator[WorkQueue]:
 
 
 def processes_of(count: int) -> WorkerPool:
-    return WorkerPool(count, memory=DecodingMemory(1), patience_s=60)
+    return WorkerPool(count, memory=Budget(1, what="memory", setting="TANDEM_MAX_DECODING_BYTES"), patience_s=60)
 
 
 def test_a_full_line_is_refused_and_a_place_comes_free(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 
 from service.api.uploads.body import MAX_PARTS, photo_from_json, read_photo
-from service.api.uploads.budget import UploadMemory
+from service.budget import Budget, mebibytes
 from service.errors import BrokenUpload, Overloaded, SlowUpload, UnsupportedUpload, UploadTooLarge
 
 LIMIT = 100_000
@@ -31,13 +31,17 @@ class Body:
         return {"type": "http.request", "body": chunk, "more_body": True}
 
 
+def budget(limit: int) -> Budget:
+    return Budget(limit, what="memory for uploads", setting="TANDEM_MAX_HELD_BYTES", show=mebibytes)
+
+
 def read(
     body: bytes | Body,
     content_type: str | None,
     *,
     length: int | None = None,
     encoding: str | None = None,
-    memory: UploadMemory | None = None,
+    memory: Budget | None = None,
 ) -> bytes:
     source = body if isinstance(body, Body) else Body([body[:7], body[7:]])
     headers = [(b"content-type", content_type.encode())] if content_type else []
@@ -46,8 +50,8 @@ def read(
     if encoding is not None:
         headers.append((b"content-encoding", encoding.encode()))
     request = Request({"type": "http", "method": "POST", "headers": headers}, source.receive)
-    with (memory or UploadMemory(10 * LIMIT)).hold() as hold:
-        return asyncio.run(read_photo(request, hold, max_bytes=LIMIT, timeout_s=5))
+    with (memory or budget(10 * LIMIT)).part() as part:
+        return asyncio.run(read_photo(request, part, max_bytes=LIMIT, timeout_s=5))
 
 
 def form(*parts: tuple[str, bytes], boundary: str = "frontier") -> bytes:
@@ -192,37 +196,37 @@ def test_a_body_that_does_not_come_is_given_up() -> None:
 
     request = Request({"type": "http", "method": "POST", "headers": [(b"content-type", b"image/png")]}, never)
     with (
-        UploadMemory(LIMIT).hold() as hold,
+        budget(LIMIT).part() as part,
         pytest.raises(SlowUpload, match=r"within 0.05 s \(TANDEM_UPLOAD_TIMEOUT_S\)"),
     ):
-        asyncio.run(read_photo(request, hold, max_bytes=LIMIT, timeout_s=0.05))
+        asyncio.run(read_photo(request, part, max_bytes=LIMIT, timeout_s=0.05))
 
 
 @pytest.mark.parametrize("kind", ["image/jpeg", FORM])
 def test_no_more_bytes_are_held_than_may_be(kind: str) -> None:
-    memory = UploadMemory(LIMIT)
-    with memory.hold() as other:
-        other.take(LIMIT - 30_000)
+    memory = budget(LIMIT)
+    with memory.part() as other:
+        other.reserve(LIMIT - 30_000)
         body = Body(zeros(b"" if kind == "image/jpeg" else form(("image", b""))[:-16]))
-        with pytest.raises(Overloaded, match=r"uploads of .* MiB are held .*\(TANDEM_MAX_HELD_BYTES\)"):
+        with pytest.raises(Overloaded, match=r"MiB in use.* MiB \(TANDEM_MAX_HELD_BYTES\)"):
             read(body, kind, memory=memory)
         assert body.taken <= 40_000
-        assert memory.held == LIMIT - 30_000
-    assert memory.held == 0
+        assert memory.used == LIMIT - 30_000
+    assert memory.used == 0
 
 
 def test_of_an_upload_for_which_there_is_no_room_nothing_is_read() -> None:
     body = Body(zeros())
     with pytest.raises(Overloaded):
-        read(body, "image/jpeg", length=50_000, memory=UploadMemory(49_999))
+        read(body, "image/jpeg", length=50_000, memory=budget(49_999))
     assert body.taken == 0
 
 
 def test_base64_counts_as_often_as_it_lies_in_memory() -> None:
     body = json.dumps({"image": base64.b64encode(bytes(60_000)).decode()}).encode()
-    assert read(body, "application/json", memory=UploadMemory(3 * len(body))) == bytes(60_000)
+    assert read(body, "application/json", memory=budget(3 * len(body))) == bytes(60_000)
     with pytest.raises(Overloaded):
-        read(body, "application/json", memory=UploadMemory(3 * len(body) - 1))
+        read(body, "application/json", memory=budget(3 * len(body) - 1))
 
 
 @pytest.mark.parametrize("kind", ["image/jpeg", FORM, "application/json"])

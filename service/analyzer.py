@@ -29,7 +29,7 @@ from service.schemas import (
 )
 from service.settings import Settings
 from service.vision.face import LANDMARK_NAMES, Face
-from service.vision.quality import Quality
+from service.vision.quality import FaceQuality
 from service.workers.queue import WorkQueue
 from service.workers.tasks import (
     CropSpec,
@@ -176,7 +176,7 @@ def _crop_of(contract: ModelSpec) -> CropSpec:
 def compose(
     size: tuple[int, int],
     faces: Sequence[Face],
-    qualities: Sequence[Quality],
+    qualities: Sequence[FaceQuality],
     probabilities: NDArray[np.float32],
     contract: ModelSpec,
 ) -> PhotoEmotions:
@@ -195,7 +195,7 @@ def compose(
     )
 
 
-def _describe(face: Face, quality: Quality, row: NDArray[np.float32], labels: Sequence[str]) -> FaceEmotion:
+def _describe(face: Face, quality: FaceQuality, row: NDArray[np.float32], labels: Sequence[str]) -> FaceEmotion:
     # Softmax in half precision may leave the interval by a rounding error.
     emotions = {
         label: round(min(max(float(p), 0.0), 1.0), PROBABILITY_DIGITS)
@@ -221,8 +221,8 @@ def _describe(face: Face, quality: Quality, row: NDArray[np.float32], labels: Se
             sharpness=round(quality.sharpness, SCORE_DIGITS),
             brightness=round(quality.brightness, SCORE_DIGITS),
         ),
-        reliable=not quality.doubts,
-        unreliable_because=list(quality.doubts),
+        reliable=not quality.unreliable_because,
+        unreliable_because=list(quality.unreliable_because),
     )
 
 

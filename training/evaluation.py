@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from service.vision.face_pipeline import FaceFinder
+from service.vision.face_pipeline import FacePipeline
 from training.datasets.cropping import ALIGNED, crop_image
 from training.datasets.ferplus import EMOTIONS, Split, majority_labels, read_split
 from training.datasets.images import EncodedImage
@@ -55,7 +55,7 @@ def evaluate(settings: EvaluateSettings) -> None:
 
 def answer_offline(images: Sequence[EncodedImage], model: Path) -> Answers:
     """By the face pipeline and a TorchScript file in this process."""
-    finder = FaceFinder()
+    finder = FacePipeline()
     cropped = [crop_image(image.read_bytes(), finder) for image in tqdm(images, desc="offline", unit=" images")]
     crops = np.stack([crop for crop, _ in cropped])
     found = np.array([outcome == ALIGNED for _, outcome in cropped])

@@ -15,7 +15,7 @@ from service.errors import TandemError
 from service.vision.alignment import crop_faces
 from service.vision.decoding import decode_photo
 from service.vision.face import Face
-from service.vision.face_pipeline import FaceFinder
+from service.vision.face_pipeline import FacePipeline
 from training.crop_spec import CROP_SIZE, TEMPLATE
 from training.datasets.cropping import MAX_PIXELS
 from training.datasets.images import EncodedImage
@@ -114,12 +114,12 @@ def crop_all(
     return np.concatenate(crops), np.concatenate(found)
 
 
-_finder: FaceFinder | None = None
+_finder: FacePipeline | None = None
 
 
 def _start_worker() -> None:
     global _finder  # noqa: PLW0603 - what a worker process builds once
-    _finder = FaceFinder()
+    _finder = FacePipeline()
 
 
 def _crop_chunk(images: list[EncodedImage]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -133,7 +133,7 @@ def _crop_chunk(images: list[EncodedImage]) -> tuple[NDArray[np.uint8], NDArray[
             continue  # a broken image holds no face
         for column, condition in enumerate(CONDITIONS.values()):
             photo = decode_photo(make_photo(picture, condition), max_pixels=MAX_PIXELS)
-            face = find_pasted(_finder.find(photo), condition.side)
+            face = find_pasted(_finder.find_faces(photo), condition.side)
             if face:
                 crops[row, column] = crop_faces(photo, [face], template=TEMPLATE, size=CROP_SIZE)[0, 0]
                 found[row, column] = True

@@ -12,11 +12,11 @@ from service.api.negotiation import choose_media_type
 from service.errors import NotAcceptable
 from service.observability.metrics import server_timing
 from service.schemas import FACE_FIELDS, FrameEmotions, PhotoEmotions
-from service.vision.drawing import FORMATS
+from service.vision.drawing import IMAGE_FORMATS
 
 JSON_TYPE: Final = "application/json"
 MIXED_TYPE: Final = "multipart/mixed"
-ANSWER_TYPES: Final = (JSON_TYPE, *FORMATS, MIXED_TYPE)
+ANSWER_TYPES: Final = (JSON_TYPE, *IMAGE_FORMATS, MIXED_TYPE)
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class Form:
         media_type = choose_media_type(accept, ANSWER_TYPES)
         if media_type == JSON_TYPE:
             return cls(media_type, None)
-        if media_type in FORMATS:
+        if media_type in IMAGE_FORMATS:
             return cls(media_type, media_type)
         try:
-            return cls(media_type, choose_media_type(accept, tuple(FORMATS)))
+            return cls(media_type, choose_media_type(accept, tuple(IMAGE_FORMATS)))
         except NotAcceptable:
-            return cls(media_type, next(iter(FORMATS)))
+            return cls(media_type, next(iter(IMAGE_FORMATS)))
 
 
 def to_json(answer: PhotoEmotions | FrameEmotions, face_fields: frozenset[str]) -> bytes:
@@ -60,7 +60,7 @@ def render(analysis: Analysis, form: Form, face_fields: frozenset[str]) -> Respo
     picture, picture_type = analysis.picture, form.picture_type
     if picture is None or picture_type is None:
         return Response(text, media_type=form.media_type, headers=headers)
-    if form.media_type in FORMATS:
+    if form.media_type in IMAGE_FORMATS:
         return Response(picture, media_type=form.media_type, headers=headers)
     boundary = uuid.uuid4().hex  # chance alone keeps it out of the parts, 2^-122 a place
     body = _multipart(boundary, [(JSON_TYPE, text), (picture_type, picture)])

@@ -16,10 +16,10 @@ from pillow_heif import register_heif_opener
 from service.errors import PhotoTooLarge, UnreadablePhoto, UnsupportedPhoto
 from service.vision.bomb_checks import check_scans, check_structure
 
-Photo = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 """RGB, [height, width, 3], 0..255."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "HEIF")
+READABLE_FORMATS = ("JPEG", "PNG", "WEBP", "HEIF")
 """What is read, by Pillow's names."""
 
 EXIF_ORIENTATION = 0x0112
@@ -38,7 +38,7 @@ register_heif_opener()
 Image.MAX_IMAGE_PIXELS = None
 
 
-def decode_photo(data: bytes, *, max_pixels: int) -> Photo:
+def decode_photo(data: bytes, *, max_pixels: int) -> Pixels:
     """Decode a photo and turn it upright by its EXIF orientation.
 
     Of an animation the first frame is taken; transparency is laid on white; 16-bit grey keeps its upper 8 bits.
@@ -56,7 +56,7 @@ def open_photo(data: bytes, *, max_pixels: int) -> "EncodedPhoto":
     """Read a photo's header only. Raises as ``decode_photo`` does."""
     try:
         check_structure(data)
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=READABLE_FORMATS)
     except UnidentifiedImageError:
         raise UnsupportedPhoto(
             f"the upload of {len(data):,} bytes is not a photo in JPEG, PNG, WebP or HEIC"
@@ -93,19 +93,19 @@ class EncodedPhoto:
         return (width, height) if self._image.getexif().get(EXIF_ORIENTATION, 1) in SIDEWAYS else (height, width)
 
     @property
-    def memory(self) -> int:
+    def decoding_bytes(self) -> int:
         """Bytes that decoding it and finding faces in it take, at most."""
         plain = isinstance(self._image, JpegImageFile) and not self._image.info.get("progressive")
         if plain and self._image.mode in ("RGB", "L"):
             return BYTES_PER_PIXEL * self._image.width * self._image.height
-        return self.most_memory
+        return self.drawing_bytes
 
     @property
-    def most_memory(self) -> int:
+    def drawing_bytes(self) -> int:
         """Bytes that decoding, drawing and encoding it take, at most."""
         return MAX_BYTES_PER_PIXEL * self._image.width * self._image.height
 
-    def decode_reduced(self, *, longer_side: int, area: int) -> tuple[Photo, int] | None:
+    def decode_reduced(self, *, longer_side: int, area: int) -> tuple[Pixels, int] | None:
         """The upright pixels at 1/8, 1/4 or 1/2 of the size, and that divisor: the smallest of at least
         ``longer_side`` and ``area`` pixels. A JPEG's blocks can be decoded like this, in less time and memory.
 
@@ -127,7 +127,7 @@ class EncodedPhoto:
         except Exception:  # hostile bytes decide what a decoder raises
             return None
 
-    def decode(self) -> Photo:
+    def decode(self) -> Pixels:
         """The upright pixels; of Pillow's memory nothing stays. Raises as ``decode_photo`` does."""
         try:
             orientation = self._image.getexif().get(EXIF_ORIENTATION, 1)
@@ -139,7 +139,7 @@ class EncodedPhoto:
         return np.ascontiguousarray(_upright(pixels, orientation))
 
 
-def _pixels(image: Image.Image, data: bytes) -> Photo:
+def _pixels(image: Image.Image, data: bytes) -> Pixels:
     if isinstance(image, JpegImageFile):
         check_scans(data, image.width * image.height)
         if image.mode in ("RGB", "L"):
@@ -179,7 +179,7 @@ def _rgb(strip: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(strip.convert("RGB"))
 
 
-def _upright(pixels: Photo, orientation: Any) -> Photo:
+def _upright(pixels: Pixels, orientation: Any) -> Pixels:
     """Undo one of the eight orientations of EXIF 2.32, section 4.6.5; an unknown one is left alone."""
     match orientation:
         case 2:

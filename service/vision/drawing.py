@@ -14,13 +14,13 @@ from service.schemas import FaceEmotion, PhotoEmotions, TrackedFace
 Corners = tuple[float, float, float, float]
 """Left, top, right and bottom of a rectangle, in pixels."""
 
-FORMATS: Final = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}
+IMAGE_FORMATS: Final = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}
 """What an annotated photo can be written as: media type to Pillow's name."""
 
 QUALITY = 90
 
 # Colour-blind safe (Okabe and Ito, 2008), one for each emotion in the order of the model's labels.
-COLOURS = ("#0072B2", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#F0E442", "#BBBBBB")
+COLORS = ("#0072B2", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#F0E442", "#BBBBBB")
 DARK_TEXT, LIGHT_TEXT = "#000000", "#FFFFFF"
 DARK_BACKGROUNDS = ("#0072B2",)
 
@@ -79,10 +79,10 @@ def encode(image: Image.Image, media_type: str) -> bytes:
     Raises:
         ValueError: another media type.
     """
-    if media_type not in FORMATS:
-        raise ValueError(f"an annotated photo is written as {', '.join(FORMATS)}; not as {media_type}")
+    if media_type not in IMAGE_FORMATS:
+        raise ValueError(f"an annotated photo is written as {', '.join(IMAGE_FORMATS)}; not as {media_type}")
     buffer = io.BytesIO()
-    image.save(buffer, FORMATS[media_type], quality=QUALITY)
+    image.save(buffer, IMAGE_FORMATS[media_type], quality=QUALITY)
     return buffer.getvalue()
 
 
@@ -159,7 +159,7 @@ class Label:
         return cls(
             text=text,
             confidence=face.confidence,
-            colour=COLOURS[list(face.emotions).index(face.emotion) % len(COLOURS)],
+            colour=COLORS[list(face.emotions).index(face.emotion) % len(COLORS)],
             font=font,
             padding=padding,
             bar=bar,

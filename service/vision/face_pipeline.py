@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from service.vision.decoding import EncodedPhoto, Photo
+from service.vision.decoding import EncodedPhoto, Pixels
 from service.vision.face import Box, Face
-from service.vision.onet import LandmarkRefiner
-from service.vision.yunet import Detections, Detector
+from service.vision.onet import ONet
+from service.vision.yunet import Detections, YuNet
 
 LARGE_PHOTO = 1_000_000
 """Pixels from which a photo is searched at ``LARGE_SIDE``: its faces may be a small part of it."""
@@ -44,26 +44,26 @@ class PipelineResult:
 
     faces: list[Face]
     size: tuple[int, int]
-    pixels: Photo
+    pixels: Pixels
     divisor: int
 
 
-class FaceFinder:
+class FacePipeline:
     """Finds faces and their landmarks. Thread-safe: build one and share it."""
 
     def __init__(self) -> None:
         cv2.setNumThreads(1)  # as of the sessions: waking its pool for a small picture costs more than it saves
-        self._detector = Detector()
-        self._refiner = LandmarkRefiner()
+        self._detector = YuNet()
+        self._refiner = ONet()
 
-    def find(
+    def find_faces(
         self, photo: NDArray[np.uint8], *, threshold: float = 0.6, end_stage: Callable[[str], None] | None = None
     ) -> list[Face]:
         """The faces of an RGB photo [H, W, 3], the largest first; boxes are clipped to the photo.
 
         Args:
             threshold: the least detection score, 0..1.
-            end_stage: called with the name of each stage, "detect" and "landmarks", at its end.
+            end_stage: called with the name of each step, "detect" and "landmarks", when it is done.
         """
         return [face for face, _ in self._find(photo, threshold, end_stage or _unheard)]
 
@@ -89,11 +89,11 @@ class FaceFinder:
             faces.append((Face(box, float(score), landmarks), own))
         return sorted(faces, key=lambda each: each[0].box.area, reverse=True)
 
-    def find_encoded(
+    def decode_and_find(
         self,
         encoded: EncodedPhoto,
         *,
-        detail: int,
+        min_box_side: int,
         threshold: float = 0.6,
         end_stage: Callable[[str], None] | None = None,
     ) -> PipelineResult:
@@ -105,9 +105,9 @@ class FaceFinder:
 
         Args:
             encoded: the photo; open.
-            detail: pixels that the shorter side of a face's box must have in what it is cut out of.
+            min_box_side: pixels that the shorter side of a face's box must have in what it is cut out of.
             threshold: the least detection score, 0..1.
-            end_stage: called with the name of each stage, "decode", "detect" and "landmarks", at its end.
+            end_stage: called with the name of each step, "decode", "detect" and "landmarks", when it is done.
 
         Raises:
             UnreadablePhoto: it cannot be decoded.
@@ -118,13 +118,13 @@ class FaceFinder:
             photo = encoded.decode()
             end_stage("decode")
             return PipelineResult(
-                self.find(photo, threshold=threshold, end_stage=end_stage), photo.shape[:2], photo, 1
+                self.find_faces(photo, threshold=threshold, end_stage=end_stage), photo.shape[:2], photo, 1
             )
         small, divisor = reduced
         end_stage("decode")
         found = self._find(small, threshold, end_stage)
         faces = [_enlarge(face, divisor, encoded.size) for face, _ in found]
-        if all(min(face.box.width, face.box.height) >= detail for face, _ in found):
+        if all(min(face.box.width, face.box.height) >= min_box_side for face, _ in found):
             return PipelineResult(faces, encoded.size, small, divisor)
         photo = encoded.decode()
         end_stage("decode")

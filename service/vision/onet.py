@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from service.vision.alignment import apply, invert, similarity_transform, warp
 from service.vision.onnx import open_session
-from service.vision.weights import ONET
+from service.vision.weights import ONET, read_weights
 
 SIZE = 48
 # Where the coarse landmarks are laid in ONet's input, as fractions: the five points that Deng et al. ("ArcFace",
@@ -22,11 +22,11 @@ _ARCFACE = (
 TEMPLATE = ((_ARCFACE - 0.5) * 0.85 + 0.5) * SIZE
 
 
-class LandmarkRefiner:
+class ONet:
     """Thread-safe: build one and share it."""
 
     def __init__(self) -> None:
-        self._session = open_session(ONET)
+        self._session = open_session(read_weights(ONET))
 
     def refine(
         self, photo: NDArray[np.uint8], coarse: NDArray[np.float32]

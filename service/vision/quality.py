@@ -35,11 +35,12 @@ NOSE_DEPTH = 0.5
 
 
 @dataclass(frozen=True)
-class Quality:
+class FaceQuality:
     """What was measured of one face.
 
     ``roll`` and ``yaw`` are degrees (see ``pose``); ``size`` pixels of the box's shorter side; ``sharpness`` 0 to
-    64 and ``brightness`` 0 to 1 (see the functions of these names); ``doubts`` is empty for a reliable face.
+    64 and ``brightness`` 0 to 1 (see the functions of these names);
+    ``unreliable_because`` is empty for a reliable face.
     """
 
     roll: float
@@ -47,10 +48,10 @@ class Quality:
     size: float
     sharpness: float
     brightness: float
-    doubts: tuple[Reason, ...]
+    unreliable_because: tuple[Reason, ...]
 
 
-def measure(face: Face, crop: NDArray[np.uint8], photo_size: tuple[int, int]) -> Quality:
+def measure_quality(face: Face, crop: NDArray[np.uint8], photo_size: tuple[int, int]) -> FaceQuality:
     """The quality of one face.
 
     Args:
@@ -73,7 +74,7 @@ def measure(face: Face, crop: NDArray[np.uint8], photo_size: tuple[int, int]) ->
         ("bright", bright > MAX_BRIGHTNESS),
         ("uncertain", face.score < MIN_SCORE),
     )
-    return Quality(roll, yaw, size, sharp, bright, tuple(reason for reason, holds in signs if holds))
+    return FaceQuality(roll, yaw, size, sharp, bright, tuple(reason for reason, holds in signs if holds))
 
 
 def pose(landmarks: NDArray[np.float32]) -> tuple[float, float]:

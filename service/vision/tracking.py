@@ -5,39 +5,36 @@ from dataclasses import dataclass
 
 from service.schemas import FaceBox, FaceEmotion, TrackedFace
 
-MIN_OVERLAP = 0.2
+MIN_IOU = 0.2
 """Intersection over union from which a box continues a track: a head that moves by half its width has 0.33."""
 
-PATIENCE = 10
+MAX_MISSED = 10
 """Answered frames for which a face may be out of sight and still come back as the same track."""
 
 DIGITS = 6
 
 
-def overlap(a: FaceBox, b: FaceBox) -> float:
+def iou(a: FaceBox, b: FaceBox) -> float:
     """Intersection over union of two boxes, 0 to 1; 0 where both are empty."""
     width = min(a.x + a.width, b.x + b.width) - max(a.x, b.x)
     height = min(a.y + a.height, b.y + b.height) - max(a.y, b.y)
-    if width <= 0 or height <= 0:
-        return 0.0
-    shared = width * height
-    # A sum of areas may fall short of the shared one by a rounding error.
-    return min(1.0, shared / (a.width * a.height + b.width * b.height - shared))
+    intersection = max(width, 0.0) * max(height, 0.0)
+    # Rounding can make the areas of tiny boxes smaller than their intersection.
+    union = max(a.width * a.height + b.width * b.height - intersection, intersection)
+    return intersection / union if union else 0.0
 
 
-def match(
-    before: Sequence[FaceBox], now: Sequence[FaceBox], least_overlap: float = MIN_OVERLAP
-) -> list[int | None]:
+def match(before: Sequence[FaceBox], now: Sequence[FaceBox], least_overlap: float = MIN_IOU) -> list[int | None]:
     """For each box of ``now`` the index of the box of ``before`` that it continues, or None.
 
     Greedy: the pair that overlaps most is joined first. No box is joined twice, and no pair that overlaps less
     than ``least_overlap`` (greater than 0).
     """
     pairs = sorted(
-        (-overlap(old, new), index, place)
+        (-iou(old, new), index, place)
         for index, old in enumerate(before)
         for place, new in enumerate(now)
-        if overlap(old, new) >= least_overlap
+        if iou(old, new) >= least_overlap
     )
     joined: list[int | None] = [None] * len(now)
     taken: set[int] = set()
@@ -80,7 +77,7 @@ class Tracker:
         self._tracks: list[Track] = []
         self._last_number = 0
 
-    def follow(self, faces: Sequence[FaceEmotion]) -> list[TrackedFace]:
+    def update(self, faces: Sequence[FaceEmotion]) -> list[TrackedFace]:
         """The faces of the next frame, in their order, each with its track's number."""
         joined = match([track.box for track in self._tracks], [face.box for face in faces])
         seen: list[Track] = []
@@ -97,7 +94,7 @@ class Tracker:
         lost = [
             Track(track.number, track.box, track.emotions, track.missed + 1)
             for index, track in enumerate(self._tracks)
-            if index not in joined and track.missed < PATIENCE
+            if index not in joined and track.missed < MAX_MISSED
         ]
         self._tracks = seen + lost
         return answers

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.vision.onnx import open_session
-from service.vision.weights import YUNET
+from service.vision.weights import YUNET, read_weights
 
 STRIDES = (8, 16, 32)
 OVERLAP = 0.3
@@ -35,11 +35,11 @@ class Detections:
         return float(self.scores[0]) if len(self) else 0.0
 
 
-class Detector:
+class YuNet:
     """Thread-safe: build one and share it."""
 
     def __init__(self) -> None:
-        self._session = open_session(YUNET)
+        self._session = open_session(read_weights(YUNET))
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def detect(self, photo: NDArray[np.uint8], *, long_side: int, threshold: float) -> Detections:

@@ -15,8 +15,8 @@ from service.vision.alignment import crop_faces
 from service.vision.decoding import EncodedPhoto, open_photo
 from service.vision.drawing import annotate
 from service.vision.face import Box, Face
-from service.vision.face_pipeline import FaceFinder
-from service.vision.quality import Quality, measure
+from service.vision.face_pipeline import FacePipeline
+from service.vision.quality import FaceQuality, measure_quality
 
 DETAIL = 2
 """A face whose box has at least so many times the crop's pixels in a reduced photo is cut out of that."""
@@ -54,7 +54,7 @@ class FaceCrops:
     """Grey crops of faces, uint8 [N, 1, height, width], and what each is worth."""
 
     crops: NDArray[np.uint8]
-    qualities: list[Quality]
+    qualities: list[FaceQuality]
 
     def reply(self) -> Reply:
         """For the gateway."""
@@ -64,7 +64,7 @@ class FaceCrops:
     def read(cls, fields: Any, raw: bytes, *, crop: CropSpec) -> "FaceCrops":
         """What ``reply`` gave."""
         qualities = [
-            Quality(float(roll), float(yaw), float(size), float(sharpness), float(brightness), tuple(doubts))
+            FaceQuality(float(roll), float(yaw), float(size), float(sharpness), float(brightness), tuple(doubts))
             for roll, yaw, size, sharpness, brightness, doubts in fields
         ]
         return cls(np.frombuffer(raw, np.uint8).reshape(len(qualities), 1, *crop.size), qualities)
@@ -104,9 +104,9 @@ class WorkerResult:
 
 
 @cache
-def finder() -> FaceFinder:
+def finder() -> FacePipeline:
     """This process's."""
-    return FaceFinder()
+    return FacePipeline()
 
 
 def find(
@@ -122,8 +122,8 @@ def find(
     timer = StageTimer(handed_over_at)
     with opened(room, data, max_pixels) as photo:
         timer.end_stage("wait")
-        sighting = finder().find_encoded(
-            photo, detail=DETAIL * max(crop.size), threshold=options.threshold, end_stage=timer.end_stage
+        sighting = finder().decode_and_find(
+            photo, min_box_side=DETAIL * max(crop.size), threshold=options.threshold, end_stage=timer.end_stage
         )
         faces = select(sighting.faces, options)
         portraits = _portraits(sighting.pixels, faces, crop, sighting.size, sighting.divisor)
@@ -146,7 +146,7 @@ def opened(room: Room, data: bytes, max_pixels: int, *, to_draw: bool = False) -
     many times the upload's bytes, and without a limit to how many photos wait.
     """
     with open_photo(data, max_pixels=max_pixels) as photo:
-        room(photo.most_memory if to_draw else photo.memory)
+        room(photo.drawing_bytes if to_draw else photo.decoding_bytes)
         yield photo
 
 
@@ -160,7 +160,9 @@ def _portraits(
     photo: NDArray[np.uint8], faces: Sequence[Face], crop: CropSpec, size: tuple[int, int], divisor: int = 1
 ) -> FaceCrops:
     crops = crop_faces(photo, faces, template=crop.template, size=crop.size, divisor=divisor)
-    return FaceCrops(crops, [measure(face, each[0], size) for face, each in zip(faces, crops, strict=True)])
+    return FaceCrops(
+        crops, [measure_quality(face, each[0], size) for face, each in zip(faces, crops, strict=True)]
+    )
 
 
 def annotate_encoded(room: Room, data: bytes, *, max_pixels: int, answer: PhotoEmotions, media_type: str) -> Reply:

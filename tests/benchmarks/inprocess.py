@@ -29,9 +29,9 @@ from service.inference.model_spec import ModelSpec
 from service.triton.backend.optimize import prepare
 from service.vision.alignment import crop_faces, similarity_transform
 from service.vision.decoding import decode_photo, open_photo
-from service.vision.face_pipeline import FaceFinder, PipelineResult
-from service.vision.onet import LandmarkRefiner
-from service.vision.yunet import Detector
+from service.vision.face_pipeline import FacePipeline, PipelineResult
+from service.vision.onet import ONet
+from service.vision.yunet import YuNet
 from service.workers.tasks import DETAIL
 
 ROOT = Path(__file__).parents[2]
@@ -69,12 +69,12 @@ class InProcess:
         self.faces = faces
         self.contract = load_contract()
         self.network = load_network()
-        self.finder = FaceFinder()
+        self.finder = FacePipeline()
 
     def crops(self) -> NDArray[np.uint8]:
         """The crops of one photo, uint8 [faces, 1, height, width]."""
         with open_photo(self.photo, max_pixels=MAX_PIXELS) as encoded:
-            found = self.finder.find_encoded(encoded, detail=DETAIL * max(self.contract.crop_size))
+            found = self.finder.decode_and_find(encoded, min_box_side=DETAIL * max(self.contract.crop_size))
             crops = self.cut(found)
         if len(crops) != self.faces:
             raise SystemExit(f"expected {self.faces} faces, found {len(crops)}")
@@ -139,9 +139,9 @@ def step_times(work: InProcess, triton_url: str | None) -> dict[str, dict[str, f
     """
     pixels = decode_photo(work.photo, max_pixels=MAX_PIXELS)
     with open_photo(work.photo, max_pixels=MAX_PIXELS) as encoded:
-        found = work.finder.find_encoded(encoded, detail=DETAIL * max(work.contract.crop_size))
+        found = work.finder.decode_and_find(encoded, min_box_side=DETAIL * max(work.contract.crop_size))
     side = 1280 if found.size[0] * found.size[1] > 1_000_000 else 640
-    detector, refiner = Detector(), LandmarkRefiner()
+    detector, refiner = YuNet(), ONet()
     detections = detector.detect(found.pixels, long_side=side, threshold=0.6)
     scale = side / max(found.pixels.shape[:2])
     rows, columns = (-(-round(n * scale) // 32) * 32 for n in found.pixels.shape[:2])

@@ -52,7 +52,7 @@ def test_no_decoder_takes_more_than_is_reckoned_with(name: str) -> None:
     data = picture(name)
     before = forget_peak()
     with open_photo(data, max_pixels=MAX_PIXELS) as photo:
-        reckoned = photo.memory / 1024
+        reckoned = photo.decoding_bytes / 1024
         pixels = photo.decode()
     assert pixels.shape[2] == 3
     assert memory("VmHWM") - before <= reckoned + 8 * MIB

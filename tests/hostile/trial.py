@@ -9,7 +9,7 @@ from pathlib import Path
 from service.errors import TandemError
 from service.vision.alignment import crop_faces
 from service.vision.decoding import decode_photo
-from service.vision.face_pipeline import FaceFinder
+from service.vision.face_pipeline import FacePipeline
 
 from .corpus import HostileFile
 
@@ -36,14 +36,14 @@ class Outcome:
 
 def reader() -> Callable[[bytes], str]:
     """Decode, find, align and crop as the service does; what is no ``TandemError`` is raised."""
-    finder = FaceFinder()
+    finder = FacePipeline()
 
     def read(data: bytes) -> str:
         try:
             photo = decode_photo(data, max_pixels=MAX_PIXELS)
         except TandemError as error:
             return error.slug
-        faces = finder.find(photo)
+        faces = finder.find_faces(photo)
         crops = crop_faces(photo, faces, template=TEMPLATE, size=(48, 48))
         if crops.shape != (len(faces), 1, 48, 48):
             raise AssertionError(f"crops of shape {crops.shape} for {len(faces)} faces")

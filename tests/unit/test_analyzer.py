@@ -3,7 +3,7 @@ import numpy as np
 from service.analyzer import compose
 from service.inference.model_spec import ModelSpec
 from service.vision.face import Box, Face
-from service.vision.quality import measure
+from service.vision.quality import measure_quality
 from service.workers.tasks import DetectionOptions, select
 
 CONTRACT = ModelSpec(
@@ -37,7 +37,7 @@ def test_selects_by_the_shorter_side_and_by_number() -> None:
 def test_composes_the_answer() -> None:
     one, crop, size = face(10, 20), np.full((48, 48), 51, np.uint8), (30, 40)
     probabilities = np.array([[0.25, 0.75]], np.float32)
-    answer = compose(size, [one], [measure(one, crop, size)], probabilities, CONTRACT)
+    answer = compose(size, [one], [measure_quality(one, crop, size)], probabilities, CONTRACT)
     assert answer.model_dump() == {
         "image": {"width": 40, "height": 30},
         "faces": [
@@ -66,6 +66,6 @@ def test_composes_the_answer() -> None:
 
 def test_probabilities_stay_in_their_range_in_spite_of_rounding() -> None:
     one = face(1, 1)
-    quality = measure(one, np.zeros((48, 48), np.uint8), (9, 9))
+    quality = measure_quality(one, np.zeros((48, 48), np.uint8), (9, 9))
     answer = compose((9, 9), [one], [quality], np.array([[-1e-7, 1.0000001]], np.float32), CONTRACT)
     assert answer.faces[0].emotions == {"neutral": 0.0, "happiness": 1.0}

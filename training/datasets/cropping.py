@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from service.errors import TandemError
 from service.vision.alignment import crop_faces
-from service.vision.decoding import Photo, decode_photo
+from service.vision.decoding import Pixels, decode_photo
 from service.vision.face import Face
-from service.vision.face_pipeline import FaceFinder
+from service.vision.face_pipeline import FacePipeline
 from training.crop_spec import CROP_SIZE, TEMPLATE
 from training.datasets.images import EncodedImage, identify
 from training.datasets.teacher import Teacher
@@ -114,13 +114,13 @@ def _fingerprint(images: Sequence[EncodedImage], teacher: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-_finder: FaceFinder | None = None
+_finder: FacePipeline | None = None
 _teacher: Teacher | None = None
 
 
 def _start_worker(teacher: Path | None) -> None:
     global _finder, _teacher  # noqa: PLW0603 - what a worker process builds once
-    _finder = FaceFinder()
+    _finder = FacePipeline()
     _teacher = Teacher(teacher) if teacher else None
 
 
@@ -151,21 +151,21 @@ def _read(image: EncodedImage) -> bytes:
         return b""
 
 
-def crop_image(data: bytes, finder: FaceFinder) -> tuple[NDArray[np.uint8], int]:
+def crop_image(data: bytes, finder: FacePipeline) -> tuple[NDArray[np.uint8], int]:
     """The crop [48, 48] of the largest face in an encoded image, and how it came about."""
     return _crop(*_look(data, finder))
 
 
-def _look(data: bytes, finder: FaceFinder) -> tuple[Photo | None, Face | None]:
+def _look(data: bytes, finder: FacePipeline) -> tuple[Pixels | None, Face | None]:
     """The photo, and the largest face in it."""
     try:
         photo = decode_photo(data, max_pixels=MAX_PIXELS)
     except TandemError:
         return None, None
-    return photo, next(iter(finder.find(photo)), None)
+    return photo, next(iter(finder.find_faces(photo)), None)
 
 
-def _crop(photo: Photo | None, face: Face | None) -> tuple[NDArray[np.uint8], int]:
+def _crop(photo: Pixels | None, face: Face | None) -> tuple[NDArray[np.uint8], int]:
     if photo is None:
         return np.zeros(CROP_SIZE, np.uint8), UNREADABLE
     if face:
@@ -181,7 +181,7 @@ def crop_middle(image: EncodedImage) -> NDArray[np.uint8]:
         return np.zeros(CROP_SIZE, np.uint8)
 
 
-def _middle(photo: Photo) -> NDArray[np.uint8]:
+def _middle(photo: Pixels) -> NDArray[np.uint8]:
     side = min(photo.shape[:2])
     top, left = (photo.shape[0] - side) // 2, (photo.shape[1] - side) // 2
     middle = cv2.cvtColor(photo[top : top + side, left : left + side], cv2.COLOR_RGB2GRAY)

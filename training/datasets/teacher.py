@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from service.vision.alignment import similarity_transform, warp
 from service.vision.face import Face
-from service.vision.onnx import open_network
+from service.vision.onnx import open_session
 
 SIDE = 112
 INPUT_SHAPE = (3, SIDE, SIDE)
@@ -31,7 +31,7 @@ class Teacher:
         """
         data = path.read_bytes()
         try:
-            self._session = open_network(data)
+            self._session = open_session(data)
         except Exception as error:  # onnxruntime raises classes of its own, one for each kind of fault
             raise ValueError(f"{path} is no ONNX network that onnxruntime reads: {error}") from error
         self._input = self._session.get_inputs()[0]

@@ -13,7 +13,7 @@ from service.api.responses import JSON_TYPE, MIXED_TYPE, Form, render
 from service.api.routes import batch
 from service.api.uploads.body import FIELD, read_photo
 from service.schemas import BatchLine, CropSize, ModelDescription, PhotoEmotions
-from service.vision.drawing import FORMATS
+from service.vision.drawing import IMAGE_FORMATS
 
 router = APIRouter()
 
@@ -69,7 +69,7 @@ PHOTO_BODY = {
             "description": "The faces, or with an image type in Accept the photo with boxes and labels drawn. "
             "With multipart/mixed both: first the JSON, then the picture, of the image type that Accept names "
             "too, else JPEG.",
-            "content": {kind: {"schema": BINARY} for kind in (*FORMATS, MIXED_TYPE)},
+            "content": {kind: {"schema": BINARY} for kind in (*IMAGE_FORMATS, MIXED_TYPE)},
         },
         **PHOTO_PROBLEMS,
     },

@@ -250,7 +250,7 @@ class StreamSession:
 
 def compose(frame: Frame, answer: PhotoEmotions, tracker: Tracker | None) -> FrameEmotions:
     """The answer for a frame, its faces tracked where there is a tracker."""
-    faces = tracker.follow(answer.faces) if tracker else [TrackedFace(**dict(face)) for face in answer.faces]
+    faces = tracker.update(answer.faces) if tracker else [TrackedFace(**dict(face)) for face in answer.faces]
     return FrameEmotions(
         frame=frame.number, dropped=frame.dropped, image=answer.image, faces=faces, model=answer.model
     )

@@ -144,7 +144,7 @@ class Recorder:
         faces: list[TrackedFace] = []
         self._shown = None
         if isinstance(answer, PhotoEmotions):
-            faces = self._tracker.follow(answer.faces)
+            faces = self._tracker.update(answer.faces)
             self._shown = answer.model_copy(update={"faces": faces})
         else:
             self.summary.failed += 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from service.vision.drawing import COLOURS
+from service.vision.drawing import COLORS
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -44,7 +44,7 @@ def plot(
     for panel, number in zip(panels, sorted(longest), strict=False):
         times, emotions = with_gaps(courses[number], step_s)
         # Between two frames a face keeps what it showed at the first: nothing is known of the time between.
-        panel.stackplot(times, *emotions.T, colors=COLOURS, step="post", labels=labels)
+        panel.stackplot(times, *emotions.T, colors=COLORS, step="post", labels=labels)
         panel.set(title=f"face {number}", ylabel="probability", ylim=(0, 1))
     panels[-1].set_xlabel("seconds")
     if longest:

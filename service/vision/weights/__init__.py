@@ -21,7 +21,7 @@ YUNET = Weights(
 ONET = Weights("onet.onnx", "d80f19b44f72e45dd2b7d01384d56994220f60d9417b2a7fbba9041ef1d75e52")
 
 
-def check(weights: Weights) -> bytes:
+def read_weights(weights: Weights) -> bytes:
     """Read a vendored network. ValueError where the file is not the one that was vendored."""
     data = (FOLDER / weights.file).read_bytes()
     found = hashlib.sha256(data).hexdigest()

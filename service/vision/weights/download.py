@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from service.vision.weights import FOLDER, ONET, YUNET, check
+from service.vision.weights import FOLDER, ONET, YUNET, read_weights
 
 HEADS = ("cls", "obj", "bbox", "kps")
 LEVELS = 3
@@ -131,7 +131,7 @@ def main() -> None:
         (FOLDER / YUNET.file).write_bytes(adapt(extract(YUNET_SOURCE)))
         (FOLDER / ONET.file).write_bytes(extract(ONET_SOURCE))
     for weights in (YUNET, ONET):
-        check(weights)
+        read_weights(weights)
         print(f"{weights.file}: {weights.sha256}")
 
 

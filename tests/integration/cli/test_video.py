@@ -19,11 +19,11 @@ from waiting import wait_until
 from service.cli.main import app
 from service.settings import Settings
 from service.triton.server import LocalTriton
-from service.vision.drawing import COLOURS
+from service.vision.drawing import COLORS
 
 FRAMES, LEAVES_AFTER = 16, 8
 TIMES_MS = [40 * n + (n % 3) * 7 for n in range(FRAMES)]
-PALETTE = np.array([ImageColor.getrgb(colour) for colour in COLOURS])
+PALETTE = np.array([ImageColor.getrgb(colour) for colour in COLORS])
 
 
 @pytest.fixture(scope="module")

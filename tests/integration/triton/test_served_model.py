@@ -16,7 +16,7 @@ from service.inference.model_spec import ModelSpec
 from service.triton.backend.optimize import half_type
 from service.triton.server import LocalTriton
 from service.vision.alignment import crop_faces
-from service.vision.face_pipeline import FaceFinder
+from service.vision.face_pipeline import FacePipeline
 
 REPOSITORY_ROOT = Path(__file__).parents[3]
 VERSION = REPOSITORY_ROOT / "model_repository" / "tandem" / "1"
@@ -101,7 +101,7 @@ def test_a_smiling_astronaut_shows_happiness(
     client: triton_grpc.InferenceServerClient, contract: ModelSpec
 ) -> None:
     photo = data.astronaut()
-    faces = FaceFinder().find(photo)
+    faces = FacePipeline().find_faces(photo)
     crops = crop_faces(photo, faces, template=contract.alignment_template, size=contract.crop_size)
     (probabilities,) = infer(client, crops)
     assert contract.labels[int(probabilities.argmax())] == "happiness"

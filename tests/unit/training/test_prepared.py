@@ -8,7 +8,7 @@ from recordio_files import image_record, write_container
 from skimage import data
 
 from service.vision.alignment import crop_faces, similarity_transform
-from service.vision.face_pipeline import FaceFinder
+from service.vision.face_pipeline import FacePipeline
 from training.cli import app
 from training.crop_spec import CROP_SIZE, TEMPLATE
 from training.datasets import cropping
@@ -33,9 +33,9 @@ def save(image, path):
 
 def test_a_training_crop_is_the_serving_crop(tmp_path):
     path = save(Image.fromarray(data.astronaut()), tmp_path / "a.png")
-    finder = FaceFinder()
+    finder = FacePipeline()
     crop, outcome = crop_image(path.read_bytes(), finder)
-    served = crop_faces(data.astronaut(), finder.find(data.astronaut()), template=TEMPLATE, size=CROP_SIZE)
+    served = crop_faces(data.astronaut(), finder.find_faces(data.astronaut()), template=TEMPLATE, size=CROP_SIZE)
     assert outcome == ALIGNED
     assert np.array_equal(crop, served[0, 0])
 
@@ -126,7 +126,7 @@ def test_a_teacher_sees_the_aligned_face_in_colour(tmp_path):
     assert prepared.manifest["teacher"] == "mean.onnx"
     assert len(prepared.manifest["teacher_sha256"]) == 64
 
-    face = FaceFinder().find(data.astronaut())[0]
+    face = FacePipeline().find_faces(data.astronaut())[0]
     places = similarity_transform(face.landmarks, ARCFACE)
     crop = cv2.warpAffine(data.astronaut(), places, (112, 112), borderMode=cv2.BORDER_REPLICATE)
     mean = ((crop.astype(np.float32) - 127.5) / 128).mean(axis=(0, 1))

@@ -10,7 +10,7 @@ from skimage import data
 from service.vision.alignment import crop_faces
 from service.vision.decoding import decode_photo
 from service.vision.face import Box, Face
-from service.vision.face_pipeline import FaceFinder
+from service.vision.face_pipeline import FacePipeline
 from training.cli import app
 from training.crop_spec import CROP_SIZE, TEMPLATE
 from training.datasets.ferplus import COLUMNS, FOLDERS
@@ -46,10 +46,10 @@ def test_conditions_do_what_they_say():
 
 @pytest.mark.parametrize("turn", [30, -30])
 def test_a_turned_face_is_found_and_cut_out_upright(turn):
-    finder, crops, angles = FaceFinder(), [], []
+    finder, crops, angles = FacePipeline(), [], []
     for condition in (Condition(), Condition(turn=turn)):
         photo = decode(make_photo(face(), condition))
-        found = find_pasted(finder.find(photo), condition.side)
+        found = find_pasted(finder.find_faces(photo), condition.side)
         eyes = found.landmarks[1] - found.landmarks[0]
         angles.append(np.degrees(np.arctan2(eyes[1], eyes[0])))
         crops.append(crop_faces(photo, [found], template=TEMPLATE, size=CROP_SIZE)[0, 0].astype(float))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.vision.drawing import FORMATS, Pen, annotate, draw_emotions, label_place
+from service.vision.drawing import IMAGE_FORMATS, Pen, annotate, draw_emotions, label_place
 
 
 def test_draws_at_the_face_and_leaves_the_rest_and_the_original_alone() -> None:
@@ -90,11 +90,11 @@ def test_labels_hide_neither_each_other_nor_another_face_where_there_is_room() -
     assert drawn.any(axis=2).sum() == pytest.approx(10 * one.any(axis=2).sum(), rel=0.05)
 
 
-@pytest.mark.parametrize("media_type", FORMATS)
+@pytest.mark.parametrize("media_type", IMAGE_FORMATS)
 def test_writes_each_format(media_type: str) -> None:
     data = annotate(np.zeros((40, 50, 3), np.uint8), answer(50, 40, (5, 5, 20, 20)), media_type)
     with Image.open(io.BytesIO(data)) as image:
-        assert (image.format, image.size) == (FORMATS[media_type], (50, 40))
+        assert (image.format, image.size) == (IMAGE_FORMATS[media_type], (50, 40))
 
 
 def test_refuses_another_format() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 NEVER_TOLD = ("CI", "TF_BUILD", "GITHUB_ACTIONS", "ORT_DISABLE_TELEMETRY", "PYTEST_CURRENT_TEST")
 """Variables by which onnxruntime may find by itself that it has nothing to tell."""
 
-COMMAND = "from service.vision.face_pipeline import FaceFinder; FaceFinder()"
+COMMAND = "from service.vision.face_pipeline import FacePipeline; FacePipeline()"
 
 
 def test_networks_leave_no_trace_of_this_machine(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.vision.face import Box, Face
-from service.vision.quality import SMALLEST, brightness, measure, pose, sharpness
+from service.vision.quality import SMALLEST, brightness, measure_quality, pose, sharpness
 
 # Eyes, nose and corners of the mouth of a head that looks at us: x, y and depth in distances between the eyes.
 HEAD = np.array([[-0.5, -0.5, 0], [0.5, -0.5, 0], [0, 0, 0.5], [-0.4, 0.5, 0], [0.4, 0.5, 0]])
@@ -65,8 +65,8 @@ def test_sharpness_and_brightness_of_what_has_no_detail() -> None:
 
 
 def test_a_good_face_has_no_doubts() -> None:
-    quality = measure(face(seen(yaw=10, roll=-20)), PATTERN, (300, 300))
-    assert quality.doubts == ()
+    quality = measure_quality(face(seen(yaw=10, roll=-20)), PATTERN, (300, 300))
+    assert quality.unreliable_because == ()
     assert quality.size == 90
     assert (quality.roll, quality.yaw) == pytest.approx((-20, 10), abs=0.1)
 
@@ -86,7 +86,7 @@ def test_a_good_face_has_no_doubts() -> None:
     ],
 )
 def test_each_doubt(subject: Face, crop: np.ndarray, doubt: str) -> None:
-    assert measure(subject, crop, (300, 300)).doubts == (doubt,)
+    assert measure_quality(subject, crop, (300, 300)).unreliable_because == (doubt,)
 
 
 def test_costs_next_to_nothing() -> None:
@@ -94,6 +94,6 @@ def test_costs_next_to_nothing() -> None:
     best = math.inf
     for _ in range(50):
         started = time.perf_counter()
-        measure(subject, PATTERN, (300, 300))
+        measure_quality(subject, PATTERN, (300, 300))
         best = min(best, time.perf_counter() - started)
     assert best < 0.0005

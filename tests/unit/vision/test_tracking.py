@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.schemas import FaceBox, FaceEmotion, Landmarks, PictureQuality, Point, Pose
-from service.vision.tracking import MIN_OVERLAP, PATIENCE, Tracker, match, overlap, smooth
+from service.vision.tracking import MAX_MISSED, MIN_IOU, Tracker, iou, match, smooth
 
 LABELS = ["neutral", "happiness", "surprise"]
 
@@ -39,20 +39,20 @@ def face(where: FaceBox, **emotions: float) -> FaceEmotion:
 
 
 def numbers(tracker: Tracker, *where: FaceBox) -> list[int | None]:
-    return [answer.track for answer in tracker.follow([face(place) for place in where])]
+    return [answer.track for answer in tracker.update([face(place) for place in where])]
 
 
 def test_overlap_of_known_boxes() -> None:
-    assert overlap(box(0), box(0)) == 1
-    assert overlap(box(0), box(50)) == pytest.approx(1 / 3)
-    assert overlap(box(0), box(100)) == 0
-    assert overlap(box(0, side=0), box(0, side=0)) == 0
+    assert iou(box(0), box(0)) == 1
+    assert iou(box(0), box(50)) == pytest.approx(1 / 3)
+    assert iou(box(0), box(100)) == 0
+    assert iou(box(0, side=0), box(0, side=0)) == 0
 
 
 @given(boxes, boxes)
 def test_overlap_is_a_symmetric_fraction(a: FaceBox, b: FaceBox) -> None:
-    assert 0 <= overlap(a, b) <= 1
-    assert overlap(a, b) == pytest.approx(overlap(b, a))
+    assert 0 <= iou(a, b) <= 1
+    assert iou(a, b) == pytest.approx(iou(b, a))
 
 
 @given(st.lists(boxes, max_size=8), st.lists(boxes, max_size=8))
@@ -65,12 +65,12 @@ def test_no_box_is_joined_twice_or_to_one_that_it_does_not_overlap(
     assert len(set(partners)) == len(partners)
     for place, index in zip(now, joined, strict=True):
         if index is not None:
-            assert overlap(before[index], place) >= MIN_OVERLAP
+            assert iou(before[index], place) >= MIN_IOU
         else:  # whatever it overlaps enough went to a box that overlaps it at least as much
             for other, old in enumerate(before):
-                if overlap(old, place) >= MIN_OVERLAP:
+                if iou(old, place) >= MIN_IOU:
                     assert other in partners
-                    assert overlap(old, now[joined.index(other)]) >= overlap(old, place)
+                    assert iou(old, now[joined.index(other)]) >= iou(old, place)
 
 
 @given(st.lists(boxes.filter(lambda b: b.width > 1 and b.height > 1), max_size=8, unique=True))
@@ -121,18 +121,18 @@ def test_a_face_that_comes_later_gets_a_new_number_whatever_the_order() -> None:
 def test_a_face_comes_back_within_patience_and_is_forgotten_after_it() -> None:
     tracker = Tracker(0)
     assert numbers(tracker, box(0)) == [1]
-    for _ in range(PATIENCE):
+    for _ in range(MAX_MISSED):
         assert numbers(tracker) == []
     assert numbers(tracker, box(10)) == [1]
-    for _ in range(PATIENCE + 1):
+    for _ in range(MAX_MISSED + 1):
         numbers(tracker)
     assert numbers(tracker, box(10)) == [2]
 
 
 def test_smooths_each_face_by_itself_and_names_what_leads_then() -> None:
     tracker = Tracker(0.75)
-    tracker.follow([face(box(0), neutral=1.0, happiness=0.0), face(box(300), neutral=0.0, happiness=1.0)])
-    first, second = tracker.follow(
+    tracker.update([face(box(0), neutral=1.0, happiness=0.0), face(box(300), neutral=0.0, happiness=1.0)])
+    first, second = tracker.update(
         [face(box(0), neutral=0.0, happiness=1.0), face(box(300), neutral=0.0, happiness=1.0)]
     )
     assert first.emotions == {"neutral": 0.75, "happiness": 0.25}

@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from service.vision.onnx import open_network
+from service.vision.onnx import open_session
 from service.vision.weights.download import HEADS, LEVELS, join_heads
 
 CHANNELS = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}
@@ -45,12 +45,12 @@ def test_joined_heads_answer_as_heads_apart() -> None:
         f"level_{level}": rng.normal(size=(1, FEATURES, 12 >> level, 20 >> level)).astype(np.float32)
         for level in range(LEVELS)
     }
-    apart = open_network(model.SerializeToString()).run(None, photo)
+    apart = open_session(model.SerializeToString()).run(None, photo)
 
     join_heads(model)
 
     onnx.checker.check_model(model)
-    joined = open_network(model.SerializeToString()).run(None, photo)
+    joined = open_session(model.SerializeToString()).run(None, photo)
     assert sum(node.op_type == "Conv" for node in model.graph.node) == 2 * LEVELS
     for one, other in zip(apart, joined, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)

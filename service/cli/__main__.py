@@ -1,4 +1,4 @@
-"""Lets ``python -m service.cli`` run the ``tandem`` command."""
+"""Run the ``tandem`` command with ``python -m service.cli``."""
 
 from service.cli.main import app
 

@@ -1,4 +1,4 @@
-"""What the commands of `tandem` share: their settings, how they end, and what they print."""
+"""Settings, exit codes, messages, tables and progress bars that the `tandem` commands share."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,52 +17,53 @@ from service.settings import ConfigUnusable, Settings, allowed, environment_name
 
 errors = Console(stderr=True)
 
-FAILED = 1
-USAGE = 2
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
 
-BAR = 20
-"""Characters of a bar that stands for probability 1."""
+BAR_WIDTH = 20
+"""Characters of a confidence bar at probability 1."""
 
 
 def print_error(message: str) -> None:
-    """Print to standard error what is wrong."""
+    """Print an error message to standard error."""
     errors.print(message, style="red", soft_wrap=True, markup=False, highlight=False)
 
 
 def print_status(message: str) -> None:
-    """Print to standard error how it went: standard output is for results."""
+    """Print a status message to standard error; standard output is for results."""
     errors.print(message, soft_wrap=True, markup=False, highlight=False)
 
 
 def read_settings(**options: Any) -> Settings:
-    """Settings from options, environment and TOML file, in this order; exits with 2 where one is wrong."""
+    """Read settings from options, then the environment, then the TOML file; exit with 2 if one is invalid."""
     given = {name: value for name, value in options.items() if value is not None}
     try:
         return Settings(**given)
     except (ConfigUnusable, SettingsError) as error:
         print_error(str(error))
-        raise typer.Exit(USAGE) from None
+        raise typer.Exit(EXIT_USAGE) from None
     except ValidationError as error:
-        for fault in format_errors(error):
-            print_error(fault)
-        raise typer.Exit(USAGE) from None
+        for message in format_errors(error):
+            print_error(message)
+        raise typer.Exit(EXIT_USAGE) from None
 
 
 def face_table(name: str, answer: PhotoEmotions) -> Table:
-    """The faces of one photo: where they are, what they show, and the runner-up."""
+    """Return a table of a photo's faces: box, emotion, confidence and runner-up."""
     title = f"{name}  {answer.image.width} x {answer.image.height}"
     table = Table("face", "box", "emotion", "confidence", "", "next", title=title, title_justify="left")
     for number, face in enumerate(answer.faces, start=1):
         box = face.box
         ranking = sorted(face.emotions.items(), key=lambda item: item[1], reverse=True)
-        following = f"{ranking[1][0]} {ranking[1][1]:.0%}" if len(ranking) > 1 else ""
+        runner_up = f"{ranking[1][0]} {ranking[1][1]:.0%}" if len(ranking) > 1 else ""
         table.add_row(
             str(number),
             f"{box.width:.0f} x {box.height:.0f} at {box.x:.0f}, {box.y:.0f}",
             Text(face.emotion, style="bold"),
             f"{face.confidence:.0%}",
-            "█" * round(face.confidence * BAR),
-            following,
+            "█" * round(face.confidence * BAR_WIDTH),
+            runner_up,
         )
     if not answer.faces:
         table.caption = "no face found"
@@ -70,7 +71,7 @@ def face_table(name: str, answer: PhotoEmotions) -> Table:
 
 
 def settings_table(settings: Settings) -> Table:
-    """Every setting: its variable, its value now, where that is from, what is allowed, its meaning."""
+    """Return a table of all settings: variable, value, source of the value, allowed values, meaning."""
     table = Table("variable", "value", "from", "allowed", "meaning")
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
@@ -84,17 +85,26 @@ def settings_table(settings: Settings) -> Table:
 
 
 class RateColumn(ProgressColumn):
-    """Photos or frames a second."""
+    """Photos or frames per second."""
 
     def render(self, task: Task) -> Text:
-        """The rate of late, or over all once it is done."""
+        """Show the recent rate, or the overall rate once the task is finished."""
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:.1f} {task.description}/s")
 
 
 @contextmanager
 def progress_bar(console: Console, unit: str, *, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar with rate and time left; gives what advances it by a number of ``unit``, «photos»."""
+    """Show a progress bar with rate and time left.
+
+    Args:
+        console: where to show it.
+        unit: what is counted, such as "photos".
+        total: number of units; None if unknown.
+
+    Yields:
+        A function that advances the bar by a number of units.
+    """
     columns = (BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(unit, total=total)

@@ -1,7 +1,7 @@
-"""The `tandem` command.
+"""The `tandem` command and its subcommands.
 
-What a command needs is imported in it: `tandem --help` and `tandem install-triton` are quick, and the latter
-works where the rest of the service is not installed yet.
+Each subcommand imports what it needs when it runs, so that `tandem --help` is fast and `tandem install-triton`
+works before the rest of the service is installed.
 """
 
 import asyncio
@@ -12,18 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from service.cli.console import FAILED, errors, print_error, read_settings
+from service.cli.console import EXIT_FAILURE, EXIT_INTERRUPTED, errors, print_error, read_settings
 from service.cli.models import app as model_commands
-from service.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from service.cli.jobs import Gateway
-
 app = typer.Typer(
-    help="Post a photo, get the emotion that every face in it shows. Settings come from TANDEM_* variables "
-    "and from a TOML file, TANDEM_CONFIG or ./tandem.toml: `tandem settings` lists them.",
+    help="Post a photo and get the emotion that every face in it shows. Settings come from TANDEM_* variables "
+    "and from a TOML file (TANDEM_CONFIG or ./tandem.toml); `tandem settings` lists them.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
@@ -31,29 +28,31 @@ app = typer.Typer(
 app.add_typer(model_commands, name="model")
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on [TANDEM_HOST].")]
-Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one [TANDEM_PORT].")]
+Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one [TANDEM_PORT].")]
 TritonUrl = Annotated[
     str | None,
-    typer.Option(help="host:port of a Triton's gRPC endpoint; else a local one is started [TANDEM_TRITON_URL]."),
+    typer.Option(help="host:port of a Triton's gRPC endpoint; default: start one here [TANDEM_TRITON_URL]."),
 ]
 ModelRepository = Annotated[
-    Path | None, typer.Option(help="What the local Triton loads [TANDEM_MODEL_REPOSITORY].")
+    Path | None, typer.Option(help="Model repository of the local Triton [TANDEM_MODEL_REPOSITORY].")
 ]
 TritonHome = Annotated[
-    Path | None, typer.Option(help="Folder of the local Triton's installation [TANDEM_TRITON_HOME].")
+    Path | None, typer.Option(help="Folder where the local Triton is installed [TANDEM_TRITON_HOME].")
 ]
-LogLevel = Annotated[str | None, typer.Option(help="debug, info, warning or error [TANDEM_LOG_LEVEL].")]
+LogLevel = Annotated[
+    str | None, typer.Option(help="Minimum log level: debug, info, warning or error [TANDEM_LOG_LEVEL].")
+]
 Url = Annotated[
     str | None,
     typer.Option(
         envvar="TANDEM_URL",
-        help="Gateway to ask. Default: the one on this machine, else one that runs for this command only.",
+        help="URL of the gateway. Default: the one on this machine, or a temporary one if none is running.",
     ),
 ]
 ApiKey = Annotated[
-    str | None, typer.Option(envvar="TANDEM_API_KEY", help="Key to show the gateway, where it wants one.")
+    str | None, typer.Option(envvar="TANDEM_API_KEY", help="API key for the gateway, if it requires one.")
 ]
-Concurrency = Annotated[int, typer.Option(min=1, max=256, help="Photos or frames asked for at a time.")]
+Concurrency = Annotated[int, typer.Option(min=1, max=256, help="Photos or frames in flight at a time.")]
 
 
 @app.command()
@@ -65,7 +64,7 @@ def serve(
     triton_home: TritonHome = None,
     log_level: LogLevel = None,
 ) -> None:
-    """Serve the HTTP API, with a local Triton unless --triton-url names one. Ctrl-C ends it."""
+    """Serve the HTTP API, with a local Triton unless --triton-url is given. Stop with Ctrl-C."""
     from service.observability.logging import configure_logging
     from service.observability.tracing import TracingUnavailable
     from service.server import main as server
@@ -89,159 +88,162 @@ def serve(
         server.serve(settings, announce=announce)
     except (server.PortTaken, server.NotReady, LocalTritonError, TracingUnavailable, OSError) as error:
         print_error(str(error))
-        raise typer.Exit(FAILED) from None
+        raise typer.Exit(EXIT_FAILURE) from None
     except KeyboardInterrupt:  # while Triton was starting
-        raise typer.Exit(130) from None
+        raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 @app.command("install-triton")
 def install_triton(triton_home: TritonHome = None) -> None:
-    """Fetch the local Triton, once; `tandem serve` and `tandem predict` start it."""
+    """Download the local Triton, which `tandem serve` and `tandem predict` start. Needed once."""
     from service.triton import install
     from service.triton.errors import LocalTritonError
 
     settings = read_settings(triton_home=triton_home)
     try:
-        with errors.status("Fetching Triton"):
+        with errors.status("Downloading Triton"):
             folder = install.install(settings.triton_home)
     except (LocalTritonError, OSError) as error:
         print_error(str(error))
-        raise typer.Exit(FAILED) from None
-    typer.echo(f"Triton is in {folder}")
+        raise typer.Exit(EXIT_FAILURE) from None
+    typer.echo(f"Triton is installed in {folder}")
 
 
 @app.command()
 def predict(
     photos: Annotated[
-        list[Path], typer.Argument(help="JPEG, PNG, WebP or HEIC files, and folders of them.", show_default=False)
+        list[Path],
+        typer.Argument(help="JPEG, PNG, WebP or HEIC files, or folders that hold them.", show_default=False),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a photo, a line each.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON per photo.")] = False,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Write the answers to this .jsonl, .csv or .parquet file, errors too, instead of printing them. "
-            "The same command goes on where it was interrupted."
+            help="Write answers and errors to this .jsonl, .csv or .parquet file instead of printing them. "
+            "After an interruption, run the same command again to continue."
         ),
     ] = None,
     concurrency: Concurrency = 8,
     annotate: Annotated[
         Path | None,
-        typer.Option(help="Write the photo with boxes and labels to this file; for several photos, a folder."),
+        typer.Option(
+            help="Write a copy of the photo with boxes and labels to this file; for several photos, a folder."
+        ),
     ] = None,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Tell the emotion that each face in PHOTOS shows. Exits with 1 when a photo failed."""
-    from service.cli import jobs
-    from service.cli import predict as prediction
+    """Recognize the emotion that each face in PHOTOS shows. Exits with 1 if a photo fails."""
+    from service.cli.gateway import open_client
     from service.cli.output_files import OutputUnusable
+    from service.cli.photo_files import annotation_paths, find_photos
+    from service.cli.predict import print_predictions, write_predictions
 
     settings = read_settings()
     if out and (annotate or as_json):
-        raise typer.BadParameter("goes with neither --json nor --annotate", param_hint="--out")
-    photos = prediction.expand(photos)
+        raise typer.BadParameter("cannot be combined with --json or --annotate", param_hint="--out")
+    photos = find_photos(photos)
     targets: list[Path] | None = None
     if annotate:
         try:
-            targets = prediction.annotation_paths(photos, annotate)
+            targets = annotation_paths(photos, annotate)
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="--annotate") from None
-    gateway = _gateway(url, settings, api_key)
+    context = open_client(url, settings, api_key)
     if out:
-        failures = _run(jobs.predict_to_file(gateway, photos, out, concurrency), OutputUnusable)
+        failures = _run(write_predictions(context, photos, out, concurrency), OutputUnusable)
     else:
-        failures = _run(jobs.predict_to_screen(gateway, photos, targets, settings, as_json=as_json))
+        failures = _run(print_predictions(context, photos, targets, settings, as_json=as_json))
     if failures:
-        raise typer.Exit(FAILED)
+        raise typer.Exit(EXIT_FAILURE)
 
 
 @app.command()
 def video(
-    film: Annotated[Path, typer.Argument(help="A video file that FFmpeg reads.", show_default=False)],
+    path: Annotated[
+        Path, typer.Argument(metavar="VIDEO", help="Video file in any format FFmpeg reads.", show_default=False)
+    ],
     out: Annotated[
         Path | None,
-        typer.Option(help="Write the video with boxes, labels and its sound to this .mp4, .mov or .mkv file."),
+        typer.Option(help="Write the video with boxes, labels and its audio to this .mp4, .mov or .mkv file."),
     ] = None,
     csv: Annotated[
-        Path | None, typer.Option(help="Write a row for each face of each frame that was read to this .csv file.")
+        Path | None, typer.Option(help="Write one row per face of each analyzed frame to this .csv file.")
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Draw each face's emotions over time into this .png, .svg or .pdf file."),
+        typer.Option(help="Plot each face's emotions over time to this .png, .svg or .pdf file."),
     ] = None,
-    every: Annotated[int, typer.Option(min=1, help="Read each so many-th frame only.")] = 1,
+    every: Annotated[int, typer.Option(min=1, help="Analyze every N-th frame only.")] = 1,
     fps: Annotated[
-        float | None, typer.Option(min=0.001, help="Read at most so many frames of a second.", show_default=False)
+        float | None,
+        typer.Option(min=0.001, help="Analyze at most this many frames per second of video.", show_default=False),
     ] = None,
     smooth: Annotated[
         float,
-        typer.Option(min=0, max=0.99, help="How much of a face's former probabilities stays in the next ones."),
+        typer.Option(
+            min=0, max=0.99, help="Weight of a face's previous probabilities in its next ones; 0 does not smooth."
+        ),
     ] = 0,
     concurrency: Concurrency = 8,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Tell the emotions that the faces of a video show, over time. Exits with 1 when that failed."""
+    """Recognize the emotions that the faces in VIDEO show over time. Exits with 1 if a frame fails."""
     try:
-        from service.cli import jobs
+        from service.cli.gateway import open_client
         from service.cli.video import plot as video_plot
-        from service.cli.video.command import Outputs, Sampling
+        from service.cli.video.command import FrameSampling, run_video
         from service.cli.video.io import SUFFIXES, VideoUnusable
+        from service.cli.video.results import OutputPaths
     except ImportError as error:
         print_error(f"videos need PyAV and matplotlib: pip install 'tandem[video]' ({error})")
-        raise typer.Exit(FAILED) from None
+        raise typer.Exit(EXIT_FAILURE) from None
 
     settings = read_settings()
     allowed = {"--out": (out, SUFFIXES), "--csv": (csv, (".csv",)), "--plot": (plot, video_plot.SUFFIXES)}
-    for option, (path, suffixes) in allowed.items():
-        if path and path.suffix.lower() not in suffixes:
-            raise typer.BadParameter(f"{path} ends in none of {', '.join(suffixes)}", param_hint=option)
-        if path and path.resolve() == film.resolve():
-            raise typer.BadParameter(f"{path} is the video itself", param_hint=option)
-    outputs = Outputs(out, csv, plot)
-    if not outputs.paths:
-        raise typer.BadParameter("give --out, --csv or --plot, or several of them")
-    job = jobs.read_video(
-        _gateway(url, settings, api_key),
-        film,
+    for option, (output, suffixes) in allowed.items():
+        if output and output.suffix.lower() not in suffixes:
+            raise typer.BadParameter(f"the suffix of {output} is none of {', '.join(suffixes)}", param_hint=option)
+        if output and output.resolve() == path.resolve():
+            raise typer.BadParameter(f"{output} is the input video", param_hint=option)
+    outputs = OutputPaths(out, csv, plot)
+    if not outputs.wanted:
+        raise typer.BadParameter("give at least one of --out, --csv and --plot")
+    run = run_video(
+        open_client(url, settings, api_key),
+        path,
         outputs,
-        Sampling(every, fps),
+        FrameSampling(every, fps),
         smooth=smooth,
         concurrency=concurrency,
     )
-    if _run(job, VideoUnusable, OSError):
-        raise typer.Exit(FAILED)
+    if _run(run, VideoUnusable, OSError):
+        raise typer.Exit(EXIT_FAILURE)
 
 
-def _gateway(url: str | None, settings: Settings, api_key: str | None) -> "Gateway":
-    """The gateway at ``url``, else the one on this machine, else one in this process."""
-    from service.cli import predict as prediction
-
-    if url is None and prediction.listens(prediction.DEFAULT_URL):
-        url = prediction.DEFAULT_URL
-    return prediction.remote_gateway(url, settings, api_key) if url else prediction.own_gateway(settings)
-
-
-def _run(job: "Coroutine[Any, Any, int]", *expected: type[Exception]) -> int:
-    """What a job returns; exits with its message where it ends with one of the errors that it may."""
-    from service.cli.predict import Stopped
+def _run(coroutine: "Coroutine[Any, Any, int]", *expected: type[Exception]) -> int:
+    """Run a coroutine and return its result; print an expected error and exit with 1."""
+    from service.cli.predict import RunAborted
     from service.triton.errors import LocalTritonError
 
-    known: tuple[type[Exception], ...] = (LocalTritonError, Stopped, *expected)
+    known: tuple[type[Exception], ...] = (LocalTritonError, RunAborted, *expected)
     try:
-        return asyncio.run(job)
+        return asyncio.run(coroutine)
     except known as error:
         print_error(str(error))
-        raise typer.Exit(FAILED) from None
+        raise typer.Exit(EXIT_FAILURE) from None
     except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+        raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 @app.command("create-key")
 def create_api_key(
-    name: Annotated[str, typer.Argument(help="Whose key it is: letters, digits, dots, dashes, underscores.")],
+    name: Annotated[
+        str, typer.Argument(help="Name of the key's owner: letters, digits, dots, dashes, underscores.")
+    ],
 ) -> None:
-    """Print a new API key, which is shown this once, and the line to keep of it in TANDEM_API_KEYS_FILE."""
+    """Print a new API key, which cannot be shown again, and its line for TANDEM_API_KEYS_FILE."""
     from service.api_keys import create_key
 
     try:
@@ -256,7 +258,7 @@ def create_api_key(
 
 @app.command("settings")
 def show_settings() -> None:
-    """List every setting: its variable, its value now and where that is from, what is allowed, its meaning."""
+    """List every setting with its value, where the value comes from, what is allowed, and what it does."""
     from service.cli.console import settings_table
 
     Console().print(settings_table(read_settings()))

@@ -1,7 +1,7 @@
-"""Which versions of a model Triton loads, as the model repository says it.
+"""The version policy of a model in Triton's model repository: which versions Triton loads.
 
-A Triton in poll mode reads ``config.pbtxt`` anew within seconds of a change. It loads and warms what is new beside
-what it serves, and only then changes over, so that no request fails. The file is replaced in one step.
+A Triton in poll mode rereads ``config.pbtxt`` within seconds of a change. It loads and warms up new versions
+beside the current ones before it switches, so no request fails. The file is replaced atomically.
 """
 
 import os
@@ -15,144 +15,149 @@ from tritonclient.grpc import model_config_pb2
 CONFIG = "config.pbtxt"
 WEIGHTS = "model.pt"
 
-Policy = tuple[int, ...]
-"""The versions that are loaded, the active one first; empty for the newest alone, Triton's default."""
+VersionPolicy = tuple[int, ...]
+"""The versions to load, the active one first; empty for the newest version only, which is Triton's default."""
 
-NEWEST: Policy = ()
+NEWEST: VersionPolicy = ()
 
-BLOCK = re.compile(
-    r"\n# By `tandem model`; loaded before: (?P<former>.*)\n"
+POLICY_BLOCK = re.compile(
+    r"\n# By `tandem model`; loaded before: (?P<previous>.*)\n"
     r"version_policy \{ (?:latest|specific) \{ (?:num_versions: 1|versions: \[(?P<versions>.*)\]) \} \}\n"
 )
-"""What is ours in the file; it keeps the way back, too."""
+"""The part of the file that `tandem model` writes. Its comment holds the previous policy for a rollback."""
 
 
-class RolloutRefused(Exception):
-    """The repository cannot go there, or its configuration is not ours to change; the message says why."""
+class VersionChangeRefused(Exception):
+    """The version does not exist, or someone else manages the version policy; the message says which."""
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """``policy`` is what Triton is told to load, ``former`` what it was told before, None if unknown."""
+class PolicyState:
+    """The policy that Triton follows, and the one before it, None if unknown."""
 
-    policy: Policy
-    former: Policy | None
+    current: VersionPolicy
+    previous: VersionPolicy | None
 
 
 class VersionedModel:
-    """One model of a model repository, with a folder for each version."""
+    """One model of a model repository, with a folder per version."""
 
     def __init__(self, repository: Path, name: str) -> None:
-        """Change nothing yet.
+        """Open a model without changing it.
 
         Raises:
-            RolloutRefused: there is no such model.
+            VersionChangeRefused: the repository has no such model.
         """
         self.folder = repository / name
         self._config = self.folder / CONFIG
         if not self._config.is_file():
-            raise RolloutRefused(f"{self._config} is not there")
+            raise VersionChangeRefused(f"{self._config} does not exist")
 
     @property
     def versions(self) -> list[int]:
-        """Every version with weights, oldest first."""
+        """The versions that have weights, oldest first."""
         return sorted(int(path.parent.name) for path in self.folder.glob(f"[0-9]*/{WEIGHTS}"))
 
     @property
-    def loaded(self) -> Loaded:
-        """What Triton is told to load.
+    def policy_state(self) -> PolicyState:
+        """The current and the previous policy.
 
         Raises:
-            RolloutRefused: the configuration has a ``version_policy`` that is not from here.
+            VersionChangeRefused: the configuration has a ``version_policy`` that `tandem model` did not write.
         """
         return self._read()[1]
 
     @property
     def active(self) -> int:
-        """The version that answers callers.
+        """The version that answers requests.
 
         Raises:
-            RolloutRefused: there is none, or the configuration is not ours.
+            VersionChangeRefused: there is none, or `tandem model` did not write the ``version_policy``.
         """
-        return self._first(self.loaded.policy)
+        return self._active_of(self.policy_state.current)
 
     def activate(self, version: int | None) -> None:
-        """Have one version loaded, or for None the newest one, also when a newer one comes.
+        """Load one version; None follows the newest version, including later ones.
 
         Raises:
-            RolloutRefused: there is no such version, or the configuration is not ours.
+            VersionChangeRefused: there is no such version, or `tandem model` did not write the ``version_policy``.
         """
         self._change(NEWEST if version is None else (version,))
 
     def shadow(self, version: int) -> None:
-        """Have another version loaded beside the active one, which gateways must ask for by its number.
+        """Load a second version beside the active one. Gateways must request each by its number.
 
         Raises:
-            RolloutRefused: it is the active one, there is none, or the configuration is not ours.
+            VersionChangeRefused: the version is active or does not exist, or `tandem model` did not write the
+                ``version_policy``.
         """
         active = self.active
         if version == active:
-            raise RolloutRefused(f"version {version} is the active one; a shadow is another")
+            raise VersionChangeRefused(f"version {version} is the active one; a shadow must be another version")
         self._change((active, version))
 
     def roll_back(self) -> None:
-        """Go to what was loaded before; where that is unknown, from the newest version to the one before it.
+        """Return to the previous policy; if it is unknown, to the version before the newest.
 
         Raises:
-            RolloutRefused: there is no way back, or the configuration is not ours.
+            VersionChangeRefused: there is no previous version, or `tandem model` did not write the
+                ``version_policy``.
         """
-        former = self.loaded.former
-        if former is None:
+        previous = self.policy_state.previous
+        if previous is None:
             if len(self.versions) < 2:
-                raise RolloutRefused(f"{self.folder} has no version before {self.active}")
-            former = (self.versions[-2],)
-        self._change(former)
+                raise VersionChangeRefused(f"{self.folder} has no version before {self.active}")
+            previous = (self.versions[-2],)
+        self._change(previous)
 
-    def _first(self, policy: Policy) -> int:
+    def _active_of(self, policy: VersionPolicy) -> int:
         if policy:
             return policy[0]
         if not self.versions:
-            raise RolloutRefused(f"{self.folder} has no version with a {WEIGHTS}")
+            raise VersionChangeRefused(f"{self.folder} has no version with a {WEIGHTS}")
         return self.versions[-1]
 
-    def _read(self) -> tuple[str, Loaded]:
-        """The configuration without our block, and what the block says."""
+    def _read(self) -> tuple[str, PolicyState]:
+        """Return the configuration without the policy block, and what the block says."""
         text = self._config.read_text()
-        found = BLOCK.search(text)
-        if found is None:
+        block = POLICY_BLOCK.search(text)
+        if block is None:
             _check(text, self._config)
-            return text, Loaded(NEWEST, None)
-        text = text.replace(found[0], "")
+            return text, PolicyState(NEWEST, None)
+        text = text.replace(block[0], "")
         _check(text, self._config)
-        return text, Loaded(_versions(found["versions"] or ""), _versions(found["former"]))
+        return text, PolicyState(_parse_policy(block["versions"] or ""), _parse_policy(block["previous"]))
 
-    def _change(self, policy: Policy) -> None:
+    def _change(self, policy: VersionPolicy) -> None:
         for version in policy:
             if version not in self.versions:
-                there = ", ".join(map(str, self.versions)) or "none"
-                raise RolloutRefused(f"{self.folder} has no version {version} with a {WEIGHTS}; there are {there}")
-        text, loaded = self._read()
-        former, coming = self._first(loaded.policy), self._first(policy)
-        if coming != former:
-            # One file is the contract of all versions: each keeps its own beside its weights.
-            kept = self.folder / str(former) / CONFIG
-            if kept.parent.is_dir() and not kept.exists():
-                _replace(kept, text, self.folder.parent)
-            own = self.folder / str(coming) / CONFIG
+                existing = ", ".join(map(str, self.versions)) or "none"
+                raise VersionChangeRefused(
+                    f"{self.folder} has no version {version} with a {WEIGHTS}; it has {existing}"
+                )
+        text, state = self._read()
+        old, new = self._active_of(state.current), self._active_of(policy)
+        if new != old:
+            # Triton reads one configuration for all versions, so each version keeps its own beside its weights.
+            saved = self.folder / str(old) / CONFIG
+            if saved.parent.is_dir() and not saved.exists():
+                _write_atomically(saved, text, self.folder.parent)
+            own = self.folder / str(new) / CONFIG
             if own.is_file():
                 text = own.read_text()
                 _check(text, own)
-        choice = f"specific {{ versions: [{words(policy)}] }}" if policy else "latest { num_versions: 1 }"
-        block = f"\n# By `tandem model`; loaded before: {words(loaded.policy)}\nversion_policy {{ {choice} }}\n"
-        _replace(self._config, text + block, self.folder.parent)
+        choice = f"specific {{ versions: [{format_policy(policy)}] }}" if policy else "latest { num_versions: 1 }"
+        comment = f"# By `tandem model`; loaded before: {format_policy(state.current)}"
+        block = f"\n{comment}\nversion_policy {{ {choice} }}\n"
+        _write_atomically(self._config, text + block, self.folder.parent)
 
 
-def words(policy: Policy) -> str:
-    """«newest», or the versions' numbers with commas."""
+def format_policy(policy: VersionPolicy) -> str:
+    """Return "newest", or the version numbers separated by commas."""
     return ", ".join(map(str, policy)) or "newest"
 
 
-def _versions(text: str) -> Policy:
+def _parse_policy(text: str) -> VersionPolicy:
     return tuple(int(number) for number in re.findall(r"\d+", text))
 
 
@@ -160,16 +165,18 @@ def _check(text: str, path: Path) -> None:
     try:
         config = text_format.Parse(text, model_config_pb2.ModelConfig())
     except text_format.ParseError as error:
-        raise RolloutRefused(f"{path} cannot be read: {error}") from None
+        raise VersionChangeRefused(f"{path} cannot be parsed: {error}") from None
     if config.HasField("version_policy"):
-        raise RolloutRefused(f"{path} has a version_policy of its own; take it out, `tandem model` keeps one")
+        raise VersionChangeRefused(
+            f"{path} has a version_policy that `tandem model` did not write; remove it to use this command"
+        )
 
 
-def _replace(path: Path, text: str, repository: Path) -> None:
-    """Write a file in one step. Beside the models' folders, where Triton does not look."""
-    unfinished = repository / f".{os.getpid()}.{CONFIG}"
+def _write_atomically(path: Path, text: str, repository: Path) -> None:
+    """Replace a file in one step. Its temporary file is outside the models' folders, so that Triton ignores it."""
+    temporary = repository / f".{os.getpid()}.{CONFIG}"
     try:
-        unfinished.write_text(text)
-        unfinished.replace(path)
+        temporary.write_text(text)
+        temporary.replace(path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What `tandem predict` writes of many photos: a line of JSON each as they are done, and tables of those."""
+"""The output file of `tandem predict`: a log with one line of JSON per photo, and the table made from it."""
 
 import csv
 import json
@@ -8,41 +8,41 @@ from typing import Any
 
 from service.schemas import FaceEmotion, PhotoEmotions
 
-FORMATS = (".jsonl", ".csv", ".parquet")
+SUFFIXES = (".jsonl", ".csv", ".parquet")
 
-PARTIAL = ".partial.jsonl"
-"""Added to a table's name: the lines that it will be made from. A table cannot be added to; lines can."""
+LOG_SUFFIX = ".partial.jsonl"
+"""Added to a table's name for its log: a table cannot be appended to, a log can."""
 
 
 class OutputUnusable(Exception):
-    """The results cannot be written there; the message says why."""
+    """The results cannot be written to this path; the message says why."""
 
 
 class ResultLog:
-    """Lines of JSON, one for each photo, that are safe on disk as soon as they are written."""
+    """A JSON Lines file with one line per photo, flushed after each, so that an interrupted run can continue."""
 
     def __init__(self, path: Path) -> None:
-        """Open a journal, and drop what an interruption has left of its last line.
+        """Open a log, and cut off a last line that an interruption left incomplete.
 
         Raises:
             OutputUnusable: the file holds something else.
         """
         self.path = path
         self.done: set[str] = set()
-        whole = 0
+        valid_bytes = 0
         if path.exists():
             with path.open("rb") as file:
                 for line in file:
                     if not line.endswith(b"\n"):
                         break
                     self.done.add(_photo_of(line, path))
-                    whole += len(line)
+                    valid_bytes += len(line)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab")
-        self._file.truncate(whole)
+        self._file.truncate(valid_bytes)
 
     def add(self, photo: str, content: Mapping[str, Any]) -> None:
-        """Write one photo's answer, or ``{"error": …}``."""
+        """Append one photo's answer, or ``{"error": ...}``."""
         self._file.write(json.dumps({"photo": photo, **content}, ensure_ascii=False).encode() + b"\n")
         self._file.flush()
         self.done.add(photo)
@@ -56,44 +56,44 @@ def _photo_of(line: bytes, path: Path) -> str:
     try:
         return str(json.loads(line)["photo"])
     except (ValueError, KeyError, TypeError):
-        raise OutputUnusable(f"{path} is there already and holds no results of `tandem predict`") from None
+        raise OutputUnusable(f"{path} exists and does not hold results of `tandem predict`") from None
 
 
-def journal_path(out: Path) -> Path:
-    """Where the lines go while the work is on: the output itself if it is of lines.
+def log_path(out: Path) -> Path:
+    """Return the path of the log for the output ``out``: ``out`` itself if that is JSON Lines.
 
     Raises:
-        OutputUnusable: the suffix is none of ``FORMATS``, or a finished table is there already.
+        OutputUnusable: the suffix is none of ``SUFFIXES``, ``out`` is a finished table, or pyarrow is missing.
     """
     suffix = out.suffix.lower()
-    if suffix not in FORMATS:
-        raise OutputUnusable(f"{out} ends in none of {', '.join(FORMATS)}")
+    if suffix not in SUFFIXES:
+        raise OutputUnusable(f"the suffix of {out} is none of {', '.join(SUFFIXES)}")
     if suffix == ".jsonl":
         return out
-    journal = out.with_name(out.name + PARTIAL)
-    if out.exists() and not journal.exists():
-        raise OutputUnusable(f"{out} is there already, finished; delete it, or give another name")
+    log = out.with_name(out.name + LOG_SUFFIX)
+    if out.exists() and not log.exists():
+        raise OutputUnusable(f"{out} exists and is finished; delete it or choose another name")
     if suffix == ".parquet":
         try:
-            import pyarrow.parquet  # noqa: F401 - an extra
+            import pyarrow.parquet  # noqa: F401 - an optional dependency
         except ImportError:
             raise OutputUnusable("writing .parquet needs pyarrow: pip install 'tandem[tables]'") from None
-    return journal
+    return log
 
 
-def finish(journal: Path, out: Path) -> None:
-    """Make the table, and delete the lines that it was made from."""
-    if journal == out:
+def finish_output(log: Path, out: Path) -> None:
+    """Write the table ``out`` from its log, and delete the log."""
+    if log == out:
         return
-    rows = [row for line in _lines(journal) for row in flatten(line)]
-    columns = columns_of(rows)
+    rows = [row for line in _lines(log) for row in to_rows(line)]
+    columns = merge_columns(rows)
     partial = out.with_name(out.name + ".partial")
     if out.suffix.lower() == ".csv":
         write_csv(rows, columns, partial)
     else:
         write_parquet(rows, columns, partial)
     partial.replace(out)
-    journal.unlink()
+    log.unlink()
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -102,8 +102,8 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def flatten(line: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A photo's line as rows: one for each face, or one without where there is none or an error."""
+def to_rows(line: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Convert a photo's line to table rows: one per face, or a single row if it has no face or an error."""
     if "error" in line:
         return [{"photo": line["photo"], "error": line["error"]}]
     answer = PhotoEmotions.model_validate({key: value for key, value in line.items() if key != "photo"})
@@ -114,7 +114,7 @@ def flatten(line: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def face_row(face: FaceEmotion) -> dict[str, Any]:
-    """What a row says of its face; the columns of `tandem video` too."""
+    """Return the columns that describe a face; `tandem video` writes them too."""
     return {
         **{f"box_{name}": value for name, value in face.box},
         "detection_score": face.detection_score,
@@ -128,8 +128,8 @@ def face_row(face: FaceEmotion) -> dict[str, Any]:
     }
 
 
-def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Every column that a row has, in the order of the row that has most; «error» last."""
+def merge_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the columns of all rows, in the order of the widest row, with "error" last."""
     widest: Mapping[str, Any] = max(rows, key=len) if rows else {}
     columns = dict.fromkeys(widest)
     for row in rows:
@@ -139,7 +139,7 @@ def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:
-    """Write rows as CSV, with a head."""
+    """Write rows as CSV with a header."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
@@ -151,7 +151,7 @@ def write_parquet(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], pat
     import pyarrow as pa
     from pyarrow import parquet
 
-    # «error» is text also where there is none.
+    # "error" is a string column even if no photo failed.
     arrays = {name: pa.array([row.get(name) for row in rows]) for name in columns if name != "error"}
     arrays["error"] = pa.array([row.get("error") for row in rows], pa.string())
     parquet.write_table(pa.table(arrays), path)

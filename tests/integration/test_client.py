@@ -1,4 +1,4 @@
-"""The typed client, with and without asyncio, against the running service."""
+"""The typed client, with and without asyncio, against a running gateway."""
 
 import json
 import socket
@@ -14,7 +14,8 @@ from served import served
 
 from service.api_keys import create_key
 from service.cli.output_files import ResultLog
-from service.cli.predict import Stopped, expand, predict_all
+from service.cli.photo_files import find_photos
+from service.cli.predict import RunAborted, predict_photos
 from service.client import AsyncClient, Client, NoAnswer, Options, Refused
 from service.settings import Settings
 from service.triton.server import LocalTriton
@@ -29,7 +30,7 @@ def url(toy_triton: LocalTriton) -> Iterator[str]:
         yield url
 
 
-def test_reads_draws_and_describes(url: str, tmp_path: Path) -> None:
+def test_reads_annotates_and_describes(url: str, tmp_path: Path) -> None:
     file = tmp_path / "photo.jpg"
     file.write_bytes(PHOTO)
     with Client(url, api_key=KEY.secret) as client:
@@ -43,7 +44,7 @@ def test_reads_draws_and_describes(url: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_does_the_same_with_asyncio(url: str) -> None:
+async def test_asyncio_client_does_the_same(url: str) -> None:
     async with AsyncClient(url, api_key=KEY.secret) as client:
         answer = await client.read(PHOTO, Options(max_faces=1))
         assert len(answer.faces) == 1
@@ -51,22 +52,25 @@ async def test_does_the_same_with_asyncio(url: str) -> None:
         assert (await client.annotate(PHOTO)).startswith(b"\xff\xd8")
         lines = [line async for line in client.read_batch([("a", PHOTO), ("b", b"")])]
         assert {line.name: line.problem is None for line in lines} == {"a": True, "b": False}
-        with pytest.raises(Refused, match="is not a photo") as raised:
+        with pytest.raises(Refused) as raised:
             await client.read(b"text")
     assert raised.value.problem.type == "urn:tandem:problem:unsupported-photo"
 
 
-def test_problems_are_errors_that_say_what_was_wrong(url: str) -> None:
-    with Client(url) as stranger, pytest.raises(Refused, match="carries no API key") as raised:
-        stranger.read(PHOTO)
-    assert raised.value.problem.status == 401
-    with Client(url, api_key="wrong") as stranger, pytest.raises(Refused, match="not known"):
-        list(stranger.read_batch([("a", PHOTO)]))
-    with Client("http://127.0.0.1:9") as nobody, pytest.raises(NoAnswer, match="no answer from http://127"):
-        nobody.model()
+def test_problems_are_raised_with_status_and_type(url: str) -> None:
+    with Client(url) as client, pytest.raises(Refused) as missing:
+        client.read(PHOTO)
+    assert missing.value.problem.status == 401
+    assert missing.value.problem.detail == str(missing.value)
+    with Client(url, api_key="wrong") as client, pytest.raises(Refused) as unknown:
+        list(client.read_batch([("a", PHOTO)]))
+    assert unknown.value.problem.status == 401
+    assert unknown.value.problem.detail != missing.value.problem.detail
+    with Client("http://127.0.0.1:9") as client, pytest.raises(NoAnswer, match=r"http://127\.0\.0\.1:9"):
+        client.model()
 
 
-def test_what_is_no_gateway_is_said() -> None:
+def test_a_server_that_is_not_a_gateway_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer() -> None:
@@ -78,54 +82,54 @@ def test_what_is_no_gateway_is_said() -> None:
         thread = threading.Thread(target=answer)
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        with Client(url) as client, pytest.raises(NoAnswer, match="answered 404, and is no Tandem"):
+        with Client(url) as client, pytest.raises(NoAnswer, match="404"):
             client.model()
         thread.join()
 
 
-def test_waits_as_long_as_the_gateway_asks_for(toy_triton: LocalTriton) -> None:
+def test_retries_wait_as_long_as_the_gateway_asks(toy_triton: LocalTriton) -> None:
     settings = Settings(triton_url=toy_triton.grpc_url, rate_limit=1, rate_window_s=1)
-    with served(settings) as url, Client(url) as hasty, Client(url, retries=3) as patient:
-        hasty.read(PHOTO)
+    with served(settings) as url, Client(url) as once, Client(url, retries=3) as retrying:
+        once.read(PHOTO)
         with pytest.raises(Refused) as raised:
-            hasty.read(PHOTO)
+            once.read(PHOTO)
         assert raised.value.retry_after_s == 1
-        assert patient.read(PHOTO).faces
+        assert retrying.read(PHOTO).faces
 
 
-def test_needs_little() -> None:
+def test_importing_the_client_imports_little() -> None:
     heavy = "{'cv2', 'onnxruntime', 'grpc', 'fastapi', 'numpy', 'torch'}"
     code = f"import service.client, sys; sys.exit(' '.join({heavy} & {{*sys.modules}}) or 0)"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
 
 
 @pytest.mark.anyio
-async def test_a_run_that_is_stopped_goes_on_from_there(url: str, tmp_path: Path) -> None:
+async def test_an_aborted_run_continues_where_it_stopped(url: str, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     for number in range(6):
         path = photos / f"{number % 2}" / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(PHOTO if number != 3 else PHOTO[:5000])
     (photos / ".hidden.jpg").write_bytes(PHOTO)
-    (photos / "notes.txt").write_text("no photo")
-    found = expand([photos])
+    (photos / "notes.txt").write_text("not a photo")
+    found = find_photos([photos])
     assert [path.name for path in found] == ["0.jpg", "2.jpg", "4.jpg", "1.jpg", "3.jpg", "5.jpg"]
     out = tmp_path / "out.jsonl"
     done: list[str] = []
 
-    async def run(target: str, some: list[Path]) -> None:
-        journal = ResultLog(out)
+    async def run(target: str, photos: list[Path]) -> None:
+        log = ResultLog(out)
         try:
             async with AsyncClient(target, api_key=KEY.secret) as client:
-                await predict_all(
-                    client, some, journal, concurrency=3, on_done=lambda photo, _: done.append(photo.name)
+                await predict_photos(
+                    client, photos, log, concurrency=3, on_done=lambda photo, _: done.append(photo.name)
                 )
         finally:
-            journal.close()
+            log.close()
 
     await run(url, found[:2])
-    with pytest.raises(Stopped, match="no answer from"):
+    with pytest.raises(RunAborted):
         await run("http://127.0.0.1:9", found)
     assert sorted(done) == ["0.jpg", "2.jpg"]
     await run(url, found)

@@ -1,4 +1,4 @@
-"""What the documents tell people to type in a console, where it cannot be run here: it is spelled right."""
+"""The console blocks of the documents, most of which cannot be run here: their commands and options exist."""
 
 import re
 import shlex
@@ -20,7 +20,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 ASSIGNMENT = re.compile(r"([A-Z_]+)=(.*)")
 OUTSIDE_SETTINGS = {"TANDEM_URL", "TANDEM_API_KEY", "TANDEM_CONFIG"}
-"""Variables of the command line alone."""
+"""Variables that the command line reads and that are not settings."""
 
 LINES = [
     (document.name, line.removeprefix("$ "))
@@ -32,7 +32,7 @@ LINES = [
 
 
 def commands(line: str) -> Iterator[list[str]]:
-    """The simple commands of a line, each as words without the variables set before it."""
+    """Split a line into simple commands, each a list of words without the variables set before it."""
     words: list[str] = []
     lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
     lexer.commenters, lexer.whitespace_split = "#", True
@@ -45,10 +45,10 @@ def commands(line: str) -> Iterator[list[str]]:
 
 
 def check_tandem(words: list[str]) -> None:
-    """The command exists, and so does each of its options; nothing is run."""
+    """Check that the command and each of its options exist, without running it."""
     command: Any = get_command(app)
     while hasattr(command, "commands"):  # a group
-        assert words[0] in command.commands, f"there is no command «{words[0]}»"
+        assert words[0] in command.commands, f"there is no command {words[0]!r}"
         command, words = command.commands[words[0]], words[1:]
     options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     for word in words:
@@ -61,15 +61,15 @@ def check_kubectl(words: list[str]) -> None:
     while words[0].startswith("-"):  # -n tandem
         words = words[2:]
     command = [word for word in words[:2] if re.fullmatch("[a-z-]+", word) and not word.startswith("-")]
-    ran = subprocess.run([kubectl, *command, "--help"], capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
+    process = subprocess.run([kubectl, *command, "--help"], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
     for name in re.findall(r"(?:deployment|svc)/(\S+)", " ".join(words)):
         assert any(f"name: {name}" in file.read_text() for file in (ROOT / "k8s" / "base").rglob("*.yaml")), name
 
 
 def check_make(words: list[str]) -> None:
-    ran = subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
+    process = subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
 
 
 def check_docker(words: list[str]) -> None:
@@ -78,7 +78,7 @@ def check_docker(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("document", "line"), LINES, ids=[f"{n}-{name}" for n, (name, _) in enumerate(LINES)])
-def test_a_command_is_spelled_right(document: str, line: str) -> None:
+def test_a_command_is_valid(document: str, line: str) -> None:
     subprocess.run(["bash", "-nc", line], check=True)
     checks = {"tandem": check_tandem, "kubectl": check_kubectl, "make": check_make, "docker": check_docker}
     for program, *words in commands(line):
@@ -91,11 +91,11 @@ def test_a_command_is_spelled_right(document: str, line: str) -> None:
         elif Path(program).name == "training":
             assert words
         else:
-            assert program in ("curl", "kustomize", "mv", "rm", "cp", "git"), f"who checks {program}?"
+            assert program in ("curl", "kustomize", "mv", "rm", "cp", "git"), f"no check for {program}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
-def test_variables_that_are_named_exist(document: Path) -> None:
+def test_every_variable_in_a_document_exists(document: Path) -> None:
     known = {environment_name(name) for name in Settings.model_fields} | OUTSIDE_SETTINGS
     named = set(re.findall(r"\bTANDEM_[A-Z0-9_]+", document.read_text()))
     assert named <= known, named - known

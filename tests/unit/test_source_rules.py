@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-CALLERS = {"service/client.py", "service/cli/predict.py", "service/triton/container.py"}
+CALLERS = {"service/client.py", "service/cli/gateway.py", "service/triton/container.py"}
 """What may open an HTTP connection: two that ask a gateway for its user, and the probe of a container's Triton."""
 
 NETWORK = {"httpx", "requests", "aiohttp", "urllib.request", "http.client", "ftplib", "smtplib"}

@@ -1,4 +1,4 @@
-"""`tandem video` with a gateway and a real Triton: the table, the new video and the plot are looked at."""
+"""`tandem video` with a gateway and a real Triton: the table, the new video and the plot are checked."""
 
 import csv
 import os
@@ -23,7 +23,7 @@ from service.vision.drawing import COLORS
 
 FRAMES, LEAVES_AFTER = 16, 8
 TIMES_MS = [40 * n + (n % 3) * 7 for n in range(FRAMES)]
-PALETTE = np.array([ImageColor.getrgb(colour) for colour in COLORS])
+PALETTE = np.array([ImageColor.getrgb(color) for color in COLORS])
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +33,15 @@ def url(toy_triton: LocalTriton) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pictures = walking(FRAMES, leaves_after=LEAVES_AFTER)
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    frames = walking(FRAMES, leaves_after=LEAVES_AFTER)
     path = tmp_path_factory.mktemp("film") / "film.mp4"
-    return write_film(path, pictures, times_ms=TIMES_MS, sound="aac")
+    return write_film(path, frames, times_ms=TIMES_MS, sound="aac")
 
 
-def video(film: Path, *arguments: object, url: str) -> Result:
+def video(source: Path, *arguments: object, url: str) -> Result:
     runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
-    return runner.invoke(app, ["video", str(film), "--url", url, *map(str, arguments)])
+    return runner.invoke(app, ["video", str(source), "--url", url, *map(str, arguments)])
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -49,15 +49,15 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def is_of_a_box(pixels: np.ndarray) -> bool:
-    """Whether some colour of the palette is among RGB pixels [N, 3], as far as H.264 keeps it."""
+def shows_a_box(pixels: np.ndarray) -> bool:
+    """Whether RGB pixels [N, 3] hold a color of the palette, give or take what H.264 changes."""
     distances = np.abs(pixels[:, None].astype(int) - PALETTE).max(-1)
     return bool((distances.min(0) < 40).any())
 
 
-def test_faces_are_followed_drawn_and_plotted(film: Path, tmp_path: Path, url: str) -> None:
+def test_faces_are_tracked_drawn_and_plotted(source: Path, tmp_path: Path, url: str) -> None:
     out, table, plot = (tmp_path / "new" / name for name in ("out.mp4", "out.csv", "out.png"))
-    result = video(film, "--out", out, "--csv", table, "--plot", plot, "--concurrency", 5, url=url)
+    result = video(source, "--out", out, "--csv", table, "--plot", plot, "--concurrency", 5, url=url)
     assert result.exit_code == 0, result.output
     assert f"{FRAMES} frames read, 0 failed, 2 faces" in result.output
     assert sorted(path.name for path in out.parent.iterdir()) == ["out.csv", "out.mp4", "out.png"]
@@ -77,51 +77,49 @@ def test_faces_are_followed_drawn_and_plotted(film: Path, tmp_path: Path, url: s
         assert row["emotion"] == max(probabilities, key=lambda label: probabilities[label])
         assert row["reliable"] in ("True", "False")
 
-    before, after = frames_of(film), frames_of(out)
+    before, after = frames_of(source), frames_of(out)
     assert [time for time, _ in after] == pytest.approx([time for time, _ in before], abs=1e-3)
-    assert sound_of(out) == sound_of(film)
+    assert sound_of(out) == sound_of(source)
     for (_, plain), (_, drawn), row in zip(before, after, walker, strict=True):
         x, y, height = (round(float(row[f"box_{name}"])) for name in ("x", "y", "height"))
-        edge = np.s_[y + height // 2 : y + height - 4, x - 1 : x + 3]  # below a label that lies on the box
-        assert is_of_a_box(drawn[edge].reshape(-1, 3))
+        edge = np.s_[y + height // 2 : y + height - 4, x - 1 : x + 3]  # below the label on the box
+        assert shows_a_box(drawn[edge].reshape(-1, 3))
         assert np.abs(drawn[edge].astype(int) - plain[edge]).max() > 60
-        assert np.abs(drawn[-8:].astype(int) - plain[-8:]).mean() < 6  # nothing is drawn here
+        assert np.abs(drawn[-8:].astype(int) - plain[-8:]).mean() < 6  # where nothing is drawn
     with Image.open(plot) as picture:
-        colours = np.asarray(picture.convert("RGB")).reshape(-1, 3)
-    assert is_of_a_box(colours)
+        colors = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    assert shows_a_box(colors)
 
 
-def test_frames_are_sampled_and_the_others_keep_the_faces_of_the_one_before(
-    film: Path, tmp_path: Path, url: str
-) -> None:
+def test_frames_are_sampled_and_the_others_keep_the_last_faces(source: Path, tmp_path: Path, url: str) -> None:
     out, table, plot = (tmp_path / name for name in ("out.mkv", "out.csv", "out.svg"))
-    result = video(film, "--out", out, "--csv", table, "--every", 5, "--smooth", 0.8, url=url)
+    result = video(source, "--out", out, "--csv", table, "--every", 5, "--smooth", 0.8, url=url)
     assert result.exit_code == 0, result.output
     assert sorted({int(row["frame"]) for row in rows_of(table)}) == [0, 5, 10, 15]
     assert len(frames_of(out)) == FRAMES
-    assert is_of_a_box(frames_of(out)[4][1].reshape(-1, 3))
-    result = video(film, "--csv", table, "--plot", plot, "--fps", 10, url=url)
+    assert shows_a_box(frames_of(out)[4][1].reshape(-1, 3))
+    result = video(source, "--csv", table, "--plot", plot, "--fps", 10, url=url)
     assert result.exit_code == 0, result.output
     assert sorted({int(row["frame"]) for row in rows_of(table)}) == [0, 3, 5, 8, 10, 13, 15]
     assert "face 1" in plot.read_text()
 
 
-def test_a_frame_without_a_face_or_an_answer_has_a_row(tmp_path: Path, toy_triton: LocalTriton) -> None:
-    pictures = [np.full((120, 160, 3), grey, np.uint8) for grey in (40, 80, 120)]
-    film, table = write_film(tmp_path / "film.mp4", pictures), tmp_path / "out.csv"
+def test_a_frame_with_no_face_or_no_answer_has_a_row(tmp_path: Path, toy_triton: LocalTriton) -> None:
+    frames = [np.full((120, 160, 3), level, np.uint8) for level in (40, 80, 120)]
+    source, table = write_film(tmp_path / "film.mp4", frames), tmp_path / "out.csv"
     with served(Settings(triton_url=toy_triton.grpc_url)) as url:
-        assert video(film, "--csv", table, url=url).exit_code == 0
+        assert video(source, "--csv", table, url=url).exit_code == 0
     assert [(row["frame"], row["face"], row["error"]) for row in rows_of(table)] == [
         (f"{n}", "", "") for n in range(3)
     ]
     with served(Settings(triton_url=toy_triton.grpc_url, max_pixels=100)) as url:
-        result = video(film, "--csv", table, url=url)
+        result = video(source, "--csv", table, url=url)
     assert result.exit_code == 1
     assert "3 frames read, 3 failed" in result.output
-    assert all("the limit is" in row["error"] for row in rows_of(table))
+    assert all("TANDEM_MAX_PIXELS" in row["error"] for row in rows_of(table))
 
 
-def test_what_goes_wrong_is_said_and_leaves_nothing_behind(film: Path, tmp_path: Path, url: str) -> None:
+def test_an_error_is_reported_and_leaves_no_file(source: Path, tmp_path: Path, url: str) -> None:
     outputs = ("--out", tmp_path / "out.mp4", "--csv", tmp_path / "out.csv")
     cut = tmp_path / "cut.mkv"
     write_film(cut, walking(60))
@@ -130,31 +128,31 @@ def test_what_goes_wrong_is_said_and_leaves_nothing_behind(film: Path, tmp_path:
     assert result.exit_code == 1
     assert "was cut off" in result.output
     cut.unlink()
-    result = video(film, *outputs, url="http://127.0.0.1:9")
+    result = video(source, *outputs, url="http://127.0.0.1:9")
     assert result.exit_code == 1
-    assert "no answer from http://127.0.0.1:9" in result.output
-    for arguments, complaint in (
-        ((), "give --out, --csv or --plot"),
-        (("--out", film), "is the video itself"),
-        (("--out", tmp_path / "out.gif"), "ends in none of .mp4, .mov, .mkv"),
+    assert "http://127.0.0.1:9" in result.output
+    for arguments, culprit in (
+        ((), "--out, --csv and --plot"),
+        (("--out", source), source.name),
+        (("--out", tmp_path / "out.gif"), ".mp4, .mov, .mkv"),
     ):
-        result = video(film, *arguments, url=url)
+        result = video(source, *arguments, url=url)
         assert result.exit_code == 2
-        assert complaint in result.output
+        assert culprit in result.output
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_leaves_nothing_half_written(tmp_path: Path, url: str) -> None:
-    film = write_film(tmp_path / "film.mp4", walking(90))
+def test_ctrl_c_leaves_no_partial_file(tmp_path: Path, url: str) -> None:
+    source = write_film(tmp_path / "film.mp4", walking(90))
     out = tmp_path / "out.mp4"
-    command = [sys.executable, "-m", "service.cli", "video", str(film), "--url", url, "--out", str(out)]
+    command = [sys.executable, "-m", "service.cli", "video", str(source), "--url", url, "--out", str(out)]
     with subprocess.Popen(
         [*command, "--csv", str(tmp_path / "out.csv")], stderr=subprocess.PIPE, text=True
     ) as process:
         partial = tmp_path / "out.partial.csv"
-        wait_until(lambda: partial.exists() or process.poll() is not None, "it has begun", timeout_s=60)
+        wait_until(lambda: partial.exists() or process.poll() is not None, "the run has started", timeout_s=60)
         os.kill(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
-    assert "Traceback" not in said
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
     assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]

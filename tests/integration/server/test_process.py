@@ -19,7 +19,8 @@ from photos import astronaut, encoded, tiles
 from PIL import Image
 from toy_model import write_repository
 
-from service.cli.predict import DEFAULT_URL, listens
+from service.cli.gateway import is_listening
+from service.client import DEFAULT_URL
 from service.triton.server import LocalTriton
 
 TANDEM = [sys.executable, "-m", "service.cli"]
@@ -239,7 +240,7 @@ def predict(*arguments: str, **settings: object) -> subprocess.CompletedProcess[
 
 
 def test_predict_starts_what_it_needs(triton_home: Path, repository: Path, photo: Path, tmp_path: Path) -> None:
-    if listens(DEFAULT_URL):
+    if is_listening(DEFAULT_URL):
         pytest.skip("a gateway listens on the default port and would be asked")
     out = tmp_path / "drawn.png"
     ended = predict(str(photo), "--annotate", str(out), triton_home=triton_home, model_repository=repository)

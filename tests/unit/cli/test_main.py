@@ -12,7 +12,7 @@ from service.settings import Settings, environment_name
 runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
 
 
-def test_help_names_every_command() -> None:
+def test_help_lists_every_command() -> None:
     result = runner.invoke(app, ["--help"])
     assert result.exit_code == 0
     for command in ("serve", "install-triton", "predict", "video", "create-key", "settings", "openapi"):
@@ -20,7 +20,7 @@ def test_help_names_every_command() -> None:
         assert runner.invoke(app, [command, "--help"]).exit_code == 0
 
 
-def test_settings_lists_every_one_with_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_lists_every_setting_with_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TANDEM_MAX_PIXELS", "12345")
     result = runner.invoke(app, ["settings"])
     assert result.exit_code == 0
@@ -29,11 +29,12 @@ def test_settings_lists_every_one_with_its_value(monkeypatch: pytest.MonkeyPatch
     assert "12345" in result.output
 
 
-def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TANDEM_PORT", "high")
     result = runner.invoke(app, ["settings"])
     assert result.exit_code == 2
-    assert "TANDEM_PORT is 'high': Input should be a valid integer" in result.output
+    assert "TANDEM_PORT" in result.output
+    assert "'high'" in result.output
 
 
 def test_openapi_is_printed() -> None:
@@ -41,35 +42,35 @@ def test_openapi_is_printed() -> None:
     assert "/v1/emotions" in json.loads(result.stdout)["paths"]
 
 
-def test_a_new_key_and_its_line_fit_together() -> None:
+def test_a_new_key_matches_its_line() -> None:
     result = runner.invoke(app, ["create-key", "ci"])
     secret, line = result.stdout.split()
     assert KeyRing.from_lines([line]).name_of(secret) == "ci"
     assert runner.invoke(app, ["create-key", "a:b"]).exit_code == 2
 
 
-def test_annotate_is_checked_before_anything_is_done() -> None:
+def test_annotate_is_checked_first() -> None:
     result = runner.invoke(app, ["predict", "a.jpg", "b.jpg", "--annotate", "out.png"])
     assert result.exit_code == 2
-    assert "one file for 2 photos" in result.output
+    assert "--annotate" in result.output
 
 
-def test_without_its_extra_video_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_video_names_the_extra_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in [name for name in sys.modules if name.startswith("service.cli.video")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "av", None)
-    result = runner.invoke(app, ["video", "film.mp4", "--csv", "out.csv"])
+    result = runner.invoke(app, ["video", "video.mp4", "--csv", "out.csv"])
     assert result.exit_code == 1
     assert "pip install 'tandem[video]'" in result.output
 
 
 @pytest.mark.parametrize("module", ["service.cli.main", "service.triton.install", "service.api.app"])
-def test_the_gateway_does_without_torch(module: str) -> None:
+def test_the_gateway_does_not_import_torch(module: str) -> None:
     code = f"import {module}, sys; sys.exit('torch' in sys.modules or 'training' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_installing_needs_neither_opencv_nor_onnxruntime() -> None:
+def test_installing_triton_imports_neither_opencv_nor_onnxruntime() -> None:
     heavy = "{'cv2', 'onnxruntime', 'grpc'}"
     code = f"import service.cli.main, service.triton.install, sys; sys.exit(bool({heavy} & {{*sys.modules}}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

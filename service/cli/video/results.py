@@ -1,0 +1,146 @@
+"""Track the faces of a video from frame to frame, and write the annotated video, the table and the plot."""
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import TextIO
+
+import numpy as np
+
+from service.cli.output_files import face_row
+from service.cli.video.io import Frame, VideoWriter
+from service.cli.video.plot import EmotionTimeline, plot_timelines
+from service.schemas import PhotoEmotions, TrackedFace
+from service.vision.drawing import draw_emotions
+from service.vision.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class OutputPaths:
+    """The files to write; None skips one."""
+
+    video: Path | None = None
+    table: Path | None = None
+    plot: Path | None = None
+
+    @property
+    def wanted(self) -> list[Path]:
+        """The paths that are not None."""
+        return [path for path in (self.video, self.table, self.plot) if path]
+
+
+@dataclass
+class VideoSummary:
+    """Counts over a whole video.
+
+    Attributes:
+        analyzed: frames sent to the gateway.
+        failed: frames among them that got no answer.
+        faces: distinct faces after tracking.
+        skipped_audio: codecs of the audio streams that the new video does not hold.
+    """
+
+    analyzed: int = 0
+    failed: int = 0
+    faces: int = 0
+    skipped_audio: Sequence[str] = ()
+
+
+class FaceTable:
+    """The CSV file: a row per face of each analyzed frame, or one row if it has no face or an error."""
+
+    def __init__(self, file: TextIO, labels: Sequence[str]) -> None:
+        self._writer = csv.DictWriter(file, table_columns(labels), extrasaction="ignore")
+        self._writer.writeheader()
+
+    def add(self, frame: Frame, faces: Sequence[TrackedFace], error: str | None) -> None:
+        """Write the rows of one frame."""
+        common = {"time_s": round(frame.time_s, 6), "frame": frame.number}
+        rows = [{**common, "face": face.track, **face_row(face)} for face in faces]
+        self._writer.writerows(rows or [{**common, "error": error}])
+
+
+def table_columns(labels: Sequence[str]) -> list[str]:
+    """Return the table's columns for a model with these labels."""
+    return [
+        *("time_s", "frame", "face", "box_x", "box_y", "box_width", "box_height", "detection_score"),
+        *("emotion", "confidence", *(f"p_{label}" for label in labels)),
+        *("roll", "yaw", "size", "sharpness", "brightness", "reliable", "unreliable_because", "error"),
+    ]
+
+
+@contextmanager
+def all_or_nothing(paths: Sequence[Path]) -> Iterator[Mapping[Path, Path]]:
+    """Yield a temporary path for each of ``paths``; rename all on success, delete all after an error."""
+    partial = {path: path.with_name(f"{path.stem}.partial{path.suffix}") for path in paths}
+    try:
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        for path in paths:
+            partial[path].replace(path)
+    finally:
+        for path in partial.values():
+            path.unlink(missing_ok=True)
+
+
+class ResultWriter:
+    """Takes a video's frames in order with their answers, tracks the faces, and writes every output."""
+
+    def __init__(
+        self, labels: Sequence[str], smooth: float, video: VideoWriter | None, table: FaceTable | None
+    ) -> None:
+        self.summary = VideoSummary(skipped_audio=video.skipped_audio if video else ())
+        self._labels = labels
+        self._tracker = Tracker(smooth)
+        self._video, self._table = video, table
+        self._timelines: dict[int, EmotionTimeline] = {}
+        self._times: list[float] = []
+        self._latest: PhotoEmotions | None = None
+
+    @property
+    def needs_every_frame(self) -> bool:
+        """Whether frames that are not analyzed must be added too, for the annotated video."""
+        return self._video is not None
+
+    def add(self, frame: Frame, answer: PhotoEmotions | str | None) -> None:
+        """Write the next frame.
+
+        Args:
+            frame: the frame.
+            answer: its answer, the reason why it has none, or None if it was not analyzed: then the faces of the
+                last analyzed frame are drawn.
+        """
+        if answer is not None:
+            self._add_answer(frame, answer)
+        if self._video:
+            drawn = frame.pixels if self._latest is None else np.asarray(draw_emotions(frame.pixels, self._latest))
+            self._video.write(frame, drawn)
+
+    def _add_answer(self, frame: Frame, answer: PhotoEmotions | str) -> None:
+        self.summary.analyzed += 1
+        self._times.append(frame.time_s)
+        error = answer if isinstance(answer, str) else None
+        faces: list[TrackedFace] = []
+        self._latest = None
+        if isinstance(answer, PhotoEmotions):
+            faces = self._tracker.update(answer.faces)
+            self._latest = answer.model_copy(update={"faces": faces})
+        else:
+            self.summary.failed += 1
+        for face in faces:
+            timeline = self._timelines.setdefault(face.track or 0, EmotionTimeline())
+            timeline.times.append(frame.time_s)
+            timeline.emotions.append([face.emotions.get(label, 0.0) for label in self._labels])
+        self.summary.faces = len(self._timelines)
+        if self._table:
+            self._table.add(frame, faces, error)
+
+    def write_plot(self, path: Path, kind: str) -> None:
+        """Plot every face added so far."""
+        step_s = median(b - a for a, b in pairwise(self._times)) if len(self._times) > 1 else 1.0
+        plot_timelines(self._timelines, self._labels, step_s, path, kind)

@@ -1,3 +1,3 @@
-"""The gateway: a photo in by HTTP, the emotion of every face out."""
+"""Serve an HTTP API that takes photos and returns the emotion that every face shows."""
 
 __version__ = "0.1.0"

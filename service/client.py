@@ -1,4 +1,4 @@
-"""A typed client of the gateway, with and without asyncio; it needs httpx and pydantic alone.
+"""A typed client for the gateway, with and without asyncio. It needs only httpx and pydantic.
 
 ```python
 from service.client import Client
@@ -23,30 +23,44 @@ from pydantic import BaseModel, ValidationError
 
 from service.schemas import BatchLine, ModelDescription, PhotoEmotions, Problem
 
+__all__ = [
+    "DEFAULT_URL",
+    "AsyncClient",
+    "CallFailed",
+    "Client",
+    "NoAnswer",
+    "Options",
+    "Photo",
+    "Refused",
+]
+
 DEFAULT_URL = "http://127.0.0.1:8080"
 TIMEOUT_S = 60.0
 
 Photo = bytes | Path
-"""A photo's bytes, or the file that holds them."""
+"""A photo as encoded bytes, or the path of a file."""
 
-RETRIED = (429, 503)
-"""Answers that say «later»; both carry Retry-After."""
+RETRY_STATUSES = (429, 503)
+"""Statuses that come with a Retry-After header."""
 
-MAX_PAUSE_S = 30.0
+MAX_RETRY_DELAY_S = 30.0
+DEFAULT_RETRY_DELAY_S = 1.0
 
 
 class CallFailed(Exception):
-    """There is no answer; the message says why."""
+    """A request got no answer; the message says why."""
 
 
 class NoAnswer(CallFailed):
-    """Nobody answers at the URL, or the connection broke, or it took too long."""
+    """No gateway answers at the URL, the connection broke, or the request timed out."""
 
 
 class Refused(CallFailed):
-    """The gateway answered with a problem.
+    """The gateway rejected the request.
 
-    ``retry_after_s`` is after how many seconds to try again, where the gateway says so.
+    Attributes:
+        problem: the problem document (RFC 9457) that it sent.
+        retry_after_s: seconds to wait before a retry; None if the gateway does not say.
     """
 
     def __init__(self, problem: Problem, retry_after_s: float | None) -> None:
@@ -57,25 +71,28 @@ class Refused(CallFailed):
 
 @dataclass(frozen=True)
 class Options:
-    """What to look for; None and 0 leave it to the gateway. See the parameters of ``POST /v1/emotions``."""
+    """Which faces to return; None and 0 select the gateway's defaults.
+
+    See the parameters of ``POST /v1/emotions``.
+    """
 
     max_faces: int | None = None
     min_face_size: float = 0
     threshold: float | None = None
 
     def query(self) -> dict[str, Any]:
-        """The query parameters that differ from the gateway's defaults."""
+        """Return the query parameters that differ from the gateway's defaults."""
         given = {"max_faces": self.max_faces, "min_face_size": self.min_face_size, "threshold": self.threshold}
         return {name: value for name, value in given.items() if value not in (None, 0)}
 
 
-ANY = Options()
+DEFAULT_OPTIONS = Options()
 
-Answer = TypeVar("Answer", bound=BaseModel)
+Schema = TypeVar("Schema", bound=BaseModel)
 
 
 class Client:
-    """For code without asyncio. Thread-safe; close it, or use it as context manager."""
+    """A blocking client. It is thread-safe. Close it, or use it as a context manager."""
 
     def __init__(
         self,
@@ -86,14 +103,14 @@ class Client:
         retries: int = 0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        """A client of the gateway at ``url``.
+        """Create a client for the gateway at ``url``.
 
         Args:
-            url: its base URL.
+            url: base URL of the gateway.
             api_key: sent with each request.
-            timeout_s: seconds that a connection, and each piece of an answer, may take.
-            retries: how often to try again after «later» (429 and 503), as long as the gateway asks for.
-            transport: how httpx reaches the gateway, for tests and proxies.
+            timeout_s: timeout in seconds of connecting, of each write and of each read.
+            retries: maximum number of retries after status 429 or 503, each after the delay in Retry-After.
+            transport: httpx transport, for tests and proxies.
         """
         self._retries = retries
         self._http = httpx.Client(base_url=url, headers=_headers(api_key), timeout=timeout_s, transport=transport)
@@ -110,51 +127,58 @@ class Client:
         """Close the connections."""
         self._http.close()
 
-    def read(self, photo: Photo, options: Options = ANY) -> PhotoEmotions:
-        """The emotion that each face in a photo shows.
+    def read(self, photo: Photo, options: Options = DEFAULT_OPTIONS) -> PhotoEmotions:
+        """Recognize the emotion that each face in a photo shows.
 
         Raises:
             OSError: the file cannot be read.
-            Refused: the gateway answered with a problem.
-            NoAnswer: it did not answer.
+            Refused: the gateway rejected the request.
+            NoAnswer: the gateway did not answer.
         """
         return _parse(PhotoEmotions, self._send("POST", "/v1/emotions", **_upload(photo, options)))
 
-    def annotate(self, photo: Photo, options: Options = ANY, *, media_type: str = "image/jpeg") -> bytes:
-        """The photo with boxes and labels drawn, as JPEG, PNG or WebP; raises as ``read`` does."""
+    def annotate(
+        self, photo: Photo, options: Options = DEFAULT_OPTIONS, *, media_type: str = "image/jpeg"
+    ) -> bytes:
+        """Return the photo with boxes and labels as JPEG, PNG or WebP. Raises the errors of ``read``."""
         response = self._send("POST", "/v1/emotions", **_upload(photo, options, accept=media_type))
         return response.content
 
-    def read_batch(self, photos: Iterable[tuple[str, Photo]], options: Options = ANY) -> Iterator[BatchLine]:
-        """An answer or a problem for each of many (name, photo), as they are done; raises as ``read`` does."""
-        upload = _batch(photos, options)
+    def read_batch(
+        self, photos: Iterable[tuple[str, Photo]], options: Options = DEFAULT_OPTIONS
+    ) -> Iterator[BatchLine]:
+        """Yield an answer or a problem for each (name, photo), in the order in which they finish.
+
+        Raises the errors of ``read``.
+        """
+        batch = _batch(photos, options)
         with (
-            _telling_errors(self._http.base_url),
-            self._http.stream("POST", "/v1/emotions/batch", **upload) as response,
+            _as_no_answer(self._http.base_url),
+            self._http.stream("POST", "/v1/emotions/batch", **batch) as response,
         ):
             if not response.is_success:
                 response.read()
-                raise _refused(response)
+                raise _error_of(response)
             for line in response.iter_lines():
                 yield BatchLine.model_validate_json(line)
 
     def model(self) -> ModelDescription:
-        """What the served model states about itself; raises as ``read`` does."""
+        """Return the description of the served model. Raises the errors of ``read``."""
         return _parse(ModelDescription, self._send("GET", "/v1/model"))
 
     def _send(self, method: str, path: str, **content: Any) -> httpx.Response:
         retries = self._retries
         while True:
-            with _telling_errors(self._http.base_url):
+            with _as_no_answer(self._http.base_url):
                 response = self._http.request(method, path, **content)
             if response.is_success:
                 return response
-            time.sleep(_pause_s(response, again=retries > 0))
+            time.sleep(_retry_delay_s(response, retries))
             retries -= 1
 
 
 class AsyncClient:
-    """For code with asyncio; otherwise as ``Client``."""
+    """A client for asyncio with the methods of ``Client``."""
 
     def __init__(
         self,
@@ -165,7 +189,7 @@ class AsyncClient:
         retries: int = 0,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """A client of the gateway at ``url``; the arguments are those of ``Client``."""
+        """Create a client; the arguments are those of ``Client``, and ``timeout_s`` may be None for no timeout."""
         self._retries = retries
         self._http = httpx.AsyncClient(
             base_url=url, headers=_headers(api_key), timeout=timeout_s, transport=transport
@@ -183,41 +207,43 @@ class AsyncClient:
         """Close the connections."""
         await self._http.aclose()
 
-    async def read(self, photo: Photo, options: Options = ANY) -> PhotoEmotions:
-        """As ``Client.read``."""
+    async def read(self, photo: Photo, options: Options = DEFAULT_OPTIONS) -> PhotoEmotions:
+        """See ``Client.read``."""
         upload = await asyncio.to_thread(_upload, photo, options)
         return _parse(PhotoEmotions, await self._send("POST", "/v1/emotions", **upload))
 
-    async def annotate(self, photo: Photo, options: Options = ANY, *, media_type: str = "image/jpeg") -> bytes:
-        """As ``Client.annotate``."""
+    async def annotate(
+        self, photo: Photo, options: Options = DEFAULT_OPTIONS, *, media_type: str = "image/jpeg"
+    ) -> bytes:
+        """See ``Client.annotate``."""
         upload = await asyncio.to_thread(_upload, photo, options, accept=media_type)
         return (await self._send("POST", "/v1/emotions", **upload)).content
 
     async def read_batch(
-        self, photos: Iterable[tuple[str, Photo]], options: Options = ANY
+        self, photos: Iterable[tuple[str, Photo]], options: Options = DEFAULT_OPTIONS
     ) -> AsyncIterator[BatchLine]:
-        """As ``Client.read_batch``."""
+        """See ``Client.read_batch``."""
         batch = await asyncio.to_thread(_batch, photos, options)
-        with _telling_errors(self._http.base_url):
+        with _as_no_answer(self._http.base_url):
             async with self._http.stream("POST", "/v1/emotions/batch", **batch) as response:
                 if not response.is_success:
                     await response.aread()
-                    raise _refused(response)
+                    raise _error_of(response)
                 async for line in response.aiter_lines():
                     yield BatchLine.model_validate_json(line)
 
     async def model(self) -> ModelDescription:
-        """As ``Client.model``."""
+        """See ``Client.model``."""
         return _parse(ModelDescription, await self._send("GET", "/v1/model"))
 
     async def _send(self, method: str, path: str, **content: Any) -> httpx.Response:
         retries = self._retries
         while True:
-            with _telling_errors(self._http.base_url):
+            with _as_no_answer(self._http.base_url):
                 response = await self._http.request(method, path, **content)
             if response.is_success:
                 return response
-            await asyncio.sleep(_pause_s(response, again=retries > 0))
+            await asyncio.sleep(_retry_delay_s(response, retries))
             retries -= 1
 
 
@@ -225,45 +251,49 @@ def _headers(api_key: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
 
-def _bytes(photo: Photo) -> bytes:
+def _read_bytes(photo: Photo) -> bytes:
     return photo.read_bytes() if isinstance(photo, Path) else photo
 
 
 def _upload(photo: Photo, options: Options, *, accept: str = "application/json") -> dict[str, Any]:
-    return {"files": {"image": ("photo", _bytes(photo))}, "params": options.query(), "headers": {"Accept": accept}}
+    return {
+        "files": {"image": ("photo", _read_bytes(photo))},
+        "params": options.query(),
+        "headers": {"Accept": accept},
+    }
 
 
 def _batch(photos: Iterable[tuple[str, Photo]], options: Options) -> dict[str, Any]:
-    return {"files": [("images", (name, _bytes(photo))) for name, photo in photos], "params": options.query()}
+    return {"files": [("images", (name, _read_bytes(photo))) for name, photo in photos], "params": options.query()}
 
 
-def _parse(schema: type[Answer], response: httpx.Response) -> Answer:
+def _parse(schema: type[Schema], response: httpx.Response) -> Schema:
     try:
         return schema.model_validate_json(response.content)
     except ValidationError:
-        raise NoAnswer(f"{response.url} answers, but is no Tandem") from None
+        raise NoAnswer(f"{response.url} answered {response.status_code}, but is not a Tandem gateway") from None
 
 
-def _refused(response: httpx.Response) -> CallFailed:
+def _error_of(response: httpx.Response) -> CallFailed:
     try:
         problem = Problem.model_validate_json(response.content)
     except ValidationError:
-        return NoAnswer(f"{response.url} answered {response.status_code}, and is no Tandem")
+        return NoAnswer(f"{response.url} answered {response.status_code}, but is not a Tandem gateway")
     retry_after = response.headers.get("Retry-After", "")
     return Refused(problem, float(retry_after) if retry_after.isdecimal() else None)
 
 
-def _pause_s(response: httpx.Response, *, again: bool) -> float:
-    """Seconds until the next attempt after a refusal; raises it where there is none, or where none would help."""
-    refused = _refused(response)
-    if not again or response.status_code not in RETRIED:
-        raise refused
-    wanted = refused.retry_after_s if isinstance(refused, Refused) else None
-    return min(MAX_PAUSE_S, 1.0 if wanted is None else wanted)
+def _retry_delay_s(response: httpx.Response, retries: int) -> float:
+    """Return the seconds to wait before a retry; raise the error if none is left, or if none would help."""
+    error = _error_of(response)
+    if retries <= 0 or response.status_code not in RETRY_STATUSES:
+        raise error
+    retry_after_s = error.retry_after_s if isinstance(error, Refused) else None
+    return min(MAX_RETRY_DELAY_S, DEFAULT_RETRY_DELAY_S if retry_after_s is None else retry_after_s)
 
 
 @contextmanager
-def _telling_errors(url: httpx.URL) -> Iterator[None]:
+def _as_no_answer(url: httpx.URL) -> Iterator[None]:
     try:
         yield
     except httpx.HTTPError as error:

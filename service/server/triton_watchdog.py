@@ -76,5 +76,5 @@ class TritonWatchdog:
         return True
 
     def _restart(self) -> None:
-        self._triton.stop(at_once=True)  # there is nothing left in it to finish
+        self._triton.stop(force=True)  # there is nothing left in it to finish
         self._triton.start()

@@ -1,1 +1,1 @@
-"""A real Triton Inference Server as a child process, for machines that have none."""
+"""Runs a real Triton Inference Server as a child process, on machines that have no other."""

@@ -1,29 +1,29 @@
-"""What can go wrong with installing or starting the local Triton; the message says what to do about it."""
+"""Errors of installing and starting the local Triton. Each message says how to fix the problem."""
 
 
 class LocalTritonError(Exception):
-    """The local Triton cannot be had or does not run."""
+    """The local Triton cannot be installed or started."""
 
 
 class UnsupportedPlatform(LocalTritonError):
-    """The wheel's Triton does not run on this operating system, processor, C library or Python."""
+    """The pinned Triton does not support this operating system, CPU architecture, C library or Python."""
 
 
 class LibpythonMissing(LocalTritonError):
-    """This Python is linked statically, and Triton's python backend needs the shared library."""
+    """This Python has no shared library (libpython), which Triton's Python backend links against."""
 
 
 class DownloadFailed(LocalTritonError):
-    """pip could not fetch the wheel."""
+    """pip could not download the wheel."""
 
 
 class WrongWheel(LocalTritonError):
-    """The wheel's bytes are not the ones that were pinned, or it lacks a file that it must hold."""
+    """The wheel does not have the pinned checksum, or a file is missing from it."""
 
 
 class NotInstalled(LocalTritonError):
-    """Nothing usable lies in the folder that the local Triton is started from."""
+    """There is no complete installation in the folder that the local Triton is started from."""
 
 
 class StartFailed(LocalTritonError):
-    """The server exited or did not answer in time; the message ends with the last lines of its log."""
+    """The server exited or did not answer in time. The message ends with the last lines of its log."""

@@ -18,7 +18,7 @@ class Usage:
 
 
 def usage(service: int) -> dict[str, Usage]:
-    """Usage of «gateway» and «triton» (its keeper and its stubs too) below the process ``service``."""
+    """Usage of «gateway» and «triton» (with its supervisor and stubs) below the process ``service``."""
     groups: dict[str, list[int]] = {"gateway": [], "triton": []}
     _sort(service, "gateway", groups)
     return {

@@ -208,7 +208,7 @@ class Faults:
             self.pause_triton,
             self.kill_photo_process,
             self.kill_stub,
-            self.kill_keeper,
+            self.kill_supervisor,
             self.leave,
             self.dawdle,
             self.burst,
@@ -235,9 +235,9 @@ class Faults:
         kill(self._tandem.stub())
         self._until_new(self._tandem.triton())
 
-    def kill_keeper(self) -> None:
+    def kill_supervisor(self) -> None:
         triton = self._tandem.triton()
-        kill(self._tandem.keeper())
+        kill(self._tandem.supervisor())
         self._until_new(triton)
 
     def pause_triton(self) -> None:

@@ -14,7 +14,8 @@ from toy import write_toy_repository
 from tritonclient.utils import InferenceServerException
 
 from service.triton import container, install
-from service.triton.server import environment, free_ports
+from service.triton.ports import free_ports
+from service.triton.server import environment
 
 ROOT = Path(__file__).parents[2]
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the kernel puts POSIX shared memory

@@ -78,11 +78,11 @@ class Service:
     def _running(self, program: str) -> list[int]:
         return [each for each in descendants(self.process.pid) if program in command(each)]
 
-    def keeper(self) -> int:
+    def supervisor(self) -> int:
         return self._running("supervisor.py")[0]
 
     def triton(self) -> int:
-        return self._running("bin/tritonserver")[-1]  # the keeper's command names it too
+        return self._running("bin/tritonserver")[-1]  # the supervisor's command contains it too
 
     def stub(self) -> int:
         return self._running("triton_python_backend_stub")[0]
@@ -97,14 +97,14 @@ class Service:
         return answer == "200" and self.complete()
 
     def complete(self) -> bool:
-        """Whether its keeper, Triton, stub and photo processes are all there."""
+        """Whether its supervisor, Triton, stub and workers are all running."""
         return len(descendants(self.process.pid)) == 3 + self.workers
 
     def shared_memory(self) -> set[Path]:
         """Files in shared memory of its Triton, found by the lock that that has open."""
         for descriptor in Path(f"/proc/{self.triton()}/fd").iterdir():
             lock = Path(os.path.realpath(descriptor))
-            if lock.name.startswith(supervisor.NAME) and lock.suffix == ".lock":
+            if lock.name.startswith(supervisor.PREFIX) and lock.suffix == ".lock":
                 return set(lock.parent.glob(f"{lock.stem}*"))
         return set()
 

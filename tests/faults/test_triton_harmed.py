@@ -25,9 +25,9 @@ CALLERS = 3
         ("Triton's process is killed; the next one has another port", Service.triton, signal.SIGKILL),
         ("Triton is frozen (SIGSTOP)", Service.triton, signal.SIGSTOP),
         ("the model's process (stub) is killed; Triton says «ready» still", Service.stub, signal.SIGKILL),
-        ("Triton's keeper is killed, and Triton by that", Service.keeper, signal.SIGKILL),
+        ("Triton's supervisor is killed, and Triton with it", Service.supervisor, signal.SIGKILL),
     ],
-    ids=["killed", "frozen", "stub", "keeper"],
+    ids=["killed", "frozen", "stub", "supervisor"],
 )
 def test_a_triton_that_does_not_work_is_replaced(
     tandem: Service, measured: Measured, fault: str, victim: Callable[[Service], int], number: int

@@ -1,4 +1,4 @@
-"""The local Triton as a process: it starts, it ends with its owner however that ends, and leaves nothing."""
+"""The local Triton as a process: it starts, ends with its owner however that ends, and cleans up."""
 
 import contextlib
 import fcntl
@@ -29,13 +29,13 @@ with LocalTriton(home=Path(sys.argv[1]), model_repository=Path(sys.argv[2])) as 
     while True:
         time.sleep(1)
 """
-# Not signal.pause(): a Ctrl-C between Python's last look for signals and that call would be seen only after it.
+# Not signal.pause(): it would miss a Ctrl-C that arrives after Python's last check for signals.
 
 
 def members(group: int) -> list[int]:
-    """Processes of a process group: the server and its stubs, but not what of them only waits to be reaped.
+    """The process ids of a process group (the server and its stubs), without those that only wait to be reaped.
 
-    A process whose first thread is a zombie still holds its files, and so its locks, while other threads run.
+    A process whose main thread is a zombie keeps its files, and so its locks, while other threads run.
     """
     found = []
     for folder in Path("/proc").iterdir():
@@ -53,11 +53,11 @@ def parent_of(process: int) -> int:
 
 
 def shared_memory_of(process: int) -> set[Path]:
-    """The shared memory files of the server with this process id, found by the lock that it has open."""
+    """The shared memory files of the server with this process id, found by the lock file that it has open."""
     for descriptor in Path(f"/proc/{process}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+        with contextlib.suppress(FileNotFoundError):  # closed in the meantime
             lock = descriptor.readlink()
-            if lock.name.startswith(supervisor.NAME) and lock.suffix == ".lock":
+            if lock.name.startswith(supervisor.PREFIX) and lock.suffix == ".lock":
                 return set(lock.parent.glob(f"{lock.stem}*"))
     return set()
 
@@ -72,7 +72,7 @@ def triton(triton_home: Path, toy_repository: Path) -> Iterator[LocalTriton]:
         yield running
 
 
-def test_stop_leaves_nothing_and_start_works_again(triton: LocalTriton) -> None:
+def test_stop_cleans_up_and_start_works_again(triton: LocalTriton) -> None:
     first = triton.pid
     files = shared_memory_of(first)
     assert len(members(first)) == 2, "a server and a stub"
@@ -92,7 +92,7 @@ def test_stop_leaves_nothing_and_start_works_again(triton: LocalTriton) -> None:
     client.close()
 
 
-def test_a_killed_server_is_noticed_and_cleaned_up(triton: LocalTriton) -> None:
+def test_a_killed_server_is_detected_and_cleaned_up(triton: LocalTriton) -> None:
     files = shared_memory_of(triton.pid)
 
     os.kill(triton.pid, signal.SIGKILL)
@@ -106,7 +106,7 @@ def test_a_killed_server_is_noticed_and_cleaned_up(triton: LocalTriton) -> None:
 def test_it_ends_with_its_owner_however_that_ends(triton_home: Path, toy_repository: Path) -> None:
     command = [sys.executable, "-c", OWNER, str(triton_home), str(toy_repository)]
     ends = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
-    # All at once: each takes seconds, most of them waiting.
+    # In parallel: each takes seconds, mostly waiting.
     owners = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for _ in ends]
     try:
         groups = [int(owner.stdout.readline()) for owner in owners if owner.stdout]
@@ -117,7 +117,7 @@ def test_it_ends_with_its_owner_however_that_ends(triton_home: Path, toy_reposit
         for owner, end in zip(owners, ends, strict=True):
             owner.send_signal(end)
         for owner in owners:
-            owner.wait(60)  # ``stop`` takes 17 s at most; the rest is for a machine with other work
+            owner.wait(60)  # ``stop`` takes at most 17 s; the rest is slack for a busy machine
     finally:
         for owner in owners:
             owner.kill()
@@ -127,7 +127,7 @@ def test_it_ends_with_its_owner_however_that_ends(triton_home: Path, toy_reposit
         wait_until(is_gone(group, its_files), f"nothing is left after {end.name}", timeout_s=15)
 
 
-def test_what_a_killed_keeper_left_is_removed_by_the_next_and_nothing_else(
+def test_the_next_supervisor_removes_only_what_a_killed_one_left(
     triton: LocalTriton, triton_home: Path, toy_repository: Path
 ) -> None:
     other = LocalTriton(home=triton_home, model_repository=toy_repository)
@@ -137,13 +137,13 @@ def test_what_a_killed_keeper_left_is_removed_by_the_next_and_nothing_else(
 
     (lock,) = (path for path in others_files if path.suffix == ".lock")
     with lock.open("r+") as held:
-        # The whole of it at once, as the kernel does when a memory limit is exceeded: nobody is left to clean up.
+        # Everything at once, as the kernel does when a memory limit is exceeded: nobody is left to clean up.
         os.kill(parent_of(group), signal.SIGKILL)
         os.killpg(group, signal.SIGKILL)
-        # Ours when the last of its processes has ended. Till we let go no other keeper of this machine sweeps it.
+        # The lock is free when the last process has ended. While we hold it, no other supervisor removes it.
         fcntl.flock(held, fcntl.LOCK_EX)
         assert all(path.exists() for path in others_files)
-    wait_until(lambda: not other.alive(), "its keeper has ended, too")
+    wait_until(lambda: not other.alive(), "its supervisor has ended too")
 
     other.start()
 
@@ -152,23 +152,23 @@ def test_what_a_killed_keeper_left_is_removed_by_the_next_and_nothing_else(
     other.stop()
 
 
-def test_a_server_ends_when_its_keeper_is_killed(triton: LocalTriton) -> None:
+def test_a_server_ends_when_its_supervisor_is_killed(triton: LocalTriton) -> None:
     files = shared_memory_of(triton.pid)
 
     os.kill(parent_of(triton.pid), signal.SIGKILL)
 
-    wait_until(lambda: not members(triton.pid) and not triton.alive(), "server, stub and keeper have ended")
+    wait_until(lambda: not members(triton.pid) and not triton.alive(), "server, stub and supervisor have ended")
     triton.stop()
     assert is_gone(triton.pid, files)()
 
 
-def test_a_stub_that_outlives_its_killed_keeper_is_ended_by_stop(triton: LocalTriton) -> None:
+def test_stop_ends_a_stub_that_outlived_its_killed_supervisor(triton: LocalTriton) -> None:
     files = shared_memory_of(triton.pid)
     (stub,) = set(members(triton.pid)) - {triton.pid}
-    os.kill(stub, signal.SIGSTOP)  # by itself it would mostly see after a while that its server has gone
+    os.kill(stub, signal.SIGSTOP)  # otherwise it usually notices after a while that its server has ended
     os.kill(parent_of(triton.pid), signal.SIGKILL)
     wait_until(
-        lambda: triton.pid not in members(triton.pid) and not triton.alive(), "server and keeper have ended"
+        lambda: triton.pid not in members(triton.pid) and not triton.alive(), "server and supervisor have ended"
     )
 
     triton.stop()
@@ -177,7 +177,7 @@ def test_a_stub_that_outlives_its_killed_keeper_is_ended_by_stop(triton: LocalTr
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["gRPC", "metrics"])
-def test_another_port_is_tried_when_one_is_taken(
+def test_other_ports_are_tried_when_one_is_taken(
     triton_home: Path, toy_repository: Path, monkeypatch: pytest.MonkeyPatch, which: int
 ) -> None:
     find = server.free_ports
@@ -193,7 +193,7 @@ def test_another_port_is_tried_when_one_is_taken(
             assert "nv_inference_count" in httpx.get(triton.metrics_url).text
 
 
-def test_a_model_that_cannot_be_loaded_is_named_with_its_reason(triton_home: Path, toy_repository: Path) -> None:
+def test_the_error_names_a_model_that_cannot_be_loaded_and_why(triton_home: Path, toy_repository: Path) -> None:
     (toy_repository / "tandem" / "1" / "model.pt").write_bytes(b"not TorchScript")
     triton = LocalTriton(home=triton_home, model_repository=toy_repository)
 
@@ -203,7 +203,7 @@ def test_a_model_that_cannot_be_loaded_is_named_with_its_reason(triton_home: Pat
     assert not triton.alive()
 
 
-def test_a_start_that_takes_too_long_leaves_nothing(triton_home: Path, toy_repository: Path) -> None:
+def test_a_start_that_takes_too_long_is_cleaned_up(triton_home: Path, toy_repository: Path) -> None:
     triton = LocalTriton(home=triton_home, model_repository=toy_repository, start_timeout_s=0.1)
 
     with pytest.raises(StartFailed, match=r"did not answer within 0\.1 s"):
@@ -212,7 +212,7 @@ def test_a_start_that_takes_too_long_leaves_nothing(triton_home: Path, toy_repos
     assert not members(triton.pid)
 
 
-def test_a_start_without_an_installation_or_models_says_so(
+def test_starting_without_an_installation_or_a_repository_fails(
     triton_home: Path, toy_repository: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(NotInstalled, match="tandem install-triton"):

@@ -183,7 +183,7 @@ async def test_one_of_three_tritons_is_killed_and_comes_back(
             assert max(counts) - min(counts) <= CALLERS, counts
     finally:
         for triton in tritons:
-            triton.stop(at_once=True)
+            triton.stop(force=True)
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +197,7 @@ def both(triton_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     model.shadow(2)
     with LocalTriton(home=triton_home, model_repository=repository) as triton:
         yield triton
-        triton.stop(at_once=True)
+        triton.stop(force=True)
 
 
 async def test_tritons_with_and_without_the_new_version_side_by_side(

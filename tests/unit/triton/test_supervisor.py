@@ -4,35 +4,35 @@ from pathlib import Path
 from service.triton import supervisor
 
 
-def test_a_sweep_spares_what_a_living_process_holds(tmp_path: Path) -> None:
-    prefix, lock = supervisor.claim(tmp_path)
+def test_files_of_a_running_process_stay(tmp_path: Path) -> None:
+    prefix, lock = supervisor.claim_prefix(tmp_path)
     region = tmp_path / f"{prefix}-region"
     region.touch()
 
-    supervisor.sweep(tmp_path)
+    supervisor.remove_stale_files(tmp_path)
 
     assert region.exists()
     os.close(lock)
 
 
-def test_a_sweep_removes_what_a_dead_process_left_and_nothing_else(tmp_path: Path) -> None:
-    prefix, lock = supervisor.claim(tmp_path)
+def test_only_files_of_ended_processes_are_removed(tmp_path: Path) -> None:
+    prefix, lock = supervisor.claim_prefix(tmp_path)
     (tmp_path / f"{prefix}-region").touch()
     foreign = [tmp_path / "triton_python_backend_shm_region_0", tmp_path / "tandem-triton-00000000-no-lock"]
     for path in foreign:
         path.touch()
-    os.close(lock)  # as the kernel does at the end of the last process that has it
+    os.close(lock)  # as the kernel does when the last process that has it open ends
 
-    supervisor.sweep(tmp_path)
+    supervisor.remove_stale_files(tmp_path)
 
     assert sorted(tmp_path.iterdir()) == sorted(foreign)
 
 
-def test_claims_differ_and_are_released_one_by_one(tmp_path: Path) -> None:
-    first, first_lock = supervisor.claim(tmp_path)
-    second, second_lock = supervisor.claim(tmp_path)
+def test_each_prefix_is_unique_and_removed_on_its_own(tmp_path: Path) -> None:
+    first, first_lock = supervisor.claim_prefix(tmp_path)
+    second, second_lock = supervisor.claim_prefix(tmp_path)
 
-    supervisor.release(tmp_path, first)
+    supervisor.remove_files(tmp_path, first)
 
     assert [path.name for path in tmp_path.iterdir()] == [f"{second}.lock"]
     for lock in (first_lock, second_lock):

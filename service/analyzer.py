@@ -1,4 +1,4 @@
-"""The steps from a photo's bytes to its labelled faces."""
+"""Everything between a photo's bytes and its labeled faces."""
 
 import asyncio
 import time
@@ -13,6 +13,7 @@ from service.errors import DeadlineExceeded, ModelChanged, TandemError
 from service.inference.client import TritonClient
 from service.inference.micro_batcher import MicroBatcher
 from service.inference.model_spec import ModelSpec
+from service.inference.request import InferenceRequest
 from service.observability.metrics import Metrics, exemplar
 from service.observability.timing import StageTimer
 from service.observability.tracing import Tracing
@@ -41,19 +42,19 @@ from service.workers.tasks import (
     recrop,
 )
 
-TENTH_OF_A_PIXEL = 1
-MODEL_CHANGES = 3
-"""So often the crops of a photo are cut anew for another version of the model; more than one change means that
-Tritons with and without a new one run side by side."""
-
+PIXEL_DIGITS = 1
 DEGREE_DIGITS = 1
 SCORE_DIGITS = 4
 PROBABILITY_DIGITS = 6
 
+MAX_MODEL_CHANGES = 3
+"""How often a photo is cropped again for another version of the model. One change is a new version going live;
+more mean that Tritons with and without it run side by side."""
+
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """The answer for a photo, the photo with it drawn in if that was wanted, and the seconds of each step."""
+    """The answer for a photo, the encoded picture with it drawn in if requested, and the seconds of each stage."""
 
     answer: PhotoEmotions
     picture: bytes | None
@@ -61,107 +62,114 @@ class Analysis:
 
 
 class Analyzer:
-    """Reads the emotions in photos: decode, detect, align in a process, then one call to Triton for all faces."""
+    """Reads the emotions in photos: a worker finds and crops the faces, then one call to Triton reads them all."""
 
     def __init__(
         self,
         settings: Settings,
         *,
         triton: TritonClient,
-        line: WorkQueue,
+        queue: WorkQueue,
         metrics: Metrics,
         tracing: Tracing,
     ) -> None:
-        self._tracing = tracing
         self._settings = settings
         self._triton = triton
-        self._gatherer = MicroBatcher(triton, line.crowded)
-        self._line = line
+        self._batcher = MicroBatcher(triton, queue.saturated)
+        self._queue = queue
         self._metrics = metrics
+        self._tracing = tracing
 
-    async def read(
-        self, data: bytes, options: DetectionOptions, *, draw_as: str | None = None, ends_at: float | None = None
+    async def analyze(
+        self, photo: bytes, options: DetectionOptions, *, deadline: float, draw_as: str | None = None
     ) -> Analysis:
-        """Analyse one photo, and draw the answer in it where ``draw_as`` gives a media type.
+        """Analyze one photo, and draw the answer in it if ``draw_as`` is a media type.
 
-        It is given up at ``ends_at``, in seconds of ``time.monotonic``, or ``request_timeout_s`` from now.
+        Args:
+            photo: The encoded image.
+            options: Which faces to return.
+            deadline: When to give up, in seconds of ``time.monotonic``.
+            draw_as: ``image/jpeg`` or ``image/png``.
 
         Raises:
-            UnsupportedPhoto, PhotoTooLarge, UnreadablePhoto: the bytes are no photo that can be read.
-            Overloaded: too many photos wait here or in Triton, or it could not be done in time.
-            TritonUnavailable: Triton cannot be reached, failed, or its model's contract cannot be read.
-            DeadlineExceeded: it took longer.
+            UnsupportedPhoto, PhotoTooLarge, UnreadablePhoto: The bytes are not a photo that can be read.
+            Overloaded: Too many photos wait here or in Triton, or the deadline would be missed.
+            TritonUnavailable: Triton cannot be reached, failed, or its model's spec cannot be read.
+            DeadlineExceeded: The deadline passed.
         """
-        timeout_s = self._settings.request_timeout_s
-        if ends_at is None:
-            ends_at = time.monotonic() + timeout_s
-        left_s = ends_at - time.monotonic()
-        self._line.check_room(left_s)
+        self._queue.check_room(deadline)
         timer = StageTimer()
         try:
-            with self._line.photo():
-                async with asyncio.timeout(left_s):
-                    analysis = await self._read(data, options, draw_as, ends_at, timer)
+            with self._queue.photo():
+                async with asyncio.timeout_at(deadline):  # the loop's clock is time.monotonic, too
+                    analysis = await self._analyze(photo, options, deadline, draw_as, timer)
         except TimeoutError:
             raise DeadlineExceeded(
-                f"the photo was not done within {timeout_s:g} s (TANDEM_REQUEST_TIMEOUT_S)"
+                f"the photo was not finished within {self._settings.request_timeout_s:g} s "
+                "(TANDEM_REQUEST_TIMEOUT_S)"
             ) from None
         finally:
-            # Triton has a span of its own.
-            self._tracing.stage_spans([stage for stage in timer.stages if stage[0] != "triton"])
+            self._tracing.stage_spans(
+                [stage for stage in timer.stages if stage[0] != "triton"]
+            )  # that has a span of its own
         self._metrics.observe_stages(analysis.seconds)
         self._metrics.observe_answer(analysis.answer)
         return analysis
 
-    async def _read(
-        self, data: bytes, options: DetectionOptions, draw_as: str | None, ends_at: float, timer: StageTimer
+    async def _analyze(
+        self, photo: bytes, options: DetectionOptions, deadline: float, draw_as: str | None, timer: StageTimer
     ) -> Analysis:
-        contract = await self._triton.contract()
+        spec = await self._triton.model_spec()
+        crop = _crop_spec(spec)
         max_pixels = self._settings.max_pixels
-        crop = _crop_of(contract)
-        found = await self._line.run(
+        found = await self._queue.run(
             partial(find, max_pixels=max_pixels, options=options, crop=crop, handed_over_at=timer.last),
-            data,
+            photo,
             partial(WorkerResult.read, crop=crop),
         )
         timer.extend(found.stages)
-        faces, portraits = found.faces, found.portraits
-        probabilities = np.empty((0, len(contract.labels)), np.float32)
-        if faces:
-            for _ in range(MODEL_CHANGES):
-                try:
-                    probabilities = await self._infer(portraits.crops, contract, ends_at)
-                    break
-                except ModelChanged:  # a new version goes live: its crops may be others
-                    contract = await self._triton.contract()
-                    crop = _crop_of(contract)
-                    portraits = await self._line.run(
-                        partial(recrop, max_pixels=max_pixels, faces=faces, crop=crop),
-                        data,
-                        partial(FaceCrops.read, crop=crop),
-                    )
-            else:
-                probabilities = await self._infer(portraits.crops, contract, ends_at)
+        crops, probabilities = found.portraits, np.empty((0, len(spec.labels)), np.float32)
+        if found.faces:
+            spec, crops, probabilities = await self._classify(photo, found, spec, deadline)
             timer.end_stage("triton")
-        answer = compose(found.size, faces, portraits.qualities, probabilities, contract)
+        answer = compose(found.size, found.faces, crops.qualities, probabilities, spec)
         picture = None
         if draw_as is not None:
-            picture = await self._line.run(
+            picture = await self._queue.run(
                 partial(annotate_encoded, max_pixels=max_pixels, answer=answer, media_type=draw_as),
-                data,
+                photo,
                 lambda _, raw: raw,
             )
             timer.end_stage("draw")
         return Analysis(answer, picture, timer.seconds)
 
-    async def _infer(self, crops: NDArray[np.uint8], contract: ModelSpec, ends_at: float) -> NDArray[np.float32]:
+    async def _classify(
+        self, photo: bytes, found: WorkerResult, spec: ModelSpec, deadline: float
+    ) -> tuple[ModelSpec, FaceCrops, NDArray[np.float32]]:
+        """Infer, and crop the faces again where another version of the model has gone live meanwhile."""
+        crops = found.portraits
+        changes = 0
+        while True:
+            try:
+                return spec, crops, await self._infer(crops.crops, spec, deadline)
+            except ModelChanged:
+                changes += 1
+                if changes > MAX_MODEL_CHANGES:
+                    raise
+            spec = await self._triton.model_spec()
+            crop = _crop_spec(spec)
+            crops = await self._queue.run(
+                partial(recrop, max_pixels=self._settings.max_pixels, faces=found.faces, crop=crop),
+                photo,
+                partial(FaceCrops.read, crop=crop),
+            )
+
+    async def _infer(self, crops: NDArray[np.uint8], spec: ModelSpec, deadline: float) -> NDArray[np.float32]:
         started = time.perf_counter()
-        attributes: dict[str, str | int] = {"rpc.system": "grpc", "tandem.model": contract.name}
+        attributes: dict[str, str | int] = {"rpc.system": "grpc", "tandem.model": spec.name}
         with self._tracing.client_span("triton", attributes | {"tandem.faces": len(crops)}) as headers:
             try:
-                return await self._gatherer.infer(
-                    crops, contract=contract, timeout_s=ends_at - time.monotonic(), headers=headers
-                )
+                return await self._batcher.infer(InferenceRequest(crops, spec, deadline, headers))
             except TandemError as error:
                 self._metrics.triton_errors.labels(error.slug).inc()
                 raise
@@ -169,8 +177,8 @@ class Analyzer:
                 self._metrics.triton.observe(time.perf_counter() - started, exemplar())
 
 
-def _crop_of(contract: ModelSpec) -> CropSpec:
-    return CropSpec(contract.crop_size, contract.alignment_template)
+def _crop_spec(spec: ModelSpec) -> CropSpec:
+    return CropSpec(spec.crop_size, spec.alignment_template)
 
 
 def compose(
@@ -178,25 +186,22 @@ def compose(
     faces: Sequence[Face],
     qualities: Sequence[FaceQuality],
     probabilities: NDArray[np.float32],
-    contract: ModelSpec,
+    spec: ModelSpec,
 ) -> PhotoEmotions:
-    """The answer, from N faces, their qualities and their probabilities [N, labels].
-
-    ``size`` is the photo's height and width.
-    """
+    """Build the answer for a photo of ``size`` (height, width) from N faces and probabilities [N, labels]."""
     height, width = size
     return PhotoEmotions(
         image=ImageSize(width=width, height=height),
         faces=[
-            _describe(face, quality, row, contract.labels)
+            _describe(face, quality, row, spec.labels)
             for face, quality, row in zip(faces, qualities, probabilities, strict=True)
         ],
-        model=ModelIdentity(name=contract.name, version=contract.version),
+        model=ModelIdentity(name=spec.name, version=spec.version),
     )
 
 
 def _describe(face: Face, quality: FaceQuality, row: NDArray[np.float32], labels: Sequence[str]) -> FaceEmotion:
-    # Softmax in half precision may leave the interval by a rounding error.
+    # Softmax in half precision can leave the interval by a rounding error.
     emotions = {
         label: round(min(max(float(p), 0.0), 1.0), PROBABILITY_DIGITS)
         for label, p in zip(labels, row, strict=True)
@@ -227,4 +232,4 @@ def _describe(face: Face, quality: FaceQuality, row: NDArray[np.float32], labels
 
 
 def _pixels(value: float) -> float:
-    return round(float(value), TENTH_OF_A_PIXEL)
+    return round(float(value), PIXEL_DIGITS)

@@ -67,17 +67,17 @@ def create_app(settings: Settings) -> FastAPI:
         triton = connect(settings, settings.triton_url, metrics)
         await processes.start()
         metrics.registry.register(WorkerMetrics(processes.ids))
-        line = WorkQueue(processes, settings.max_waiting, metrics)
-        reader = Analyzer(settings, triton=triton, line=line, metrics=metrics, tracing=tracing)
+        queue = WorkQueue(processes, settings.max_waiting, metrics)
+        analyzer = Analyzer(settings, triton=triton, queue=queue, metrics=metrics, tracing=tracing)
         streams = Streams(settings.max_streams)
         batches = Budget(settings.max_batches, what="batches", setting="TANDEM_MAX_BATCHES")
         uploads = Budget(
             settings.max_held_bytes, what="memory for uploads", setting="TANDEM_MAX_HELD_BYTES", show=mebibytes
         )
-        gateway = Gateway(settings, metrics, triton, line, reader, streams, batches, uploads)
+        gateway = Gateway(settings, metrics, triton, queue, analyzer, streams, batches, uploads)
         app.state.gateway = gateway
         try:
-            await triton.contract()
+            await triton.model_spec()
         except TandemError as error:
             logger.warning("not ready: %s", error.detail)
         try:
@@ -85,7 +85,7 @@ def create_app(settings: Settings) -> FastAPI:
         finally:
             gateway.draining = True
             await streams.close()
-            await line.finish()
+            await queue.finish()
             await processes.close()
             await triton.close()
             await asyncio.to_thread(tracing.close)

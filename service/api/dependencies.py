@@ -23,8 +23,8 @@ class Gateway:
     settings: Settings
     metrics: Metrics
     triton: TritonClient
-    line: WorkQueue
-    reader: Analyzer
+    queue: WorkQueue
+    analyzer: Analyzer
     streams: Streams
     batches: Budget
     uploads: Budget

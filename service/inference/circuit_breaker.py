@@ -1,4 +1,4 @@
-"""A circuit breaker: while the server behind it fails, calls are refused at once instead of waiting for it."""
+"""A circuit breaker: while a server fails, calls to it are refused at once instead of waiting for it."""
 
 import asyncio
 import time
@@ -8,26 +8,29 @@ from dataclasses import dataclass
 
 from service.errors import ContractUnreadable, DeadlineExceeded, ModelChanged, Overloaded, TritonUnavailable
 
-FAILURES = 5
-"""So many in a row open it."""
+MAX_FAILURES = 5
+"""Failures in a row that open the circuit."""
 
 OPEN_S = 1.0
-"""So long it refuses everything; then one call at a time tries."""
+"""How long an open circuit refuses every call before it lets one at a time try again."""
 
 MIN_TIMEOUT_S = 1.0
-"""A call that was given up sooner says nothing of the server: little was left of the caller's time."""
+"""A call that was given up sooner does not count as a failure: its caller had little time left."""
 
 
 @dataclass
 class CircuitBreaker:
-    """Closed, it lets calls pass. Open, it refuses them. Half-open, one passes, and its end decides.
+    """Passes calls while closed and refuses them while open; half-open, one call passes and its outcome decides.
 
-    To be used inside one event loop. ``clock`` gives seconds.
+    Use it within one event loop.
+
+    Attributes:
+        clock: Returns seconds; monotonic.
+        answered_at: When the server last answered, if only with a refusal, in seconds of ``clock``.
     """
 
     clock: Callable[[], float] = time.monotonic
     answered_at: float = -float("inf")
-    """When the server last answered, be it with a refusal."""
     _failures: int = 0
     _opened_at: float = 0.0
     _trial: bool = False
@@ -35,24 +38,24 @@ class CircuitBreaker:
 
     @property
     def open(self) -> bool:
-        """Whether calls are refused, but for the one that tries."""
-        return self._failures >= FAILURES
+        """Whether calls are refused, except for one trial at a time."""
+        return self._failures >= MAX_FAILURES
 
     def reset(self) -> None:
-        """Forget what was: the server is another one. Calls to the former are not counted any more."""
+        """Start afresh for another server; the outcomes of calls to the former one no longer count."""
         self._failures, self._trial = 0, False
         self._generation += 1
 
     @contextmanager
     def call(self) -> Iterator[None]:
-        """Around one call, to be refused here or judged by how it ends.
+        """Refuse the enclosed call, or learn from its outcome.
 
         Raises:
-            TritonUnavailable: the circuit is open.
+            TritonUnavailable: The circuit is open.
         """
         if self.open and (self._trial or self.clock() - self._opened_at < OPEN_S):
             raise TritonUnavailable(
-                f"Triton failed {self._failures} times in a row; it is tried again within {OPEN_S:g} s"
+                f"Triton failed {self._failures} times in a row; the next try is within {OPEN_S:g} s"
             )
         trial, generation = self.open, self._generation
         self._trial = self._trial or trial
@@ -65,29 +68,29 @@ class CircuitBreaker:
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """Around a call that is made whether the circuit is open or not, such as a probe: it closes it, too."""
+        """Learn from the outcome of a call that is made even while the circuit is open, such as a probe."""
         began, generation = self.clock(), self._generation
-        fails: bool | None = None
+        failed: bool | None = None
         try:
             yield
-            fails = False
+            failed = False
         except (Overloaded, ModelChanged, ContractUnreadable):
-            fails = False  # Triton itself works
+            failed = False  # Triton itself works
             raise
         except TritonUnavailable:
-            fails = True
+            failed = True
             raise
         except (DeadlineExceeded, asyncio.CancelledError):
-            # The deadline may come as a cancellation: whoever waits for us has the same one.
+            # The deadline may arrive as a cancellation, because the caller that awaits us has the same one.
             if self.clock() - began >= MIN_TIMEOUT_S:
-                fails = True
+                failed = True
             raise
         finally:
-            if fails is not None and generation == self._generation:
-                self._judge(fails=fails)
+            if failed is not None and generation == self._generation:
+                self._record(failed=failed)
 
-    def _judge(self, *, fails: bool) -> None:
-        if not fails:
+    def _record(self, *, failed: bool) -> None:
+        if not failed:
             self._failures, self.answered_at = 0, self.clock()
             return
         self._failures += 1

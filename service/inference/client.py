@@ -1,9 +1,9 @@
-"""The gateway's one way to infer: the Open Inference Protocol over gRPC to a Triton."""
+"""The gateway's only way to infer: the Open Inference Protocol over gRPC to Triton."""
 
 import asyncio
 import random
 import time
-from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,57 +20,58 @@ from service.errors import (
     TritonUnavailable,
 )
 from service.inference.circuit_breaker import CircuitBreaker
-from service.inference.grpc_channel import CHANNEL, cut_off, failure
+from service.inference.grpc_channel import CHANNEL_OPTIONS, error_from_cancellation, error_from_grpc
 from service.inference.model_spec import ModelSpec
+from service.inference.request import InferenceRequest
 
 PROBE_TIMEOUT_S = 2.0
-"""Deadline of each call that is not a caller's inference: the contract and the readiness probe."""
+"""Timeout of calls that serve no particular caller: reading the model's spec and probing readiness."""
 
-PROBE_LIFETIME_S = 1.0
-"""How long the outcome of a readiness probe is believed."""
+PROBE_MAX_AGE_S = 1.0
+"""How long the outcome of a readiness probe is reused."""
 
-RETRY_PAUSE_S = 0.1
-"""At most so long a call that found no Triton waits before its second and last attempt; by chance, so that callers
-who failed together do not come back together."""
+MAX_RETRY_PAUSE_S = 0.1
+"""Upper bound of the random pause before a call that found no Triton is retried, once. Random, so that callers
+that failed together do not return together."""
 
 MAX_ATTEMPTS = 8
-"""So many Tritons in turn are asked for a version: during a rollout some serve it and others do not."""
+"""How many Tritons are asked for a version in turn: during a rollout some serve it and others do not."""
 
-ATTEMPT_PAUSE_S = 0.01
-"""At most so long before the contract is asked of the next one; by chance, as calls that alternate with others in
-step would come to the same Triton each time."""
+MAX_ATTEMPT_PAUSE_S = 0.01
+"""Upper bound of the random pause before the next Triton is asked for the model's configuration. Random, because
+calls that alternate with others in lockstep would reach the same Triton each time."""
 
 
 class TritonClient:
-    """Calls one model of one Triton. To be built and used inside one event loop."""
+    """Client of one model on Triton. Create and use it within one event loop."""
 
     def __init__(self, url: str, *, model_name: str, model_version: str = "") -> None:
-        """Open a channel; nothing is sent yet.
+        """Open a channel without sending anything yet.
 
         Args:
             url: host:port of Triton's gRPC endpoint.
-            model_name: the model's name in Triton.
-            model_version: empty for Triton's choice, the newest.
+            model_name: The model's name in Triton.
+            model_version: The version to use; empty for Triton's choice, the newest.
         """
         self.url = url
         self._model_name = model_name
         self._model_version = model_version
-        self._client = InferenceServerClient(url, channel_args=CHANNEL)
+        self._client = InferenceServerClient(url, channel_args=CHANNEL_OPTIONS)
         self._breaker = CircuitBreaker()
-        self._contract: ModelSpec | None = None
+        self._spec: ModelSpec | None = None
         self._reading: asyncio.Task[ModelSpec] | None = None
         self._probe_lock = asyncio.Lock()
         self._probed_at = -float("inf")
         self._probe_failure: TandemError | None = None
 
-    async def move(self, url: str) -> None:
-        """Use the Triton at another address from now on: a local one takes new ports when it is restarted.
+    async def reconnect(self, url: str) -> None:
+        """Switch to the Triton at another address: a restarted local Triton listens on new ports.
 
-        Calls in flight to the former one are made again here, as far as their time allows.
+        Calls in flight to the former address are retried at the new one if their deadlines allow.
         """
-        former, self._client = self._client, InferenceServerClient(url, channel_args=CHANNEL)
+        former, self._client = self._client, InferenceServerClient(url, channel_args=CHANNEL_OPTIONS)
         self.url = url
-        self._contract = self._reading = None
+        self._spec = self._reading = None
         self._probed_at = -float("inf")
         self._breaker.reset()
         await former.close()
@@ -80,211 +81,180 @@ class TritonClient:
         await self._client.close()
 
     @property
-    def known_contract(self) -> ModelSpec | None:
-        """The contract as it was last read; None before, and after the model has changed."""
-        return self._contract
+    def known_spec(self) -> ModelSpec | None:
+        """The spec as last read; None before the first reading and after the model has changed."""
+        return self._spec
 
     @property
     def answered_at(self) -> float:
-        """When Triton last answered anything, in seconds of ``time.monotonic``."""
+        """When Triton last answered any call, in seconds of ``time.monotonic``."""
         return self._breaker.answered_at
 
-    async def contract(self) -> ModelSpec:
-        """The served model's contract, read from Triton when it is not known.
+    async def model_spec(self) -> ModelSpec:
+        """Return the served model's spec, reading it from Triton unless it is known.
 
         Raises:
-            ContractUnreadable: the model does not state what it must.
+            ContractUnreadable: The model's configuration lacks something or contradicts itself.
             TritonUnavailable: Triton or the model cannot be reached.
-            DeadlineExceeded: it did not answer in time.
+            DeadlineExceeded: Triton did not answer in time.
         """
-        if self._contract is not None:
-            return self._contract
+        if self._spec is not None:
+            return self._spec
         with self._breaker.call():
-            return await self._current_contract()
+            return await self._known_or_read_spec()
 
-    async def _current_contract(self) -> ModelSpec:
-        """Known or read; all who wait for it share one reading, and its failure."""
-        if self._contract is not None:
-            return self._contract
-        if self._reading is None:
-            self._reading = asyncio.create_task(self._read_contract())
-            self._reading.add_done_callback(self._keep_contract)
+    async def _known_or_read_spec(self) -> ModelSpec:
+        if self._spec is not None:
+            return self._spec
+        if self._reading is None:  # all callers share one reading, and its failure
+            self._reading = asyncio.create_task(self._read_spec())
+            self._reading.add_done_callback(self._keep_spec)
         return await asyncio.shield(self._reading)
 
-    def _keep_contract(self, reading: "asyncio.Task[ModelSpec]") -> None:
+    def _keep_spec(self, reading: "asyncio.Task[ModelSpec]") -> None:
         failed = reading.cancelled() or reading.exception() is not None
-        if reading is self._reading:  # else it was read from a Triton that we left
+        if reading is self._reading:  # otherwise it was read from a Triton that we have left
             self._reading = None
             if not failed:
-                self._contract = reading.result()
+                self._spec = reading.result()
 
-    async def _read_contract(self) -> ModelSpec:
+    async def _read_spec(self) -> ModelSpec:
         name, version = self._model_name, self._model_version
         try:
             metadata = await self._client.get_model_metadata(name, version, client_timeout=PROBE_TIMEOUT_S)
             if not metadata.versions:
-                raise ContractUnreadable(f"model «{name}» has no version that is loaded at {self.url}")
+                raise ContractUnreadable(f'model "{name}" has no loaded version at {self.url}')
             version = version or max(metadata.versions, key=int)
-            for turn in range(1, MAX_ATTEMPTS + 1):
+            for attempt in range(1, MAX_ATTEMPTS + 1):
                 try:
                     answer = await self._client.get_model_config(name, version, client_timeout=PROBE_TIMEOUT_S)
                     break
                 except InferenceServerException:
-                    if turn == MAX_ATTEMPTS:
+                    if attempt == MAX_ATTEMPTS:
                         raise
-                    await asyncio.sleep(random.uniform(0, ATTEMPT_PAUSE_S))  # noqa: S311 - no secret
+                    await asyncio.sleep(random.uniform(0, MAX_ATTEMPT_PAUSE_S))  # noqa: S311 - not a secret
         except InferenceServerException as error:
-            raise failure(error, self.url, self._model_name, PROBE_TIMEOUT_S) from error
+            raise error_from_grpc(error, self.url, name, PROBE_TIMEOUT_S) from error
         except asyncio.CancelledError:
-            raise cut_off() from None
+            raise error_from_cancellation() from None
         return ModelSpec.from_config(answer.config, version)
 
-    async def infer(
-        self,
-        crops: NDArray[np.uint8],
-        *,
-        contract: ModelSpec,
-        timeout_s: float,
-        headers: Mapping[str, str] | None = None,
-    ) -> NDArray[np.float32]:
-        """The probabilities of each label for each crop, float32 [N, labels].
+    async def infer(self, request: InferenceRequest) -> NDArray[np.float32]:
+        """Return the probability of each label for each crop, float32 [N, labels].
 
-        All crops go in one request, unless there are more than the model's largest batch.
-
-        Args:
-            crops: uint8 [N, 1, height, width], N >= 1, of the contract's crop size.
-            contract: the contract by which the crops were cut.
-            timeout_s: seconds until the call is given up.
-            headers: what Triton is sent beside it, such as the trace context.
+        All crops go in one call, or in several if they exceed the model's largest batch.
 
         Raises:
-            ModelChanged: Triton serves another version now: read the contract, cut the crops and infer again.
+            ModelChanged: Triton serves another version now: read the spec, cut the crops and infer again.
             Overloaded: Triton's queue is full.
-            DeadlineExceeded: no answer within ``timeout_s``.
+            DeadlineExceeded: The deadline passed before an answer came.
             TritonUnavailable: Triton cannot be reached or failed.
-            ValueError: the crops are not what the contract says; one bad item would fail the whole batch
-                that Triton forms over all callers, so it is not sent.
+            ValueError: The crops do not fit the spec. They are not sent, because one bad item would fail the
+                whole batch that Triton forms over all callers.
         """
-        expected = (1, *contract.crop_size)
+        crops, spec = request.crops, request.spec
+        expected = (1, *spec.crop_size)
         if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != expected or not len(crops):
             raise ValueError(f"crops are {crops.dtype} {crops.shape}; the model takes uint8 [N, *{expected}]")
-        ends_at = time.monotonic() + timeout_s
         rows = []
-        for start in range(0, len(crops), contract.max_batch_size):
-            batch = crops[start : start + contract.max_batch_size]
-            rows.append(await self._infer_batch(batch, contract, ends_at, headers))
+        for start in range(0, len(crops), spec.max_batch_size):
+            batch = crops[start : start + spec.max_batch_size]
+            rows.append(await self._infer_batch(replace(request, crops=batch)))
         return np.concatenate(rows)
 
-    async def _infer_batch(
-        self,
-        crops: NDArray[np.uint8],
-        contract: ModelSpec,
-        ends_at: float,
-        headers: Mapping[str, str] | None,
-    ) -> NDArray[np.float32]:
+    async def _infer_batch(self, request: InferenceRequest) -> NDArray[np.float32]:
         try:
             with self._breaker.call():
-                return await self._attempt(crops, contract, ends_at, headers)
+                return await self._ask_in_turn(request)
         except TritonUnavailable as error:
-            pause_s = random.uniform(0, RETRY_PAUSE_S)  # noqa: S311 - no secret
-            if not error.transient or time.monotonic() + pause_s >= ends_at:
+            pause_s = random.uniform(0, MAX_RETRY_PAUSE_S)  # noqa: S311 - not a secret
+            if not error.transient or time.monotonic() + pause_s >= request.deadline:
                 raise
         await asyncio.sleep(pause_s)
         with self._breaker.call():
-            return await self._attempt(crops, contract, ends_at, headers)
+            return await self._ask_in_turn(request)
 
-    async def _attempt(
-        self,
-        crops: NDArray[np.uint8],
-        contract: ModelSpec,
-        ends_at: float,
-        headers: Mapping[str, str] | None,
-    ) -> NDArray[np.float32]:
+    async def _ask_in_turn(self, request: InferenceRequest) -> NDArray[np.float32]:
         for _ in range(MAX_ATTEMPTS - 1):
             try:
-                return await self._ask(crops, contract, ends_at, headers)
+                return await self._ask(request)
             except ModelChanged:
-                continue  # the next Triton may serve the contract's version still, or already
-        return await self._ask(crops, contract, ends_at, headers)
+                continue  # the next Triton may still, or already, serve the version of the spec
+        return await self._ask(request)
 
-    async def _ask(
-        self,
-        crops: NDArray[np.uint8],
-        contract: ModelSpec,
-        ends_at: float,
-        headers: Mapping[str, str] | None,
-    ) -> NDArray[np.float32]:
-        timeout_s = ends_at - time.monotonic()
+    async def _ask(self, request: InferenceRequest) -> NDArray[np.float32]:
+        spec = request.spec
+        timeout_s = request.deadline - time.monotonic()
         if timeout_s <= 0:
             raise DeadlineExceeded("no time was left for inference")
-        tensor = InferInput(contract.input_name, list(crops.shape), "UINT8")
-        tensor.set_data_from_numpy(crops)
+        tensor = InferInput(spec.input_name, list(request.crops.shape), "UINT8")
+        tensor.set_data_from_numpy(request.crops)
         try:
             result = await self._client.infer(
-                contract.name,
+                spec.name,
                 [tensor],
                 model_version=self._model_version,
-                outputs=[InferRequestedOutput(contract.output_name)],
+                outputs=[InferRequestedOutput(spec.output_name)],
                 client_timeout=timeout_s,
-                headers=headers and dict(headers),
+                headers=dict(request.headers),
             )
         except InferenceServerException as error:
-            reason = failure(error, self.url, self._model_name, timeout_s)
+            reason = error_from_grpc(error, self.url, self._model_name, timeout_s)
             if isinstance(reason, ContractUnreadable):
-                # The request followed the contract: the model is another one by now, or its contract lies.
-                self._contract = None
+                # The request followed the spec, so either the model has changed or its configuration is wrong.
+                self._spec = None
                 raise ModelChanged(reason.detail) from error
             raise reason from error
         except asyncio.CancelledError:
-            raise cut_off() from None
+            raise error_from_cancellation() from None
         served = result.get_response().model_version
-        if served != contract.version:
-            self._contract = None
+        if served != spec.version:
+            self._spec = None
             raise ModelChanged(
-                f"model «{contract.name}» is at version {served} now; the crops were for {contract.version}"
+                f'model "{spec.name}" is now at version {served}; the crops were cut for {spec.version}'
             )
-        return _checked(result.as_numpy(contract.output_name), len(crops), contract)
+        return _checked(result.as_numpy(spec.output_name), len(request.crops), spec)
 
-    async def ready(self, *, believed_s: float = PROBE_LIFETIME_S) -> ModelSpec:
-        """Prove by one real inference of one blank crop that answers can be given.
+    async def ready(self, *, max_age_s: float = PROBE_MAX_AGE_S) -> ModelSpec:
+        """Prove by inferring one blank crop that photos can be answered.
 
         Triton's own readiness stays true when the process behind a model has died.
 
         Args:
-            believed_s: how many seconds old a proof, or a failure, may be.
+            max_age_s: How old a former outcome may be to be reused, in seconds.
 
         Raises:
-            TritonUnavailable: it cannot be reached or failed, or its contract cannot be read.
-            DeadlineExceeded: the inference took too long.
+            TritonUnavailable: Triton cannot be reached or failed, or the model's spec cannot be read.
+            DeadlineExceeded: The inference took too long.
         """
         async with self._probe_lock:
-            if time.monotonic() - self._probed_at > believed_s:
+            if time.monotonic() - self._probed_at > max_age_s:
                 self._probe_failure = await self._probe()
                 self._probed_at = time.monotonic()
             if self._probe_failure:
                 raise type(self._probe_failure)(self._probe_failure.detail)
-            return await self._current_contract()
+            return await self._known_or_read_spec()
 
-    async def _probe(self, *, again: bool = True) -> TandemError | None:
+    async def _probe(self, *, retry: bool = True) -> TandemError | None:
         try:
             with self._breaker.watch():
-                contract = await self._current_contract()
-                blank = np.zeros((1, 1, *contract.crop_size), np.uint8)
-                await self._attempt(blank, contract, time.monotonic() + PROBE_TIMEOUT_S, None)
+                spec = await self._known_or_read_spec()
+                blank = np.zeros((1, 1, *spec.crop_size), np.uint8)
+                await self._ask_in_turn(InferenceRequest(blank, spec, time.monotonic() + PROBE_TIMEOUT_S))
         except Overloaded:
-            return None  # a busy Triton works; looking away from every gateway at once would help nobody
+            return None  # a busy Triton works; taking every gateway out of service at once would help nobody
         except ModelChanged as error:
-            return await self._probe(again=False) if again else error
+            return await self._probe(retry=False) if retry else error
         except TandemError as error:
             return error
         return None
 
 
-def _checked(probabilities: NDArray[np.float32] | None, rows: int, contract: ModelSpec) -> NDArray[np.float32]:
-    expected = (rows, len(contract.labels))
+def _checked(probabilities: NDArray[np.float32] | None, rows: int, spec: ModelSpec) -> NDArray[np.float32]:
+    expected = (rows, len(spec.labels))
     if probabilities is None or probabilities.shape != expected:
         shape = None if probabilities is None else probabilities.shape
-        raise TritonUnavailable(f"model «{contract.name}» answered {shape} values where {expected} were due")
+        raise TritonUnavailable(f'model "{spec.name}" returned shape {shape}; expected {expected}')
     if not np.isfinite(probabilities).all():
-        raise TritonUnavailable(f"model «{contract.name}» answered values that are not finite")
+        raise TritonUnavailable(f'model "{spec.name}" returned values that are not finite')
     return probabilities

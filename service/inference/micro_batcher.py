@@ -1,106 +1,94 @@
-"""Faces of several photos in one call to Triton, while more photos come than can be worked on.
+"""Sends the faces of several photos to Triton in one call while photos queue for workers.
 
-A local Triton keeps up with the processes that find faces, and so would get the faces of nearly every photo by
-themselves; but on a CPU a face by itself costs three times as much as one of eight, and each call costs the event
-loop its part. Where photos wait for a process, nobody's answer comes later if his faces go with the next photo's.
+A local Triton keeps up with the workers, so it would get the faces of nearly every photo in a call of their own.
+On a CPU, though, one face alone costs three times as much as one of eight, and every call costs the event loop
+some time. While photos wait for workers, no answer is delayed by sending a photo's faces with those of the next.
 """
 
 import asyncio
 import contextlib
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.inference.client import TritonClient
-from service.inference.model_spec import ModelSpec
+from service.inference.request import InferenceRequest
 
 MAX_BATCH = 16
-"""So many faces go at once; a larger batch saves little more on a CPU."""
+"""Faces that are sent without waiting for more; larger batches save little more on a CPU."""
 
 MAX_DELAY_S = 0.05
-"""At most so long faces wait for others: the photos in line may show none."""
+"""How long faces wait for others at most: the photos in the queue may show none."""
 
 
-class _Call:
-    """Faces that go together, cut for one contract."""
+class _Batch:
+    """Requests that are sent together; all have the spec of the first, and are sent with its headers."""
 
-    def __init__(self, contract: ModelSpec, headers: Mapping[str, str] | None) -> None:
-        self.contract = contract
-        self.headers = headers
+    def __init__(self, first: InferenceRequest) -> None:
+        self.spec = first.spec
+        self.headers = first.headers
         self.crops: list[NDArray[np.uint8]] = []
-        self.faces = 0
-        self.ends_at = 0.0
+        self.size = 0
+        self.deadline = 0.0
         self.callers = 0
         self.complete = asyncio.Event()
         self.answer: asyncio.Task[NDArray[np.float32]]
 
 
 class MicroBatcher:
-    """Hands faces to Triton: each photo's at once or, while ``crowded``, those of several together.
+    """Sends the faces of each photo at once or, while ``saturated``, those of several photos together.
 
-    To be used inside one event loop.
+    Use it within one event loop.
     """
 
-    def __init__(self, triton: TritonClient, crowded: Callable[[], bool]) -> None:
+    def __init__(self, triton: TritonClient, saturated: Callable[[], bool]) -> None:
         self._triton = triton
-        self._crowded = crowded
-        self._next: _Call | None = None
+        self._saturated = saturated
+        self._next: _Batch | None = None
 
-    async def infer(
-        self,
-        crops: NDArray[np.uint8],
-        *,
-        contract: ModelSpec,
-        timeout_s: float,
-        headers: Mapping[str, str] | None = None,
-    ) -> NDArray[np.float32]:
-        """As ``TritonClient.infer``, whose errors reach all whose faces went together.
+    async def infer(self, request: InferenceRequest) -> NDArray[np.float32]:
+        """Behave as ``TritonClient.infer``; its errors reach every caller of a batch.
 
-        A call lasts as long as the most patient of its callers; each bounds his own wait. It bears the headers of
-        the first.
+        A batch has the latest of its callers' deadlines. Each caller limits its own waiting.
         """
-        if len(crops) >= MAX_BATCH or (self._next is None and not self._crowded()):
-            return await self._triton.infer(crops, contract=contract, timeout_s=timeout_s, headers=headers)
-        call = self._next
-        if call is None or call.contract != contract:
-            call = self._begin(_Call(contract, headers))
-        rows = slice(call.faces, call.faces + len(crops))
-        call.crops.append(crops)
-        call.faces = rows.stop
-        call.ends_at = max(call.ends_at, time.monotonic() + timeout_s)
-        if call.faces >= MAX_BATCH or not self._crowded():
-            self._end()
-        call.callers += 1
+        count = len(request.crops)
+        if count >= MAX_BATCH or (self._next is None and not self._saturated()):
+            return await self._triton.infer(request)
+        batch = self._next
+        if batch is None or batch.spec != request.spec:
+            batch = self._open(_Batch(request))
+        rows = slice(batch.size, batch.size + count)
+        batch.crops.append(request.crops)
+        batch.size = rows.stop
+        batch.deadline = max(batch.deadline, request.deadline)
+        if batch.size >= MAX_BATCH or not self._saturated():
+            self._close()
+        batch.callers += 1
         try:
-            return (await asyncio.shield(call.answer))[rows]  # who leaves takes nobody's answer with him
+            return (await asyncio.shield(batch.answer))[rows]  # a canceled caller leaves the others their answers
         finally:
-            call.callers -= 1
+            batch.callers -= 1
 
-    def _begin(self, call: _Call) -> _Call:
-        self._end()
-        self._next = call
-        call.answer = asyncio.create_task(self._make(call))
-        call.answer.add_done_callback(lambda task: task.cancelled() or task.exception())  # all may have left
-        return call
+    def _open(self, batch: _Batch) -> _Batch:
+        self._close()
+        self._next = batch
+        batch.answer = asyncio.create_task(self._send(batch))
+        batch.answer.add_done_callback(lambda task: task.cancelled() or task.exception())  # all may have left
+        return batch
 
-    def _end(self) -> None:
+    def _close(self) -> None:
         if self._next:
             self._next.complete.set()
             self._next = None
 
-    async def _make(self, call: _Call) -> NDArray[np.float32]:
+    async def _send(self, batch: _Batch) -> NDArray[np.float32]:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(MAX_DELAY_S):
-                await call.complete.wait()
-        if self._next is call:
-            self._end()
-        if not call.callers:  # all have left
-            return np.empty((call.faces, 0), np.float32)
-        return await self._triton.infer(
-            np.concatenate(call.crops),
-            contract=call.contract,
-            timeout_s=call.ends_at - time.monotonic(),
-            headers=call.headers,
-        )
+                await batch.complete.wait()
+        if self._next is batch:
+            self._close()
+        if not batch.callers:  # all have left
+            return np.empty((batch.size, 0), np.float32)
+        crops = np.concatenate(batch.crops)
+        return await self._triton.infer(InferenceRequest(crops, batch.spec, batch.deadline, batch.headers))

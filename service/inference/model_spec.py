@@ -1,4 +1,4 @@
-"""The contract between training and serving, as the served model's configuration states it."""
+"""The contract between training and serving, read from the served model's configuration."""
 
 import math
 from collections.abc import Mapping
@@ -13,15 +13,18 @@ from tritonclient.grpc import model_config_pb2
 from service.errors import ContractUnreadable
 
 LANDMARKS = 5
+"""Points of an alignment template: the eyes, the nose and the corners of the mouth."""
 
 
 @dataclass(frozen=True, eq=False)
 class ModelSpec:
-    """What the gateway must know of a model to use it.
+    """What the gateway must know about a model to use it.
 
-    ``crop_size`` is (height, width) in pixels of the grey crops; ``alignment_template`` float64 [5, 2], where a
-    face's landmarks should lie, x and y as fractions of the crop; ``provenance`` the parameters that identify
-    the weights (commit, data, metrics).
+    Attributes:
+        crop_size: (height, width) of the grayscale crops, in pixels.
+        alignment_template: float64 [5, 2], where a face's landmarks should lie, x and y as fractions of the crop.
+        max_batch_size: Crops that one call may have.
+        provenance: The parameters that identify the weights: commit, data, metrics.
     """
 
     name: str
@@ -36,10 +39,10 @@ class ModelSpec:
 
     @classmethod
     def from_config(cls, config: Any, version: str) -> "ModelSpec":
-        """Read a contract from Triton's ``ModelConfig`` message.
+        """Read a spec from Triton's ``ModelConfig`` message.
 
         Raises:
-            ContractUnreadable: something is missing or malformed; the message says what.
+            ContractUnreadable: Something is missing or malformed; the message says what.
         """
         reader = _Reader(config, version)
         face, probabilities = reader.only("input"), reader.only("output")
@@ -47,12 +50,12 @@ class ModelSpec:
         reader.require_type(probabilities, "TYPE_FP32")
         channels, height, width = reader.dims(face, 3, "[1, height, width]")
         if channels != 1:
-            raise reader.wrong(f"input «{face.name}» has {channels} channels; crops are grey, one channel")
+            raise reader.wrong(f'input "{face.name}" has {channels} channels; crops are grayscale and have one')
         labels = reader.labels()
         (outputs,) = reader.dims(probabilities, 1, "[labels]")
         if outputs != len(labels):
             raise reader.wrong(
-                f"output «{probabilities.name}» has {outputs} values, but parameter «labels» names {len(labels)}"
+                f'output "{probabilities.name}" has {outputs} values, but parameter "labels" names {len(labels)}'
             )
         if config.max_batch_size < 1:
             raise reader.wrong(f"max_batch_size is {config.max_batch_size}; it must be at least 1")
@@ -70,11 +73,11 @@ class ModelSpec:
 
 
 class _Reader:
-    """Reads parts of one configuration; each of its errors names the model."""
+    """Reads parts of a configuration; every error names the model."""
 
     def __init__(self, config: Any, version: str) -> None:
         self._config = config
-        self._model = f"model «{config.name}» version {version}"
+        self._model = f'model "{config.name}" version {version}'
         self._parameters: dict[str, str] = {key: value.string_value for key, value in config.parameters.items()}
 
     def wrong(self, what: str) -> ContractUnreadable:
@@ -83,24 +86,24 @@ class _Reader:
     def only(self, kind: str) -> Any:
         tensors = getattr(self._config, kind)
         if len(tensors) != 1:
-            raise self.wrong(f"has {len(tensors)} {kind}s; it must have one")
+            raise self.wrong(f"has {len(tensors)} {kind}s; it must have exactly one")
         return tensors[0]
 
     def require_type(self, tensor: Any, name: str) -> None:
         found = model_config_pb2.DataType.Name(tensor.data_type)
         if found != name:
-            raise self.wrong(f"«{tensor.name}» is {found}; it must be {name}")
+            raise self.wrong(f'"{tensor.name}" is {found}; it must be {name}')
 
     def dims(self, tensor: Any, count: int, meaning: str) -> list[int]:
         dims = list(tensor.dims)
         if len(dims) != count or min(dims) < 1:
-            raise self.wrong(f"«{tensor.name}» has dims {dims}; they must be {meaning}")
+            raise self.wrong(f'"{tensor.name}" has dims {dims}; they must be {meaning}')
         return dims
 
     def labels(self) -> tuple[str, ...]:
         labels = tuple(label.strip() for label in self._parameter("labels").split(","))
         if not all(labels) or len(set(labels)) != len(labels):
-            raise self.wrong(f"parameter «labels» has empty or repeated names: {','.join(labels)!r}")
+            raise self.wrong(f'parameter "labels" has empty or repeated names: {",".join(labels)!r}')
         return labels
 
     def template(self) -> NDArray[np.float64]:
@@ -110,21 +113,25 @@ class _Reader:
         except ValueError:
             points = []
         if len(points) != LANDMARKS or any(len(point) != 2 for point in points):
-            raise self.wrong(f"parameter «alignment_template» is {text!r}; it must be five points «x,y;x,y;…»")
+            raise self.wrong(
+                f'parameter "alignment_template" is {text!r}; it must have five points, "x,y;x,y;..."'
+            )
         if not all(math.isfinite(number) and 0 <= number <= 1 for point in points for number in point):
-            raise self.wrong(f"parameter «alignment_template» is {text!r}; its numbers are fractions, 0 to 1")
+            raise self.wrong(
+                f'parameter "alignment_template" is {text!r}; its numbers must be fractions from 0 to 1'
+            )
         if len({tuple(point) for point in points}) != LANDMARKS:
-            raise self.wrong(f"parameter «alignment_template» is {text!r}; its points must differ")
+            raise self.wrong(f'parameter "alignment_template" is {text!r}; its points must differ')
         template = np.array(points, np.float64)
         template.setflags(write=False)
         return template
 
     def provenance(self) -> dict[str, str]:
-        # Triton's backends take their own options as parameters in capitals; those say nothing of the weights.
+        # Triton's backends take options of their own as uppercase parameters; those say nothing about the weights.
         own = ("labels", "alignment_template")
         return {k: v for k, v in sorted(self._parameters.items()) if k not in own and not k.isupper()}
 
     def _parameter(self, name: str) -> str:
         if not self._parameters.get(name):
-            raise self.wrong(f"parameter «{name}» is missing")
+            raise self.wrong(f'parameter "{name}" is missing')
         return self._parameters[name]

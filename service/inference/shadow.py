@@ -1,9 +1,9 @@
-"""A second version of the model, which gets copies of requests: its answers are compared, never given."""
+"""A second version of the model that receives copies of requests: its answers are compared, never returned."""
 
 import asyncio
 import logging
 import random
-from collections.abc import Mapping
+import time
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,18 +11,19 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from service.errors import TandemError
 from service.inference.client import TritonClient
-from service.inference.model_spec import ModelSpec
+from service.inference.request import InferenceRequest
 from service.observability.metrics import Metrics
 from service.settings import Settings
 
 MAX_WAITING = 32
-"""So many copies wait at most; what comes while they do is not compared."""
+"""Copies that may wait; requests that arrive meanwhile are not compared."""
 
-ANSWERED_WITHIN_S = 1.0
-"""A copy waits until the task that it was made in has ended, and so its caller has the answer; at most so long,
-since the task of a batch or a stream goes on."""
+MAX_DELAY_S = 1.0
+"""A copy waits for the end of the task that made it, so that its caller is answered first; at most this long,
+because the task of a batch or a stream goes on."""
 
 TIMEOUT_S = 5.0
+"""How long the shadow version may take for a copy."""
 
 DIFFERENCES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
 
@@ -30,24 +31,24 @@ logger = logging.getLogger("tandem.shadow")
 
 
 class ShadowMetrics:
-    """What the comparison comes to."""
+    """Counts and differences of the comparison."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
             "tandem_shadow_requests",
-            "Requests chosen to be mirrored to the shadow version: compared, failed, or dropped as it is slow.",
+            "Requests chosen for the shadow version: compared, failed, or dropped because it is too slow.",
             ["version", "outcome"],
             registry=registry,
         )
         self.faces = Counter(
             "tandem_shadow_faces",
-            "Faces that both versions have read, and whether they gave them the same label.",
+            "Faces that both versions have read, by whether they gave them the same label.",
             ["version", "agrees"],
             registry=registry,
         )
         self.difference = Histogram(
             "tandem_shadow_difference",
-            "Mean absolute difference of both versions' probabilities for a face, over the labels.",
+            "Mean absolute difference between both versions' probabilities for a face, over the labels.",
             ["version"],
             buckets=DIFFERENCES,
             registry=registry,
@@ -55,19 +56,19 @@ class ShadowMetrics:
 
 
 class Shadow:
-    """Mirrors inferences to one version, one at a time, after their callers have been answered.
+    """Sends copies of requests to one version, one at a time, after their callers have been answered.
 
-    To be used inside one event loop.
+    Use it within one event loop.
     """
 
     def __init__(self, client: TritonClient, *, version: str, share: float, metrics: ShadowMetrics) -> None:
-        """Mirror nothing yet.
+        """Prepare without sending anything.
 
         Args:
-            client: of the shadow version; ours to close.
-            version: its number, for the metrics.
-            share: of the requests, 0 to 1, chosen by chance.
-            metrics: where the comparison goes.
+            client: Client of the shadow version; the shadow closes it.
+            version: The version's number, for the metrics.
+            share: Fraction of requests to copy, from 0 to 1, chosen at random.
+            metrics: Where to record the comparison.
         """
         self.client = client
         self._version = version
@@ -77,39 +78,40 @@ class Shadow:
         self._turn = asyncio.Lock()
         self._reported = ""
 
-    def mirror(self, crops: NDArray[np.uint8], answered: NDArray[np.float32], contract: ModelSpec) -> None:
-        """Have crops [N, 1, height, width] read once more and compared with what was answered [N, labels]."""
-        if random.random() >= self._share:  # noqa: S311 - no secret
+    def mirror(self, request: InferenceRequest, answered: NDArray[np.float32]) -> None:
+        """Schedule a copy of a request, to compare its answer with what was answered, [N, labels]."""
+        if random.random() >= self._share:  # noqa: S311 - not a secret
             return
         if len(self._waiting) >= MAX_WAITING:
             self._count("dropped")
             return
-        task = asyncio.create_task(self._follow(asyncio.current_task(), crops, answered, contract))
+        task = asyncio.create_task(self._send(asyncio.current_task(), request, answered))
         self._waiting.add(task)
         task.add_done_callback(self._waiting.discard)
 
     async def close(self) -> None:
-        """Drop what waits, and close the channel."""
+        """Drop waiting copies and close the channel."""
         for task in self._waiting:
             task.cancel()
         await asyncio.gather(*self._waiting, return_exceptions=True)
         await self.client.close()
 
-    async def _follow(
+    async def _send(
         self,
         answering: "asyncio.Task[object] | None",
-        crops: NDArray[np.uint8],
+        request: InferenceRequest,
         answered: NDArray[np.float32],
-        contract: ModelSpec,
     ) -> None:
         if answering:
-            await asyncio.wait([answering], timeout=ANSWERED_WITHIN_S)
+            await asyncio.wait([answering], timeout=MAX_DELAY_S)
         try:
             async with self._turn:
-                theirs = await self.client.contract()
-                if (theirs.labels, theirs.crop_size) != (contract.labels, contract.crop_size):
-                    raise ValueError(f"version {self._version} has other labels or crops: it cannot be compared")
-                rows = await self.client.infer(crops, contract=theirs, timeout_s=TIMEOUT_S)
+                spec = await self.client.model_spec()
+                if (spec.labels, spec.crop_size) != (request.spec.labels, request.spec.crop_size):
+                    raise ValueError(f"version {self._version} has other labels or crops and cannot be compared")
+                # The caller has been answered: neither its deadline nor its trace apply any more.
+                deadline = time.monotonic() + TIMEOUT_S
+                rows = await self.client.infer(InferenceRequest(request.crops, spec, deadline))
         except (TandemError, ValueError) as error:
             self._count("failed")
             if str(error) != self._reported:
@@ -130,42 +132,32 @@ class Shadow:
 
 
 class ShadowedClient(TritonClient):
-    """The client of the version that answers, with a shadow that gets copies of what callers were answered.
-
-    Readiness probes are not copied.
-    """
+    """A client that copies to a shadow what its callers were answered; readiness probes are not copied."""
 
     def __init__(self, url: str, *, model_name: str, model_version: str, shadow: Shadow) -> None:
-        """As its base; ``shadow`` is closed and moved with it."""
+        """Open a channel as ``TritonClient`` does; ``shadow`` is reconnected and closed with it."""
         super().__init__(url, model_name=model_name, model_version=model_version)
         self._shadow = shadow
 
-    async def infer(
-        self,
-        crops: NDArray[np.uint8],
-        *,
-        contract: ModelSpec,
-        timeout_s: float,
-        headers: Mapping[str, str] | None = None,
-    ) -> NDArray[np.float32]:
-        """As its base; the copy is sent later and costs this call nothing."""
-        rows = await super().infer(crops, contract=contract, timeout_s=timeout_s, headers=headers)
-        self._shadow.mirror(crops, rows, contract)
+    async def infer(self, request: InferenceRequest) -> NDArray[np.float32]:
+        """Behave as ``TritonClient.infer``; the copy is sent later and does not delay the answer."""
+        rows = await super().infer(request)
+        self._shadow.mirror(request, rows)
         return rows
 
-    async def move(self, url: str) -> None:
-        """As its base, with the shadow."""
-        await super().move(url)
-        await self._shadow.client.move(url)
+    async def reconnect(self, url: str) -> None:
+        """Reconnect the shadow too."""
+        await super().reconnect(url)
+        await self._shadow.client.reconnect(url)
 
     async def close(self) -> None:
-        """As its base, with the shadow, which goes first."""
+        """Close the shadow first, then the channel."""
         await self._shadow.close()
         await super().close()
 
 
 def connect(settings: Settings, url: str, metrics: Metrics) -> TritonClient:
-    """The client that the settings ask for, with a shadow or without."""
+    """Create the client that the settings ask for, with or without a shadow."""
     name, version, shadow = settings.model_name, settings.model_version, settings.shadow_version
     if not shadow:
         return TritonClient(url, model_name=name, model_version=version)

@@ -53,7 +53,7 @@ class TritonWatchdog:
             except (LocalTritonError, OSError) as error:  # the latter: no memory, no room on the disk
                 logger.error("Triton could not be restarted: %s", error)
                 continue
-            await self._client.move(self._triton.grpc_url)
+            await self._client.reconnect(self._triton.grpc_url)
             logger.warning("Triton was restarted at %s", self._triton.grpc_url)
 
     async def _until_broken(self) -> None:
@@ -68,7 +68,7 @@ class TritonWatchdog:
     async def _works(self) -> bool:
         began = time.monotonic()
         try:
-            await self._client.ready(believed_s=0)
+            await self._client.ready(max_age_s=0)
         except ContractUnreadable:
             return True  # Triton works; a model that is missing or wrong is none the better for a restart
         except TandemError:

@@ -50,24 +50,24 @@ class WorkQueue:
         if not any(self._processes.ids()):
             raise NoWorkerAvailable(f"none of {self._workers} processes runs; the log has why")
 
-    def crowded(self) -> bool:
+    def saturated(self) -> bool:
         """Whether photos wait for a process."""
         return self._inside > self._workers
 
-    def check_room(self, left_s: float = math.inf) -> None:
+    def check_room(self, deadline: float = math.inf) -> None:
         """Refuse before anything is read of a photo that could not be worked on, or not in time.
 
         Raises:
-            Overloaded: ``max_waiting`` photos are waiting already, or it is expected to take longer than the
-                ``left_s`` seconds that are left of its time.
+            Overloaded: ``max_waiting`` photos are waiting already, or a photo is expected to be done after
+                ``deadline``, in seconds of ``time.monotonic``.
         """
         self._check_length()
         expected_s = self.expected_s()
         # A photo for each process is always let in: what it takes is the only way to learn that times are better.
-        if self._unanswered >= self._workers and expected_s > left_s:
+        if self._unanswered >= self._workers and time.monotonic() + expected_s > deadline:
             raise Overloaded(
                 f"with {self._unanswered} photos before it, a photo is expected to take {expected_s:.1f} s; "
-                f"it has {left_s:.3g} s (TANDEM_REQUEST_TIMEOUT_S)"
+                f"it has {deadline - time.monotonic():.3g} s (TANDEM_REQUEST_TIMEOUT_S)"
             )
 
     def _check_length(self) -> None:

@@ -1,5 +1,7 @@
 """Refusing photos that there is no room for, at the least cost."""
 
+import time
+
 from starlette.requests import HTTPConnection
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -25,7 +27,7 @@ class LoadSheddingMiddleware:
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == PHOTO_ROUTE:
             gateway = gateway_of(HTTPConnection(scope))
             try:
-                gateway.line.check_room(gateway.settings.request_timeout_s)
+                gateway.queue.check_room(time.monotonic() + gateway.settings.request_timeout_s)
             except Overloaded as error:
                 scope["route"] = self._route  # for the metrics, as if it had been found
                 await from_error(scope, error)(scope, receive, send)

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from service.analyzer import Analysis
 from service.api.dependencies import Gateway
 from service.api.problems import describe
 from service.api.responses import to_json
@@ -254,7 +255,12 @@ class BatchReader:
             data = await self._patiently(fetch, gives_up_at)
             if not data:
                 raise BrokenUpload("the file is empty")
-            analysis = await self._patiently(lambda: self._gateway.reader.read(data, self._options), gives_up_at)
+
+            async def analyze() -> Analysis:
+                deadline = time.monotonic() + self._gateway.settings.request_timeout_s
+                return await self._gateway.analyzer.analyze(data, self._options, deadline=deadline)
+
+            analysis = await self._patiently(analyze, gives_up_at)
         self.tally.faces += len(analysis.answer.faces)
         return to_json(analysis.answer, self._face_fields)
 
@@ -275,7 +281,7 @@ class BatchReader:
         """Wait until a process is idle."""
         try:
             async with asyncio.timeout(max(0.0, gives_up_at - time.monotonic())):
-                await self._gateway.line.idle()
+                await self._gateway.queue.idle()
         except TimeoutError:
             patience_s = self._gateway.settings.batch_patience_s
             raise Overloaded(

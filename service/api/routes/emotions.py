@@ -80,13 +80,13 @@ async def read_emotions(
 ) -> Response:
     """Labels describe what a face shows, not what a person feels. Photos are neither kept nor logged."""
     settings = gateway.settings
-    ends_at = time.monotonic() + settings.request_timeout_s
+    deadline = time.monotonic() + settings.request_timeout_s
     form = Form.for_accept(request.headers.get("accept"))
     options = query.options(settings)
     data = await read_photo(
         request, memory, max_bytes=settings.max_upload_bytes, timeout_s=settings.upload_timeout_s
     )
-    analysis = await gateway.reader.read(data, options, draw_as=form.picture_type, ends_at=ends_at)
+    analysis = await gateway.analyzer.analyze(data, options, deadline=deadline, draw_as=form.picture_type)
     request.state.faces = len(analysis.answer.faces)
     memory.reserve(len(analysis.picture or b""))  # held until the caller has read it
     return render(analysis, form, query.face_fields())
@@ -133,7 +133,7 @@ async def read_batch_of_emotions(
     gateway.batches.reserve()
     try:
         photos = await batch.read_batch(request, memory, gateway.settings)
-        await gateway.triton.contract()  # without a model, one problem says it for all
+        await gateway.triton.model_spec()  # without a model, one problem says it for all
         request.state.spend(len(photos.names) - 1)
         reader = batch.BatchReader(
             gateway, memory, options, query.face_fields(), request_id=request.state.request_id
@@ -152,13 +152,13 @@ async def read_batch_of_emotions(
 )
 async def describe_model(gateway: GatewayParts) -> ModelDescription:
     """What the served model states: its labels, its input, and what identifies its weights."""
-    contract = await gateway.triton.contract()
-    height, width = contract.crop_size
+    spec = await gateway.triton.model_spec()
+    height, width = spec.crop_size
     return ModelDescription(
-        name=contract.name,
-        version=contract.version,
-        labels=list(contract.labels),
+        name=spec.name,
+        version=spec.version,
+        labels=list(spec.labels),
         crop=CropSize(width=width, height=height),
-        max_batch_size=contract.max_batch_size,
-        provenance=dict(contract.provenance),
+        max_batch_size=spec.max_batch_size,
+        provenance=dict(spec.provenance),
     )

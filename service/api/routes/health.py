@@ -23,9 +23,9 @@ async def readyz(gateway: GatewayParts) -> Ready:
     """Makes a real inference, at most one a second."""
     if gateway.draining:
         raise Draining("the service was told to stop")
-    gateway.line.check_processes()
-    contract = await gateway.triton.ready()
-    return Ready(model=ModelIdentity(name=contract.name, version=contract.version))
+    gateway.queue.check_processes()
+    spec = await gateway.triton.ready()
+    return Ready(model=ModelIdentity(name=spec.name, version=spec.version))
 
 
 @router.get(
@@ -44,8 +44,8 @@ async def readyz(gateway: GatewayParts) -> Ready:
 )
 async def metrics(request: Request, gateway: GatewayParts) -> Response:
     """Requests, durations of the steps, faces, rejections; nothing of a photo."""
-    contract = gateway.triton.known_contract
-    if contract:
-        gateway.metrics.model.info({"name": contract.name, "version": contract.version})
+    spec = gateway.triton.known_spec
+    if spec:
+        gateway.metrics.model.info({"name": spec.name, "version": spec.version})
     content, media_type = gateway.metrics.exposition(request.headers.get("accept", ""))
     return Response(content, headers={"Content-Type": media_type, "Vary": "Accept"})

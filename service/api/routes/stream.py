@@ -195,7 +195,8 @@ class StreamSession:
             frame = await self._newest.take()
             try:
                 self._socket.state.take_frame()
-                analysis = await self._gateway.reader.read(frame.data, options)
+                deadline = time.monotonic() + self._gateway.settings.request_timeout_s
+                analysis = await self._gateway.analyzer.analyze(frame.data, options, deadline=deadline)
             except TandemError as error:
                 frames.labels(error.slug).inc()
                 await self._socket.send_text(self._problem(error, frame).model_dump_json(exclude_none=True))

@@ -366,7 +366,7 @@ async def test_is_not_ready_while_no_process_can_work_on_photos(
         assert used in (await client.get("/metrics")).text
         with monkeypatch.context() as patch:
             patch.setattr(process_module, "_spawn", Mock(side_effect=OSError("no memory")))
-            (process,) = parts(client).line._processes.ids()
+            (process,) = parts(client).queue._processes.ids()
             assert process
             os.kill(process, signal.SIGKILL)
             response = await until(client, 503)
@@ -400,9 +400,9 @@ async def test_a_photo_that_cannot_be_done_in_time_is_refused_unread(toy_triton:
         yield read[0]
 
     async with gateway(triton_url=toy_triton.grpc_url, workers=1) as client:
-        line = parts(client).line
-        line._learn(1000)  # as if photos had taken so long of late
-        with line.photo():
+        queue = parts(client).queue
+        queue._learn(1000)  # as if photos had taken so long of late
+        with queue.photo():
             response = await client.post("/v1/emotions", content=upload())
         assert "is expected to take 2000.0 s; it has 30 s" in problem(response, 503, "overloaded")
         assert not read
@@ -467,8 +467,8 @@ async def test_finds_triton_when_it_comes_and_says_so_when_it_goes(triton_home: 
 @pytest.mark.parametrize(
     ("model", "slug", "complaint"),
     [
-        ({"labels": "neutral,happiness"}, "contract-unreadable", "but parameter «labels» names 2"),
-        ({"template": ""}, "contract-unreadable", "parameter «alignment_template» is missing"),
+        ({"labels": "neutral,happiness"}, "contract-unreadable", 'parameter "labels" names 2'),
+        ({"template": ""}, "contract-unreadable", 'parameter "alignment_template" is missing'),
     ],
 )
 async def test_a_model_without_a_contract_is_not_used(

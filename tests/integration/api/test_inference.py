@@ -1,4 +1,4 @@
-"""What the client makes of a real Triton's answers, its refusals and its accidents."""
+"""How the client handles a real Triton's answers, refusals and failures."""
 
 import asyncio
 import os
@@ -24,8 +24,10 @@ from service.errors import (
     TandemError,
     TritonUnavailable,
 )
-from service.inference.circuit_breaker import FAILURES, MIN_TIMEOUT_S
-from service.inference.client import PROBE_LIFETIME_S, TritonClient
+from service.inference.circuit_breaker import MAX_FAILURES, MIN_TIMEOUT_S
+from service.inference.client import PROBE_MAX_AGE_S, TritonClient
+from service.inference.model_spec import ModelSpec
+from service.inference.request import InferenceRequest
 from service.settings import Settings
 from service.triton.server import LocalTriton
 from service.workers.tasks import DetectionOptions
@@ -46,11 +48,15 @@ def crops(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 200, (count, 1, 48, 48), np.uint8)
 
 
+def request(crops: np.ndarray, spec: ModelSpec, timeout_s: float = 30) -> InferenceRequest:
+    return InferenceRequest(crops, spec, time.monotonic() + timeout_s)
+
+
 async def test_each_row_belongs_to_its_crop(toy_triton: LocalTriton) -> None:
     async with connected(toy_triton) as client:
-        contract = await client.contract()
-        together = await client.infer(crops(5), contract=contract, timeout_s=5)
-        alone = [await client.infer(crop[None], contract=contract, timeout_s=5) for crop in crops(5)]
+        spec = await client.model_spec()
+        together = await client.infer(request(crops(5), spec, 5))
+        alone = [await client.infer(request(crop[None], spec, 5)) for crop in crops(5)]
     assert together.shape == (5, 8)
     assert together.dtype == np.float32
     np.testing.assert_allclose(together, np.concatenate(alone), atol=1e-6)
@@ -71,15 +77,15 @@ async def test_each_row_belongs_to_its_crop(toy_triton: LocalTriton) -> None:
 async def test_wrong_crops_are_not_sent(toy_triton: LocalTriton, wrong: np.ndarray) -> None:
     async with connected(toy_triton) as client:
         with pytest.raises(ValueError, match=r"the model takes uint8 \[N, \*\(1, 48, 48\)\]"):
-            await client.infer(wrong, contract=await client.contract(), timeout_s=5)
+            await client.infer(request(wrong, await client.model_spec(), 5))
 
 
 async def test_a_failing_model_is_unavailable(toy_triton: LocalTriton) -> None:
     async with connected(toy_triton) as client:
-        contract = await client.contract()
+        spec = await client.model_spec()
         with pytest.raises(TritonUnavailable, match="a white crop"):
-            await client.infer(np.full((1, 1, 48, 48), 255, np.uint8), contract=contract, timeout_s=5)
-        assert len(await client.infer(crops(1), contract=contract, timeout_s=5)) == 1
+            await client.infer(request(np.full((1, 1, 48, 48), 255, np.uint8), spec, 5))
+        assert len(await client.infer(request(crops(1), spec, 5))) == 1
 
 
 @pytest.mark.parametrize(("name", "version"), [("other", ""), ("tandem", "9")])
@@ -93,8 +99,8 @@ async def test_a_full_queue_and_a_deadline_are_told_apart(triton_home: Path, tmp
     repository = write_repository(tmp_path, max_batch_size=1, queue=2, work=20)
     with LocalTriton(home=triton_home, model_repository=repository) as triton:
         async with connected(triton) as client:
-            contract = await client.contract()
-            calls = [client.infer(crops(1), contract=contract, timeout_s=30) for _ in range(12)]
+            spec = await client.model_spec()
+            calls = [client.infer(request(crops(1), spec, 30)) for _ in range(12)]
             outcomes = await asyncio.gather(*calls, return_exceptions=True)
             refused = [each for each in outcomes if isinstance(each, Overloaded)]
             answered = [each for each in outcomes if isinstance(each, np.ndarray)]
@@ -103,7 +109,7 @@ async def test_a_full_queue_and_a_deadline_are_told_apart(triton_home: Path, tmp
             assert answered
             assert "maximum queue size" in refused[0].detail.lower()
             with pytest.raises(DeadlineExceeded, match="did not answer within"):
-                await client.infer(crops(1), contract=contract, timeout_s=0.005)
+                await client.infer(request(crops(1), spec, 0.005))
 
 
 async def test_readiness_is_believed_for_a_second(triton_home: Path, tmp_path: Path) -> None:
@@ -114,7 +120,7 @@ async def test_readiness_is_believed_for_a_second(triton_home: Path, tmp_path: P
             proved_at = time.monotonic()
             os.kill(triton.pid, signal.SIGKILL)
             assert triton.wait(10) is not None
-            if time.monotonic() - proved_at < PROBE_LIFETIME_S / 2:
+            if time.monotonic() - proved_at < PROBE_MAX_AGE_S / 2:
                 await client.ready()
             error = await until_not_ready(client)
             assert isinstance(error, TritonUnavailable)
@@ -153,7 +159,7 @@ async def test_follows_a_triton_that_moves(toy_triton: LocalTriton) -> None:
     try:
         with pytest.raises(TritonUnavailable):
             await client.ready()
-        await client.move(toy_triton.grpc_url)
+        await client.reconnect(toy_triton.grpc_url)
         assert (await client.ready()).version == "1"
     finally:
         await client.close()
@@ -166,21 +172,21 @@ async def test_a_new_version_goes_live_without_a_failed_photo(triton_home: Path,
         async with app.router.lifespan_context(app):
             gateway: Gateway = app.state.gateway
             photo, options = encoded(astronaut()), DetectionOptions(max_faces=9, min_face_size=0, threshold=0.6)
-            before = (await gateway.reader.read(photo, options)).answer
+            before = (await gateway.analyzer.analyze(photo, options, deadline=time.monotonic() + 30)).answer
             assert before.model.version == "1"
-            stale = await gateway.triton.contract()
+            stale = await gateway.triton.model_spec()
             write_version(tmp_path / "2", seed=1)
             (tmp_path / "2").rename(repository / "tandem" / "2")
             deadline = time.monotonic() + 30
             answer = before
             while answer.model.version == "1":
                 assert time.monotonic() < deadline
-                answer = (await gateway.reader.read(photo, options)).answer
+                answer = (await gateway.analyzer.analyze(photo, options, deadline=time.monotonic() + 30)).answer
             assert answer.model.version == "2"
             assert answer.faces[0].emotions != before.faces[0].emotions
-            assert gateway.triton.known_contract
-            with pytest.raises(ModelChanged, match="is at version 2 now; the crops were for 1"):
-                await gateway.triton.infer(crops(1), contract=stale, timeout_s=5)
+            assert gateway.triton.known_spec
+            with pytest.raises(ModelChanged, match="is now at version 2; the crops were cut for 1"):
+                await gateway.triton.infer(request(crops(1), stale, 5))
             assert (await gateway.triton.ready()).version == "2"
 
 
@@ -188,8 +194,8 @@ async def test_a_contract_that_lies_is_told_as_such(triton_home: Path, tmp_path:
     repository = write_repository(tmp_path, labels="neutral")
     with LocalTriton(home=triton_home, model_repository=repository) as triton:
         async with connected(triton) as client:
-            with pytest.raises(ContractUnreadable, match="has 8 values, but parameter «labels» names 1"):
-                await client.contract()
+            with pytest.raises(ContractUnreadable, match='has 8 values, but parameter "labels" names 1'):
+                await client.model_spec()
 
 
 async def test_what_is_left_of_a_budget_is_all_that_a_photo_gets(toy_triton: LocalTriton) -> None:
@@ -197,26 +203,24 @@ async def test_what_is_left_of_a_budget_is_all_that_a_photo_gets(toy_triton: Loc
     async with app.router.lifespan_context(app):
         gateway: Gateway = app.state.gateway
         options = DetectionOptions(max_faces=1, min_face_size=0, threshold=0.6)
-        with pytest.raises(DeadlineExceeded, match=r"not done within 30 s \(TANDEM_REQUEST_TIMEOUT_S\)"):
-            await gateway.reader.read(encoded(astronaut()), options, ends_at=time.monotonic())
+        with pytest.raises(DeadlineExceeded, match=r"not finished within 30 s \(TANDEM_REQUEST_TIMEOUT_S\)"):
+            await gateway.analyzer.analyze(encoded(astronaut()), options, deadline=time.monotonic())
 
 
 async def test_a_frozen_triton_is_left_alone_until_it_answers_again(toy_triton: LocalTriton) -> None:
     async with connected(toy_triton) as client:
-        contract = await client.contract()
+        spec = await client.model_spec()
         os.kill(toy_triton.pid, signal.SIGSTOP)
         try:
-            calls = [
-                client.infer(crops(1), contract=contract, timeout_s=MIN_TIMEOUT_S + 0.2) for _ in range(FAILURES)
-            ]
+            calls = [client.infer(request(crops(1), spec, MIN_TIMEOUT_S + 0.2)) for _ in range(MAX_FAILURES)]
             outcomes = await asyncio.gather(*calls, return_exceptions=True)
             assert all(isinstance(each, DeadlineExceeded) for each in outcomes), outcomes
-            with pytest.raises(TritonUnavailable, match=f"failed {FAILURES} times in a row"):
-                await client.infer(crops(1), contract=contract, timeout_s=300)
+            with pytest.raises(TritonUnavailable, match=f"failed {MAX_FAILURES} times in a row"):
+                await client.infer(request(crops(1), spec, 300))
         finally:
             os.kill(toy_triton.pid, signal.SIGCONT)
-        await client.ready(believed_s=0)
-        assert len(await client.infer(crops(1), contract=contract, timeout_s=30)) == 1
+        await client.ready(max_age_s=0)
+        assert len(await client.infer(request(crops(1), spec, 30))) == 1
 
 
 async def test_a_call_in_flight_is_made_again_where_triton_moves(
@@ -224,11 +228,11 @@ async def test_a_call_in_flight_is_made_again_where_triton_moves(
 ) -> None:
     with LocalTriton(home=triton_home, model_repository=write_repository(tmp_path)) as triton:
         async with connected(triton) as client:
-            contract = await client.contract()
+            spec = await client.model_spec()
             os.kill(triton.pid, signal.SIGSTOP)
-            call = asyncio.create_task(client.infer(crops(1), contract=contract, timeout_s=60))
+            call = asyncio.create_task(client.infer(request(crops(1), spec, 60)))
             with pytest.raises(DeadlineExceeded):  # both are on their way by now
-                await client.infer(crops(1), contract=contract, timeout_s=0.5)
-            await client.move(toy_triton.grpc_url)
+                await client.infer(request(crops(1), spec, 0.5))
+            await client.reconnect(toy_triton.grpc_url)
             assert len(await call) == 1
             os.kill(triton.pid, signal.SIGCONT)

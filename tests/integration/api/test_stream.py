@@ -198,7 +198,7 @@ async def test_goes_on_when_triton_is_away(toy_triton: LocalTriton) -> None:
     async with served(triton_url="127.0.0.1:9") as tandem, tandem.stream() as stream:
         body = await ask(stream, PHOTO)
         assert (body["type"], body["status"]) == ("urn:tandem:problem:triton-unavailable", 503)
-        await tandem.gateway.triton.move(toy_triton.grpc_url)
+        await tandem.gateway.triton.reconnect(toy_triton.grpc_url)
         assert len((await ask(stream, PHOTO))["faces"]) == 1
 
 

@@ -4,10 +4,12 @@ import asyncio
 import os
 import re
 import signal
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -21,6 +23,7 @@ from waiting import wait_until
 
 from service.cli.model_versions import VersionedModel
 from service.inference.client import TritonClient
+from service.inference.request import InferenceRequest
 from service.inference.shadow import MAX_WAITING, Shadow, ShadowedClient, ShadowMetrics
 from service.triton import server
 from service.triton.server import LocalTriton
@@ -239,9 +242,10 @@ async def test_a_shadow_is_compared(both: LocalTriton) -> None:
     client = ShadowedClient(both.grpc_url, model_name="tandem", model_version="1", shadow=shadow)
     try:
         await client.ready()
-        contract = await client.contract()
-        mine = await client.infer(crops, contract=contract, timeout_s=30)
-        theirs = await other.infer(crops, contract=await other.contract(), timeout_s=30)
+        spec = await client.model_spec()
+        request = InferenceRequest(crops, spec, time.monotonic() + 30)
+        mine = await client.infer(request)
+        theirs = await other.infer(replace(request, spec=await other.model_spec()))
         agreeing = int((mine.argmax(axis=1) == theirs.argmax(axis=1)).sum())
         assert 0 < agreeing < 50, "the toys must differ in some"
 
@@ -267,17 +271,17 @@ async def test_a_shadow_that_never_answers_harms_nobody(both: LocalTriton) -> No
     shadow = Shadow(other, version="2", share=1, metrics=ShadowMetrics(registry))
     client = ShadowedClient(both.grpc_url, model_name="tandem", model_version="1", shadow=shadow)
     try:
-        contract = await client.contract()
-        crops = np.zeros((1, 1, 48, 48), np.uint8)
-        rows = await client.infer(crops, contract=contract, timeout_s=30)
+        spec = await client.model_spec()
+        request = InferenceRequest(np.zeros((1, 1, 48, 48), np.uint8), spec, time.monotonic() + 60)
+        rows = await client.infer(request)
         for _ in range(MAX_WAITING + 2):
-            shadow.mirror(crops, rows, contract)
+            shadow.mirror(request, rows)
         dropped = {"version": "2", "outcome": "dropped"}
         assert registry.get_sample_value("tandem_shadow_requests_total", dropped) == 3
-        assert (await client.infer(crops, contract=contract, timeout_s=30)).shape == (1, 8)
+        assert (await client.infer(request)).shape == (1, 8)
         none = Shadow(other, version="none", share=0, metrics=shadow._metrics)
         for _ in range(MAX_WAITING + 2):
-            none.mirror(crops, rows, contract)
+            none.mirror(request, rows)
         assert registry.get_sample_value("tandem_shadow_requests_total", dropped | {"version": "none"}) is None
     finally:
         await client.close()

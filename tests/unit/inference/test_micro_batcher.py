@@ -1,4 +1,4 @@
-"""Which faces go together, and that each photo gets its own answer."""
+"""Which faces are sent together, and that each photo gets its own answer."""
 
 import asyncio
 
@@ -7,6 +7,7 @@ import pytest
 
 from service.errors import TritonUnavailable
 from service.inference.micro_batcher import MAX_BATCH, MicroBatcher
+from service.inference.request import InferenceRequest
 
 pytestmark = pytest.mark.anyio
 
@@ -17,103 +18,114 @@ def anyio_backend():
 
 
 class Triton:
-    """Answers each crop with its first byte; keeps what it was called with, which a real one does not tell."""
+    """Answers each crop with its first byte, and records its requests, which a real Triton does not reveal."""
 
     def __init__(self):
         self.calls = []
         self.fails = False
 
-    async def infer(self, crops, *, contract, timeout_s, headers):
-        self.calls.append((len(crops), contract, headers))
+    async def infer(self, request):
+        self.calls.append(request)
         if self.fails:
             raise TritonUnavailable("gone")
-        assert timeout_s > 0
-        return crops[:, 0, 0, :1].astype(np.float32)
+        return request.crops[:, 0, 0, :1].astype(np.float32)
 
 
 def faces(*values):
     return np.array(values, np.uint8)[:, None, None, None].repeat(48, 2).repeat(48, 3)
 
 
-async def ask(gatherer, *values, contract="one", headers=None):
-    answer = await gatherer.infer(faces(*values), contract=contract, timeout_s=30, headers=headers)
+async def ask(batcher, *values, spec="one", deadline=30.0, headers=None):
+    answer = await batcher.infer(InferenceRequest(faces(*values), spec, deadline, headers))
     return answer[:, 0].tolist()
 
 
-async def test_a_photo_goes_at_once_where_none_waits():
+def sizes(triton):
+    return [len(call.crops) for call in triton.calls]
+
+
+async def test_a_photo_is_sent_at_once_while_none_waits():
     triton = Triton()
-    gatherer = MicroBatcher(triton, lambda: False)
-    assert await asyncio.gather(ask(gatherer, 1), ask(gatherer, 2, 3)) == [[1], [2, 3]]
-    assert [faces for faces, _, _ in triton.calls] == [1, 2]
+    batcher = MicroBatcher(triton, lambda: False)
+    assert await asyncio.gather(ask(batcher, 1), ask(batcher, 2, 3)) == [[1], [2, 3]]
+    assert sizes(triton) == [1, 2]
 
 
-async def test_photos_go_together_while_others_wait_and_each_gets_its_own_answer():
+async def test_photos_are_sent_together_while_others_wait_and_each_gets_its_own_answer():
     triton, waiting = Triton(), [True]
-    gatherer = MicroBatcher(triton, lambda: waiting[0])
-    first = [asyncio.create_task(ask(gatherer, *photo, headers={"of": str(photo[0])})) for photo in ([1], [2, 3])]
+    batcher = MicroBatcher(triton, lambda: waiting[0])
+    first = [asyncio.create_task(ask(batcher, *photo, headers={"of": str(photo[0])})) for photo in ([1], [2, 3])]
     await asyncio.sleep(0)
-    waiting[0] = False  # the next one is the last: all go with it
-    assert await asyncio.gather(*first, ask(gatherer, 4)) == [[1], [2, 3], [4]]
-    assert triton.calls == [(4, "one", {"of": "1"})]
+    waiting[0] = False  # the next photo is the last, so the batch is sent with it
+    assert await asyncio.gather(*first, ask(batcher, 4)) == [[1], [2, 3], [4]]
+    (call,) = triton.calls
+    assert (len(call.crops), call.spec, call.headers) == (4, "one", {"of": "1"})
 
 
-async def test_enough_faces_wait_for_no_more(monkeypatch):
+async def test_a_batch_has_the_latest_deadline_of_its_callers():
+    triton = Triton()
+    batcher = MicroBatcher(triton, lambda: True)
+    await asyncio.gather(*(ask(batcher, 1, deadline=deadline) for deadline in (20.0, 30.0, 10.0)))
+    assert [call.deadline for call in triton.calls] == [30.0]
+
+
+async def test_a_full_batch_is_sent_without_waiting(monkeypatch):
     monkeypatch.setattr("service.inference.micro_batcher.MAX_DELAY_S", 60)
     triton = Triton()
-    gatherer = MicroBatcher(triton, lambda: True)
+    batcher = MicroBatcher(triton, lambda: True)
     async with asyncio.timeout(30):
-        await asyncio.gather(*(ask(gatherer, 1) for _ in range(2 * MAX_BATCH)))
-    assert [faces for faces, _, _ in triton.calls] == [MAX_BATCH, MAX_BATCH]
+        await asyncio.gather(*(ask(batcher, 1) for _ in range(2 * MAX_BATCH)))
+    assert sizes(triton) == [MAX_BATCH, MAX_BATCH]
 
 
-async def test_a_face_waits_in_vain_only_for_a_while():
+async def test_a_lone_face_is_sent_after_the_delay():
     assert await ask(MicroBatcher(Triton(), lambda: True), 7) == [7]
 
 
-async def test_crops_for_different_contracts_stay_apart():
+async def test_crops_for_different_specs_are_sent_apart():
     triton = Triton()
-    gatherer = MicroBatcher(triton, lambda: True)
-    asked = (ask(gatherer, 1), ask(gatherer, 2, contract="two"), ask(gatherer, 3, contract="two"))
+    batcher = MicroBatcher(triton, lambda: True)
+    asked = (ask(batcher, 1), ask(batcher, 2, spec="two"), ask(batcher, 3, spec="two"))
     assert await asyncio.gather(*asked) == [[1], [2], [3]]
-    assert sorted(call[:2] for call in triton.calls) == [(1, "one"), (2, "two")]
+    assert sorted((len(call.crops), call.spec) for call in triton.calls) == [(1, "one"), (2, "two")]
 
 
-async def test_a_failure_reaches_all_and_only_those_who_went_together():
+async def test_a_failure_reaches_exactly_the_callers_of_its_batch():
     triton = Triton()
-    gatherer = MicroBatcher(triton, lambda: True)
+    batcher = MicroBatcher(triton, lambda: True)
     triton.fails = True
-    results = await asyncio.gather(ask(gatherer, 1), ask(gatherer, 2), return_exceptions=True)
+    results = await asyncio.gather(ask(batcher, 1), ask(batcher, 2), return_exceptions=True)
     assert [type(result) for result in results] == [TritonUnavailable] * 2
     triton.fails = False
-    assert await ask(gatherer, 3) == [3]
+    assert await ask(batcher, 3) == [3]
 
 
-async def test_a_group_goes_by_itself():
+async def test_a_photo_with_a_full_batch_of_faces_is_sent_alone():
     triton = Triton()
-    gatherer = MicroBatcher(triton, lambda: True)
-    alone, group = asyncio.create_task(ask(gatherer, 1)), [2] * MAX_BATCH
+    batcher = MicroBatcher(triton, lambda: True)
+    alone, group = asyncio.create_task(ask(batcher, 1)), [2] * MAX_BATCH
     await asyncio.sleep(0)
-    assert await ask(gatherer, *group) == group
+    assert await ask(batcher, *group) == group
     assert not alone.done()
     assert await alone == [1]
 
 
-async def test_nothing_is_asked_for_nobody():
+async def test_a_batch_that_all_callers_have_left_is_not_sent():
     triton = Triton()
-    gatherer = MicroBatcher(triton, lambda: True)
-    leaves = asyncio.create_task(ask(gatherer, 1))
+    batcher = MicroBatcher(triton, lambda: True)
+    leaves = asyncio.create_task(ask(batcher, 1))
     await asyncio.sleep(0)
-    answer = gatherer._next.answer
+    answer = batcher._next.answer
     leaves.cancel()
     await answer
     assert not triton.calls
-    assert await ask(gatherer, 2) == [2]
+    assert await ask(batcher, 2) == [2]
 
 
-async def test_who_leaves_takes_nobodys_answer_with_him():
+async def test_a_canceled_caller_leaves_the_others_their_answers():
     triton = Triton()
-    gatherer = MicroBatcher(triton, lambda: True)
-    leaves, stays = (asyncio.create_task(ask(gatherer, value)) for value in (1, 2))
+    batcher = MicroBatcher(triton, lambda: True)
+    leaves, stays = (asyncio.create_task(ask(batcher, value)) for value in (1, 2))
     await asyncio.sleep(0)
     leaves.cancel()
     assert await stays == [2]

@@ -25,34 +25,34 @@ def config(text: str = CONFIG) -> model_config_pb2.ModelConfig:
 
 
 def test_reads_everything_that_the_gateway_needs() -> None:
-    contract = ModelSpec.from_config(config(), "7")
-    assert (contract.name, contract.version) == ("tandem", "7")
-    assert contract.labels == ("neutral", "happiness", "fear")
-    assert (contract.input_name, contract.output_name) == ("face", "probabilities__0")
-    assert contract.crop_size == (48, 40)
-    assert contract.max_batch_size == 64
+    spec = ModelSpec.from_config(config(), "7")
+    assert (spec.name, spec.version) == ("tandem", "7")
+    assert spec.labels == ("neutral", "happiness", "fear")
+    assert (spec.input_name, spec.output_name) == ("face", "probabilities__0")
+    assert spec.crop_size == (48, 40)
+    assert spec.max_batch_size == 64
     np.testing.assert_array_equal(
-        contract.alignment_template, [[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]]
+        spec.alignment_template, [[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]]
     )
-    assert contract.provenance == {"commit": "abc123"}
+    assert spec.provenance == {"commit": "abc123"}
 
 
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
-        ('key: "labels"', 'key: "lables"', "parameter «labels» is missing"),
-        ('key: "alignment_template"', 'key: "template"', "parameter «alignment_template» is missing"),
-        ("neutral, happiness,fear", "neutral,happiness", "has 3 values, but parameter «labels» names 2"),
+        ('key: "labels"', 'key: "lables"', 'parameter "labels" is missing'),
+        ('key: "alignment_template"', 'key: "template"', 'parameter "alignment_template" is missing'),
+        ("neutral, happiness,fear", "neutral,happiness", 'has 3 values, but parameter "labels" names 2'),
         ("neutral, happiness,fear", "neutral,,fear", "empty or repeated names"),
         ("neutral, happiness,fear", "fear,neutral,fear", "empty or repeated names"),
-        (";0.65,0.8", "", "it must be five points"),
-        ("0.3,0.4;", "0.3;", "it must be five points"),
-        ("0.3,0.4;", "a,b;", "it must be five points"),
-        ("0.3,0.4;", "14.5,18.6;", "its numbers are fractions, 0 to 1"),
-        ("0.3,0.4;", "nan,0.4;", "its numbers are fractions, 0 to 1"),
+        (";0.65,0.8", "", "it must have five points"),
+        ("0.3,0.4;", "0.3;", "it must have five points"),
+        ("0.3,0.4;", "a,b;", "it must have five points"),
+        ("0.3,0.4;", "14.5,18.6;", "its numbers must be fractions from 0 to 1"),
+        ("0.3,0.4;", "nan,0.4;", "its numbers must be fractions from 0 to 1"),
         ("0.3,0.4;", "0.7,0.4;", "its points must differ"),
-        ("TYPE_UINT8", "TYPE_FP32", "«face» is TYPE_FP32; it must be TYPE_UINT8"),
-        ("TYPE_FP32", "TYPE_FP16", "«probabilities__0» is TYPE_FP16; it must be TYPE_FP32"),
+        ("TYPE_UINT8", "TYPE_FP32", '"face" is TYPE_FP32; it must be TYPE_UINT8'),
+        ("TYPE_FP32", "TYPE_FP16", '"probabilities__0" is TYPE_FP16; it must be TYPE_FP32'),
         ("1, 48, 40", "48, 40", "has dims [48, 40]; they must be [1, height, width]"),
         ("1, 48, 40", "1, -1, 40", "has dims [1, -1, 40]"),
         ("1, 48, 40", "3, 48, 40", "has 3 channels"),
@@ -60,17 +60,17 @@ def test_reads_everything_that_the_gateway_needs() -> None:
         (
             "output [",
             "output [ { name: 'x' data_type: TYPE_FP32 dims: [ 3 ] },",
-            "has 2 outputs; it must have one",
+            "has 2 outputs; it must have exactly one",
         ),
     ],
 )
-def test_says_what_is_wrong(old: str, new: str, complaint: str) -> None:
+def test_names_what_is_wrong(old: str, new: str, complaint: str) -> None:
     text = CONFIG.replace(old, new)
     assert text != CONFIG
     with pytest.raises(ContractUnreadable) as caught:
         ModelSpec.from_config(config(text), "1")
     assert complaint in caught.value.detail
-    assert "model «tandem» version 1" in caught.value.detail
+    assert 'model "tandem" version 1' in caught.value.detail
 
 
 @given(st.text(max_size=60))

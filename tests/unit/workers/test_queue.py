@@ -112,7 +112,7 @@ def test_nothing_is_refused_for_its_time_while_no_time_is_known(clock: Clock) ->
     line = WorkQueue(processes_of(1), max_waiting=9, metrics=Metrics())
     with ExitStack() as unanswered:
         for _ in range(5):
-            line.check_room(0.001)
+            line.check_room(clock.now + 0.001)
             unanswered.enter_context(line.photo())
     assert line.expected_s() == 0
 
@@ -123,20 +123,20 @@ def test_what_would_take_too_long_is_refused_until_photos_take_less_again(clock:
     assert line.expected_s() == pytest.approx(3)
     with line.photo(), line.photo():
         with pytest.raises(Overloaded) as refused:
-            line.check_room(1)
+            line.check_room(clock.now + 1)
         assert refused.value.detail == (
             "with 2 photos before it, a photo is expected to take 4.5 s; it has 1 s (TANDEM_REQUEST_TIMEOUT_S)"
         )
     # One for each process is let in whatever is expected; these two took no time, and they are not enough to know.
     assert line.expected_s() == pytest.approx(3 * 0.9**2)
     with line.photo(), line.photo(), pytest.raises(Overloaded):
-        line.check_room(1)
+        line.check_room(clock.now + 1)
     while line.expected_s() > 0.6:
         clock.take(line, 0.1)
     with line.photo(), line.photo():
-        line.check_room(1)
+        line.check_room(clock.now + 1)
         with pytest.raises(Overloaded, match=r"it has 0\.5 s"):  # after an upload that took the rest
-            line.check_room(0.5)
+            line.check_room(clock.now + 0.5)
 
 
 def test_the_time_of_a_photo_is_known_whatever_the_line_before_it(clock: Clock) -> None:
@@ -150,10 +150,10 @@ def test_the_time_of_a_photo_is_known_whatever_the_line_before_it(clock: Clock) 
     assert line.expected_s() == pytest.approx(0.1)
     with ExitStack() as unanswered:
         for _ in range(10):
-            line.check_room(1.05)
+            line.check_room(clock.now + 1.05)
             unanswered.enter_context(line.photo())
         with pytest.raises(Overloaded, match=r"with 10 photos before it, a photo is expected to take 1\.1 s"):
-            line.check_room(1.05)
+            line.check_room(clock.now + 1.05)
 
 
 def test_a_photo_that_fails_is_no_longer_before_the_others(clock: Clock) -> None:
@@ -168,4 +168,4 @@ def test_a_photo_that_fails_is_no_longer_before_the_others(clock: Clock) -> None
     with pytest.raises(ValueError, match="broken"):
         fail()
     assert line.expected_s() == pytest.approx(0.75)
-    line.check_room(1)
+    line.check_room(clock.now + 1)

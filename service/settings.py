@@ -1,4 +1,4 @@
-"""Every setting of the service: one typed class, read from ``TANDEM_*`` variables and a TOML file."""
+"""Settings of the service, read from ``TANDEM_*`` environment variables and a TOML file."""
 
 import os
 import tomllib
@@ -16,7 +16,6 @@ MEBIBYTE = 1024 * 1024
 
 CONFIG_VARIABLE = "TANDEM_CONFIG"
 DEFAULT_CONFIG = "tandem.toml"
-
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """A container's CPU quota (cgroup v2): microseconds of CPU time, and the period in which they may be used."""
@@ -36,11 +35,11 @@ def available_cores() -> int:
 
 
 class ConfigUnusable(Exception):
-    """The TOML file cannot be read, or is none."""
+    """The TOML file cannot be read, or is not valid TOML."""
 
 
 def config_path() -> Path | None:
-    """The TOML file: what ``TANDEM_CONFIG`` names, else ``tandem.toml`` here; None where there is none."""
+    """The TOML file: ``TANDEM_CONFIG``, else ``tandem.toml`` in the current folder, else None."""
     named = os.environ.get(CONFIG_VARIABLE)
     if named:
         return Path(named)
@@ -48,10 +47,10 @@ def config_path() -> Path | None:
 
 
 def read_config() -> dict[str, Any]:
-    """What the TOML file holds.
+    """Read the TOML file; returns an empty dictionary if there is none.
 
     Raises:
-        ConfigUnusable: it cannot be read, or is no TOML.
+        ConfigUnusable: it cannot be read, or is not valid TOML.
     """
     path = config_path()
     if path is None:
@@ -61,13 +60,13 @@ def read_config() -> dict[str, Any]:
     except OSError as error:
         raise ConfigUnusable(f"{path} cannot be read: {error.strerror} ({CONFIG_VARIABLE})") from None
     except ValueError as error:
-        raise ConfigUnusable(f"{path} is no TOML: {error}") from None
+        raise ConfigUnusable(f"{path} is not valid TOML: {error}") from None
 
 
 class Settings(BaseSettings):
     """Settings of the gateway and of the local Triton.
 
-    Every field is ``TANDEM_<NAME>`` in the environment, which goes first, and ``<name>`` in the TOML file.
+    Each field is ``TANDEM_<NAME>`` in the environment and ``<name>`` in the TOML file; the environment wins.
     """
 
     model_config = SettingsConfigDict(env_prefix="TANDEM_", frozen=True, extra="forbid")
@@ -81,160 +80,193 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, then the environment, then the TOML file."""
+        """Prefer arguments to the environment, and the environment to the TOML file."""
         return init_settings, env_settings, InitSettingsSource(settings_cls, read_config())
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Minimum log level.")
 
     operations_port: int | None = Field(
         None,
         ge=0,
         le=65535,
-        description="Port for /livez, /readyz and /metrics instead of the other one; 0 takes a free one.",
+        description="Separate port for /livez, /readyz and /metrics, which the main port then does not serve; "
+        "0 picks a free one. If unset, the main port serves them.",
     )
 
     api_keys: tuple[str, ...] = Field(
         (),
-        description="Lines of API keys as `tandem create-key` prints them, as JSON list; open without a key.",
+        description="Accepted API keys, as a JSON list of the lines that `tandem create-key` prints. "
+        "Without any key, here or in api_keys_file, the API is open to everyone.",
         repr=False,
     )
-    api_keys_file: Path | None = Field(None, description="File of such lines; # begins a comment.")
+    api_keys_file: Path | None = Field(
+        None, description="File with one such line per key; # starts a comment. If unset, only api_keys are used."
+    )
     rate_limit: int | None = Field(
         None,
         ge=1,
-        description="Photos in rate_window_s for each key, or client address if there are no keys.",
+        description="Maximum photos in rate_window_s seconds per API key, or per client address if there are "
+        "no keys. If unset, there is no limit.",
     )
-    rate_window_s: float = Field(60.0, gt=0, le=86_400, description="Seconds of the rate limit's window.")
+    rate_window_s: float = Field(
+        60.0, gt=0, le=86_400, description="Length of the rate limit's window, in seconds."
+    )
     concurrent_limit: int | None = Field(
-        None, ge=1, description="Requests at a time for each key or client address; none if unset."
+        None,
+        ge=1,
+        description="Maximum concurrent requests per API key or client address. If unset, there is no limit.",
     )
     cors_origins: tuple[str, ...] = Field(
         (),
-        description="Origins whose pages may call the API, as JSON list: "
-        '["https://example.org"]; ["*"] allows all.',
+        description="Origins whose pages may call the API, as a JSON list such as "
+        '["https://example.org"]; ["*"] allows all. If empty, only the service\'s own page may.',
     )
 
     otlp_endpoint: str | None = Field(
         None,
         pattern=r"^https?://",
-        description="Base URL of an OpenTelemetry collector that takes OTLP over HTTP; needs the extra otel.",
+        description="Base URL of an OpenTelemetry collector that accepts OTLP over HTTP; requires the extra otel. "
+        "If unset, no spans are recorded.",
     )
 
     triton_url: str | None = Field(
-        None, description="host:port of a Triton's gRPC endpoint. Without it a local Triton is started."
+        None, description="host:port of the gRPC endpoint of a Triton. If unset, a local Triton is started."
     )
     model_name: str = Field("tandem", description="Name of the model in Triton.")
-    model_version: str = Field("", pattern=r"^\d*$", description="Version to use; empty for Triton's choice.")
+    model_version: str = Field(
+        "", pattern=r"^\d*$", description="Model version to use. If empty, Triton chooses, by default the newest."
+    )
     shadow_version: str = Field(
         "",
         pattern=r"^\d*$",
-        description="Version that gets copies of requests to be compared, never answered; needs a model_version.",
+        description="Model version that gets copies of requests to compare its results, which are never returned; "
+        "requires model_version. If empty, nothing is copied.",
     )
-    shadow_share: float = Field(1.0, ge=0, le=1, description="Share of the requests that are copied to it.")
-    model_repository: Path = Field(Path("model_repository"), description="What the local Triton loads.")
-    triton_home: Path = Field(Path(".triton"), description="Where `tandem install-triton` puts the local Triton.")
+    shadow_share: float = Field(
+        1.0, ge=0, le=1, description="Share of the requests that are copied to shadow_version, from 0 to 1."
+    )
+    model_repository: Path = Field(
+        Path("model_repository"), description="Folder of the models that the local Triton serves."
+    )
+    triton_home: Path = Field(
+        Path(".triton"), description="Folder that `tandem install-triton` installs the local Triton in."
+    )
 
-    max_upload_bytes: int = Field(20 * MEBIBYTE, ge=1024, description="Largest upload, in bytes.")
-    max_batch_photos: int = Field(100, ge=1, description="Most photos in one batch.")
+    max_upload_bytes: int = Field(20 * MEBIBYTE, ge=1024, description="Maximum size of an upload, in bytes.")
+    max_batch_photos: int = Field(100, ge=1, description="Maximum number of photos in a batch.")
     max_batch_bytes: int = Field(
-        128 * MEBIBYTE, ge=1024, description="Largest batch, in bytes, packed and unpacked; held in memory."
+        128 * MEBIBYTE,
+        ge=1024,
+        description="Maximum size of a batch, in bytes, both as uploaded and unpacked. It is held in memory.",
     )
-    max_batches: int = Field(2, ge=1, description="Batches worked on at a time; more are refused with 503.")
+    max_batches: int = Field(
+        2, ge=1, description="Maximum number of batches processed concurrently; more are refused with 503."
+    )
     batch_upload_timeout_s: float = Field(
-        120.0, gt=0, description="Seconds that the bytes of a batch may take to arrive."
+        120.0, gt=0, description="Maximum time to receive the body of a batch, in seconds."
     )
     batch_patience_s: float = Field(
-        60.0, gt=0, description="Seconds that a photo of a batch gives way to others' photos, at most."
+        60.0,
+        gt=0,
+        description="Maximum time that a photo of a batch waits while single photos go first, in seconds.",
     )
     max_held_bytes: int = Field(
         384 * MEBIBYTE,
         ge=1024,
-        description="Bytes of uploads held at a time, over all requests; more are refused with 503.",
+        description="Maximum memory for uploads of all requests together, in bytes; more are refused with 503.",
     )
-    max_pixels: int = Field(50_000_000, ge=1, description="Largest photo, in pixels (width x height).")
+    max_pixels: int = Field(50_000_000, ge=1, description="Maximum size of a photo, in pixels (width x height).")
     max_decoding_bytes: int = Field(
         1024 * MEBIBYTE,
         ge=1,
-        description="Memory for the pixels of photos decoded at a time; a photo waits until it has room.",
+        description="Maximum memory for decoded photos, in bytes, over all workers; a photo waits until it fits.",
     )
-    max_faces: int = Field(100, ge=1, description="Most faces answered for one photo, largest first.")
+    max_faces: int = Field(
+        100, ge=1, description="Maximum number of faces returned per photo; the largest are kept."
+    )
     detection_threshold: float = Field(
-        0.6, ge=0.05, le=1, description="Least detection score of a face, unless a request says otherwise."
+        0.6, ge=0.05, le=1, description="Minimum detection score of a face, unless a request sets its own."
     )
 
     workers: int = Field(
         min(available_cores(), 256),
         ge=1,
         le=256,
-        description="Processes that decode photos and find faces.",
+        description="Worker processes, which decode photos and find faces. By default, one per available core.",
     )
     max_waiting: int = Field(
-        64, ge=0, description="Photos that may wait for a process before requests are refused with 503."
+        64, ge=0, description="Maximum number of photos that wait for a worker; more are refused with 503."
     )
-    max_streams: int = Field(32, ge=0, description="Streams open at a time, at most; 0 allows none.")
-    max_frame_bytes: int = Field(2 * MEBIBYTE, ge=1024, description="Largest frame of a stream, in bytes.")
+    max_streams: int = Field(32, ge=0, description="Maximum number of open streams; 0 disables streaming.")
+    max_frame_bytes: int = Field(
+        2 * MEBIBYTE, ge=1024, description="Maximum size of a frame of a stream, in bytes."
+    )
     max_frames_per_s: float = Field(
-        60.0, gt=0, description="Frames that a stream may send in a second; a faster one is closed."
+        60.0, gt=0, description="Maximum frames per second of a stream; a faster stream is closed."
     )
     stream_idle_s: float = Field(60.0, gt=0, description="Seconds without a frame after which a stream is closed.")
     upload_timeout_s: float = Field(
-        20.0, gt=0, description="Seconds of request_timeout_s that the bytes of an upload may take to arrive."
+        20.0,
+        gt=0,
+        description="Maximum time to receive a request's headers and body, in seconds; part of request_timeout_s.",
     )
     request_timeout_s: float = Field(
-        30.0, gt=0, description="Seconds from the arrival of a request's head to its answer, at most."
+        30.0, gt=0, description="Maximum time from the arrival of a request's headers to its answer, in seconds."
     )
     start_timeout_s: float = Field(
-        60.0, gt=0, description="Seconds to wait at start until an inference works, at most."
+        60.0,
+        gt=0,
+        description="Maximum time from the start of a local Triton to its first successful inference, in seconds.",
     )
     drain_s: float = Field(
         0.0,
         ge=0,
-        description="Seconds after SIGTERM that requests are still taken while /readyz answers 503, "
-        "so that load balancers look away before the port closes.",
+        description="Seconds after SIGTERM during which requests are still accepted while /readyz answers 503, "
+        "so that load balancers stop sending requests before the port closes.",
     )
 
     @field_validator("shadow_version")
     @classmethod
-    def _another_than_the_pinned(cls, version: str, info: ValidationInfo) -> str:
-        # Unpinned, the gateway would follow Triton to the newest version, and that may be the shadow.
+    def _check_shadow_version(cls, version: str, info: ValidationInfo) -> str:
+        # Without a pinned version the gateway uses Triton's newest, which may be the shadow itself.
         if version and info.data.get("model_version", "") in ("", version):
-            raise ValueError("needs another version to be pinned (TANDEM_MODEL_VERSION)")
+            raise ValueError("a different version must be pinned (TANDEM_MODEL_VERSION)")
         return version
 
     @field_validator("max_held_bytes")
     @classmethod
-    def _room_for_the_largest(cls, value: int, info: ValidationInfo) -> int:
-        # As JSON a photo is held in base64 three times while it is read.
+    def _check_held_bytes(cls, value: int, info: ValidationInfo) -> int:
+        # While a photo in JSON is parsed, its base64 text is in memory three times.
         largest = max(4 * info.data.get("max_upload_bytes", 0), info.data.get("max_batch_bytes", 0))
         if value < largest:
             raise ValueError(
-                f"must hold the largest batch, and a photo four times over: {largest} bytes "
-                "(TANDEM_MAX_BATCH_BYTES, TANDEM_MAX_UPLOAD_BYTES)"
+                f"must be at least {largest} bytes: a maximum batch (TANDEM_MAX_BATCH_BYTES), and four times a "
+                "maximum upload (TANDEM_MAX_UPLOAD_BYTES)"
             )
         return value
 
     @field_validator("request_timeout_s")
     @classmethod
-    def _time_for_an_answer(cls, value: float, info: ValidationInfo) -> float:
+    def _check_request_timeout(cls, value: float, info: ValidationInfo) -> float:
         upload_s = info.data.get("upload_timeout_s", 0.0)
         if value <= upload_s:
             raise ValueError(
-                f"must leave time for an answer after an upload, which may take {upload_s:g} s "
-                "(TANDEM_UPLOAD_TIMEOUT_S)"
+                f"must be longer than an upload may take, {upload_s:g} s (TANDEM_UPLOAD_TIMEOUT_S), "
+                "to leave time for the answer"
             )
         return value
 
     @field_validator("api_keys")
     @classmethod
-    def _key_lines(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_keys(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
         KeyRing.from_lines(lines)
         return lines
 
     @field_validator("api_keys_file")
     @classmethod
-    def _key_file(cls, path: Path | None) -> Path | None:
+    def _check_keys_file(cls, path: Path | None) -> Path | None:
         if path is not None:
             try:
                 KeyRing.from_lines(path.read_text().splitlines())
@@ -244,12 +276,12 @@ class Settings(BaseSettings):
 
 
 def environment_name(field: str) -> str:
-    """The environment variable of a field: ``max_pixels`` is ``TANDEM_MAX_PIXELS``."""
+    """The environment variable of a field, such as ``TANDEM_MAX_PIXELS`` for ``max_pixels``."""
     return f"{Settings.model_config.get('env_prefix', '')}{field}".upper()
 
 
 def origin_of(field: str, value: object) -> str:
-    """Where a field's value is from: «environment», the TOML file's name, «option» or «default»."""
+    """Where a field's value comes from: "environment", the TOML file's name, "option" or "default"."""
     if environment_name(field) in {name.upper() for name in os.environ}:
         return "environment"
     if field in read_config():
@@ -258,7 +290,7 @@ def origin_of(field: str, value: object) -> str:
 
 
 def allowed(field: FieldInfo) -> str:
-    """What values a field takes, in words: «0 to 65535», «above 0», «debug, info, warning, error»; or nothing."""
+    """The allowed values in words, such as "0 to 65535", "above 0" or "debug, info"; empty without a limit."""
     if get_origin(field.annotation) is Literal:
         return ", ".join(map(str, get_args(field.annotation)))
     limits = {}
@@ -275,14 +307,14 @@ def allowed(field: FieldInfo) -> str:
 
 
 def format_errors(error: ValidationError) -> Iterator[str]:
-    """What is wrong with each setting: its name, its value, why, and what is allowed."""
-    for fault in error.errors():
-        name = str(fault["loc"][0])
+    """Describe each invalid setting: its name, its value, the reason, and the allowed values."""
+    for details in error.errors():
+        name = str(details["loc"][0])
         field = Settings.model_fields.get(name)
         if field is None:
-            yield f"«{name}» in {config_path()} is no setting; `tandem settings` lists them"
+            yield f'unknown setting "{name}" in {config_path()}; `tandem settings` lists all settings'
             continue
-        shown = repr(fault["input"]) if field.repr else "set"
-        range_ = f" (allowed: {allowed(field)})" if allowed(field) else ""
+        shown = repr(details["input"]) if field.repr else "set"
+        hint = f" (allowed: {allowed(field)})" if allowed(field) else ""
         where = f", in {config_path()}" if origin_of(name, None) == str(config_path()) else ""
-        yield f"{environment_name(name)} is {shown}: {fault['msg']}{range_}{where}"
+        yield f"{environment_name(name)} is {shown}: {details['msg']}{hint}{where}"

@@ -1,14 +1,12 @@
 """Many photos in one request, answered line by line in the order in which they are done."""
 
 import asyncio
-import io
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -17,161 +15,20 @@ from service.analyzer import Analysis
 from service.api.dependencies import Gateway
 from service.api.problems import describe
 from service.api.responses import to_json
-from service.api.uploads.body import MAX_PARTS, read_chunks, too_large
-from service.api.uploads.multipart import FormReader
-from service.api.uploads.zip_archive import ZipArchive
+from service.api.uploads.batch import Photos
 from service.budget import Budget
-from service.errors import BrokenUpload, Overloaded, SlowUpload, TandemError, TooManyPhotos, UnsupportedUpload
+from service.errors import BrokenUpload, Overloaded, TandemError
 from service.schemas import BatchLine
-from service.settings import Settings
 from service.workers.tasks import DetectionOptions
 
 Result = TypeVar("Result")
 
-FIELD = "images"
-"""Name of the multipart field, once for each photo."""
-
-ZIP_TYPES = (b"application/zip", b"application/x-zip-compressed")
 LINES_TYPE = "application/x-ndjson"
-
-ENVELOPE_BYTES = 1024
-"""What a multipart body may have around each photo."""
 
 NAME_LENGTH = 255
 
 FIRST_PAUSE_S, MAX_PAUSE_S = 0.05, 1.0
 """How long a photo waits before it tries a full queue again; doubled each time."""
-
-
-class Photos(Protocol):
-    """The photos of a batch."""
-
-    @property
-    def names(self) -> Sequence[str]:
-        """Their file names; as many as there are photos."""
-
-    def unpacked_bytes(self, index: int) -> int:
-        """How many bytes are held, beside those of the upload, once this photo is read."""
-
-    def read(self, index: int, *, max_bytes: int) -> bytes:
-        """One photo's bytes; blocks for some milliseconds.
-
-        Raises:
-            TandemError: this photo cannot be had.
-        """
-
-
-async def read_batch(request: Request, memory: Budget, settings: Settings) -> Photos:
-    """The photos of a multipart form (field ``images``, repeated) or a ZIP archive, held in memory.
-
-    Raises:
-        BrokenUpload: the body is empty or broken, or has no photo.
-        UnsupportedUpload: the content type is neither form.
-        UploadTooLarge, TooManyPhotos: it is over a limit as a whole.
-        Overloaded: with it more bytes would be held than may be.
-        SlowUpload: the body took too long to arrive.
-    """
-    kind, options = parse_options_header(request.headers.get("content-type"))
-    limit = settings.max_batch_bytes
-    try:
-        async with asyncio.timeout(settings.batch_upload_timeout_s):
-            if kind == b"multipart/form-data":
-                form = BatchForm(options.get(b"boundary"), settings)
-                async for chunk in _chunks(
-                    request, memory, limit, (settings.max_batch_photos + MAX_PARTS) * ENVELOPE_BYTES
-                ):
-                    form.feed(chunk)
-                return form.finish()
-            if kind in ZIP_TYPES:
-                body = io.BytesIO()
-                async for chunk in _chunks(request, memory, limit, 0):
-                    body.write(chunk)
-                return await asyncio.to_thread(_archive, body.getvalue(), settings)
-    except TimeoutError:
-        raise SlowUpload(
-            f"the batch did not arrive within {settings.batch_upload_timeout_s:g} s "
-            "(TANDEM_BATCH_UPLOAD_TIMEOUT_S)"
-        ) from None
-    given = f"content type «{kind.decode('latin-1')}»" if kind else "a body without a content type"
-    raise UnsupportedUpload(
-        f"{given} is not read here; a batch is taken as multipart/form-data with files in field «{FIELD}», "
-        "or as application/zip"
-    )
-
-
-def _chunks(request: Request, memory: Budget, limit: int, envelope: int) -> AsyncIterator[bytes]:
-    return read_chunks(request, memory, limit, limit + envelope, what="batch", setting="TANDEM_MAX_BATCH_BYTES")
-
-
-def _archive(data: bytes, settings: Settings) -> ZipArchive:
-    archive = ZipArchive(data, max_photos=settings.max_batch_photos, max_bytes=settings.max_batch_bytes)
-    if not archive.names:
-        raise BrokenUpload("the ZIP archive has no files")
-    return archive
-
-
-class BatchForm(FormReader):
-    """Collects the photos of a form; one that is too large is dropped, and the others are kept."""
-
-    def __init__(self, boundary: bytes | None, settings: Settings) -> None:
-        super().__init__(boundary, max_parts=settings.max_batch_photos + MAX_PARTS)
-        self._settings = settings
-        self._wanted = False
-        self._sizes: list[int] = []
-        self._photos: list[bytearray] = []
-        self.names: list[str] = []
-
-    def begin(self, name: str, filename: str) -> None:
-        """Start another photo, unless the field is another one.
-
-        Raises:
-            TooManyPhotos: there are as many as may be.
-        """
-        self._wanted = name == FIELD
-        if self._wanted:
-            limit = self._settings.max_batch_photos
-            if len(self.names) >= limit:
-                raise TooManyPhotos(f"the batch has more than {limit} photos (TANDEM_MAX_BATCH_PHOTOS)")
-            self.names.append(filename)
-            self._photos.append(bytearray())
-            self._sizes.append(0)
-
-    def take(self, content: bytes) -> None:
-        """Keep the bytes, as long as the photo is not too large."""
-        if self._wanted:
-            self._sizes[-1] += len(content)
-            if self._sizes[-1] <= self._settings.max_upload_bytes:
-                self._photos[-1] += content
-            else:
-                self._photos[-1].clear()
-
-    def finish(self) -> "BatchForm":
-        """The form itself, once all of it is there.
-
-        Raises:
-            BrokenUpload: it is cut off or has no photo.
-        """
-        if not self.complete:
-            raise BrokenUpload("the multipart body is empty or cut off")
-        if not self.names:
-            raise BrokenUpload(f"the form has no field «{FIELD}»")
-        return self
-
-    def unpacked_bytes(self, index: int) -> int:
-        """None: a photo's bytes are handed over."""
-        return 0
-
-    def read(self, index: int, *, max_bytes: int) -> bytes:
-        """One photo's bytes, once: they are not kept.
-
-        Raises:
-            UploadTooLarge: it had more than ``max_bytes``.
-        """
-        if self._sizes[index] > max_bytes:
-            raise too_large(self._sizes[index], max_bytes)
-        photo = bytes(self._photos[index])
-        self._photos[index].clear()
-        return photo
 
 
 @dataclass

@@ -11,7 +11,9 @@ from service.api.params import PhotoQuery
 from service.api.problems import ACCESS_PROBLEMS, UNAVAILABLE, documented
 from service.api.responses import JSON_TYPE, MIXED_TYPE, Form, render
 from service.api.routes import batch
-from service.api.uploads.body import FIELD, read_photo
+from service.api.uploads.batch import FIELD as BATCH_FIELD
+from service.api.uploads.batch import read_batch
+from service.api.uploads.photo import FIELD, read_photo
 from service.schemas import BatchLine, CropSize, ModelDescription, PhotoEmotions
 from service.vision.drawing import IMAGE_FORMATS
 
@@ -99,8 +101,8 @@ BATCH_BODY = {
         "multipart/form-data": {
             "schema": {
                 "type": "object",
-                "required": [batch.FIELD],
-                "properties": {batch.FIELD: {"type": "array", "minItems": 1, "items": BINARY}},
+                "required": [BATCH_FIELD],
+                "properties": {BATCH_FIELD: {"type": "array", "minItems": 1, "items": BINARY}},
             }
         },
         "application/zip": {"schema": BINARY},
@@ -132,7 +134,7 @@ async def read_batch_of_emotions(
     options = query.options(gateway.settings)
     gateway.batches.reserve()
     try:
-        photos = await batch.read_batch(request, memory, gateway.settings)
+        photos = await read_batch(request, memory, gateway.settings)
         await gateway.triton.model_spec()  # without a model, one problem says it for all
         request.state.spend(len(photos.names) - 1)
         reader = batch.BatchReader(

@@ -141,7 +141,7 @@ async def test_places_for_batches_are_limited_and_given_back(toy_triton: LocalTr
         first = asyncio.create_task(send(client, [(f"{n}", PHOTO) for n in range(8)]))
         await asyncio.sleep(0)
         responses = await asyncio.gather(*(send(client, [("a", PHOTO)]) for _ in range(2)))
-        assert "batches are worked on" in problem(responses[-1], 503, "overloaded")
+        assert "the limit is 1 (TANDEM_MAX_BATCHES)" in problem(responses[-1], 503, "overloaded")
         assert len(lines(await first)) == 8
         problem(await client.post("/v1/emotions/batch", content=b"x"), 415, "unsupported-upload")
         assert len(lines(await send(client, [("a", PHOTO)]))) == 1
@@ -150,11 +150,11 @@ async def test_places_for_batches_are_limited_and_given_back(toy_triton: LocalTr
 @pytest.mark.parametrize(
     ("content", "kind", "status", "slug", "complaint"),
     [
-        (b"x", "text/plain", 415, "unsupported-upload", "«text/plain» is not read here"),
-        (b"no archive", "application/zip", 400, "broken-upload", "is no ZIP archive"),
-        (packed([]), "application/zip", 400, "broken-upload", "has no files"),
-        (b"", "multipart/form-data; boundary=x", 400, "broken-upload", "empty or cut off"),
-        (b"--x--\r\n", "multipart/form-data", 400, "broken-upload", "no boundary"),
+        (b"x", "text/plain", 415, "unsupported-upload", "text/plain"),
+        (b"no archive", "application/zip", 400, "broken-upload", "ZIP"),
+        (packed([]), "application/zip", 400, "broken-upload", "no files"),
+        (b"", "multipart/form-data; boundary=x", 400, "broken-upload", "cut off"),
+        (b"--x--\r\n", "multipart/form-data", 400, "broken-upload", "boundary"),
         (packed([(f"{n}", b"") for n in range(101)]), "application/zip", 413, "too-many-photos", "101 files"),
     ],
 )
@@ -168,10 +168,7 @@ async def test_refuses_a_batch_as_a_whole(
 async def test_limits_hold_while_reading(toy_triton: LocalTriton) -> None:
     async with gateway(triton_url=toy_triton.grpc_url, max_batch_photos=2, max_batch_bytes=100_000) as client:
         response = await send(client, [(f"{n}", b"x") for n in range(3)])
-        assert (
-            problem(response, 413, "too-many-photos")
-            == "the batch has more than 2 photos (TANDEM_MAX_BATCH_PHOTOS)"
-        )
+        assert "2 photos (TANDEM_MAX_BATCH_PHOTOS)" in problem(response, 413, "too-many-photos")
         response = await send(client, [("a", bytes(150_000))])
         assert "the limit is 0.1 MiB (TANDEM_MAX_BATCH_BYTES)" in problem(response, 413, "upload-too-large")
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
 
-from service.api.uploads.body import MAX_PARTS, photo_from_json, read_photo
+from service.api.uploads.photo import MAX_PARTS, photo_from_json, read_photo
 from service.budget import Budget, mebibytes
 from service.errors import BrokenUpload, Overloaded, SlowUpload, UnsupportedUpload, UploadTooLarge
 
@@ -17,7 +17,7 @@ LIMIT = 100_000
 
 
 class Body:
-    """A request's body as the server would hand it over, counting what was taken."""
+    """A request body as the server hands it over; counts the bytes taken."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self.chunks = iter(chunks)
@@ -85,6 +85,11 @@ def test_any_bytes_come_out_of_a_form_as_they_were(content: bytes, size: int) ->
     assert read(Body(chunks), FORM) == content
 
 
+def test_reads_a_field_without_a_file_name() -> None:
+    body = form(("image", b"the \xff photo")).replace(b'; filename="x.jpg"', b"")
+    assert read(body, FORM) == b"the \xff photo"
+
+
 def test_reads_json() -> None:
     text = base64.b64encode(b"the photo").decode()
     assert read(json.dumps({"image": text}).encode(), "application/json; charset=utf-8") == b"the photo"
@@ -93,55 +98,52 @@ def test_reads_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "kind", "complaint"),
+    ("body", "kind", "named"),
     [
-        (b"", "image/jpeg", "the request's body is empty"),
-        (b"", None, "the request has no body"),
-        (b"", "application/json", "the request's body is empty"),
-        (b"", FORM, "empty or cut off"),
-        (form(("image", b"the photo"))[:-20], FORM, "empty or cut off"),
-        (b"no form at all", FORM, "the multipart body is broken"),
-        (form(("image", b"x")), "multipart/form-data", "has no boundary"),
-        (form(("photo", b"x")), FORM, "the form has no field «image»; it has «photo»"),
-        (form(), FORM, "the form has no field «image»"),
-        (form(("image", b"x"), ("image", b"y")), FORM, "the form has 2 fields «image»"),
-        (form(("image", b"")), FORM, "the file in field «image» is empty"),
-        (form(*[("x", b"")] * (MAX_PARTS + 1)), FORM, f"more than {MAX_PARTS} fields"),
-        (b"{", "application/json", "the body is not JSON"),
-        (b"[" * 1000, "application/json", "the body is not JSON"),
-        (b"[" * 1001, "application/json", "the JSON body has more than 1,000 values"),
-        (
-            b'{"image": [' + b"{}," * 10_000 + b"{}]}",
-            "application/json",
-            "the JSON body has more than 1,000 values",
-        ),
-        (b'{"image": ' + b"9" * 5000 + b"}", "application/json", "the body is not JSON"),
-        (b"\xff\xfe", "application/json", "the body is not JSON"),
-        (b"[]", "application/json", "must be an object"),
-        (b"{}", "application/json", "the JSON object has no «image»"),
-        (b'{"image": 7}', "application/json", "must be base64 text, not int"),
-        (b'{"image": ""}', "application/json", "«image» is empty"),
-        (b'{"image": "@@@@"}', "application/json", "«image» is not base64"),
-        ('{"image": "ä"}'.encode(), "application/json", "«image» is not base64"),
-        (b'{"image": "data:image/png,abc"}', "application/json", "is not base64"),
+        (b"", "image/jpeg", "empty"),
+        (b"", None, "no body"),
+        (b"", "application/json", "empty"),
+        (b"", FORM, "cut off"),
+        (form(("image", b"the photo"))[:-20], FORM, "cut off"),
+        (b"no form at all", FORM, "multipart body"),
+        (form(("image", b"x")), "multipart/form-data", "boundary"),
+        (form(("image", b"x")), f"multipart/form-data; boundary={'b' * 300}", "boundary"),
+        (form(("photo", b"x"), ("note", b"")), FORM, "'photo', 'note'"),
+        (form(), FORM, "'image'"),
+        (form(("image", b"x"), ("image", b"y")), FORM, "2 fields 'image'"),
+        (form(("image", b"")), FORM, "'image' is empty"),
+        (form(*[("x", b"")] * (MAX_PARTS + 1)), FORM, f"the limit is {MAX_PARTS}"),
+        (b"{", "application/json", "not JSON"),
+        (b"[" * 1000, "application/json", "not JSON"),
+        (b"[" * 1001, "application/json", "the limit is 1,000"),
+        (b'{"image": [' + b"{}," * 10_000 + b"{}]}", "application/json", "the limit is 1,000"),
+        (b'{"image": ' + b"9" * 5000 + b"}", "application/json", "not JSON"),
+        (b"\xff\xfe", "application/json", "not JSON"),
+        (b"[]", "application/json", "object"),
+        (b"{}", "application/json", "'image'"),
+        (b'{"image": 7}', "application/json", "int"),
+        (b'{"image": ""}', "application/json", "'image' is empty"),
+        (b'{"image": "@@@@"}', "application/json", "'image' is not base64"),
+        ('{"image": "ä"}'.encode(), "application/json", "'image' is not base64"),
+        (b'{"image": "data:image/png,abc"}', "application/json", "'image' is not base64"),
     ],
 )
-def test_says_what_is_broken(body: bytes, kind: str | None, complaint: str) -> None:
+def test_names_what_is_broken(body: bytes, kind: str | None, named: str) -> None:
     with pytest.raises(BrokenUpload) as caught:
         read(body, kind)
-    assert complaint in caught.value.detail
+    assert named in caught.value.detail
 
 
 @pytest.mark.parametrize(
     "kind", ["text/plain", "application/x-www-form-urlencoded", "application/octet-stream", None]
 )
-def test_another_content_type_is_told_what_is_read(kind: str | None) -> None:
+def test_another_content_type_is_told_what_is_accepted(kind: str | None) -> None:
     with pytest.raises(UnsupportedUpload, match=r"image/jpeg.*multipart/form-data.*application/json"):
         read(b"the photo", kind, length=9)
 
 
 def zeros(prefix: bytes = b"") -> Iterator[bytes]:
-    """A body without an end."""
+    """A body that never ends."""
     yield prefix
     while True:
         yield bytes(10_000)
@@ -158,19 +160,19 @@ def zeros(prefix: bytes = b"") -> Iterator[bytes]:
 )
 def test_stops_reading_at_the_limit(kind: str, prefix: bytes, most: int) -> None:
     body = Body(zeros(prefix))
-    with pytest.raises(UploadTooLarge, match=r"the limit is 0.1 MiB \(TANDEM_MAX_UPLOAD_BYTES\)"):
+    with pytest.raises(UploadTooLarge, match=r"0\.1 MiB \(TANDEM_MAX_UPLOAD_BYTES\)"):
         read(body, kind)
     assert body.taken <= most
 
 
 def test_reads_nothing_of_a_body_that_announces_too_much() -> None:
     body = Body(zeros())
-    with pytest.raises(UploadTooLarge, match=r"the upload has 25.0 MiB; the limit is 0.1 MiB"):
+    with pytest.raises(UploadTooLarge, match=r"25\.0 MiB; the limit is 0\.1 MiB \(TANDEM_MAX_UPLOAD_BYTES\)"):
         read(body, "image/jpeg", length=25 * 1024 * 1024)
     assert body.taken == 0
 
 
-def test_a_photo_at_the_limit_is_taken_in_every_form() -> None:
+def test_a_photo_at_the_limit_is_accepted_in_every_form() -> None:
     photo = bytes(LIMIT)
     assert read(photo, "image/png", length=LIMIT) == photo
     assert read(form(("image", photo)), FORM) == photo
@@ -189,7 +191,7 @@ def test_one_byte_more_is_refused_in_every_form(kind: str) -> None:
         read(bodies[kind], kind)
 
 
-def test_a_body_that_does_not_come_is_given_up() -> None:
+def test_a_body_that_does_not_arrive_times_out() -> None:
     async def never() -> dict[str, object]:
         await asyncio.Event().wait()
         raise AssertionError
@@ -197,13 +199,13 @@ def test_a_body_that_does_not_come_is_given_up() -> None:
     request = Request({"type": "http", "method": "POST", "headers": [(b"content-type", b"image/png")]}, never)
     with (
         budget(LIMIT).part() as part,
-        pytest.raises(SlowUpload, match=r"within 0.05 s \(TANDEM_UPLOAD_TIMEOUT_S\)"),
+        pytest.raises(SlowUpload, match=r"0\.05 s \(TANDEM_UPLOAD_TIMEOUT_S\)"),
     ):
         asyncio.run(read_photo(request, part, max_bytes=LIMIT, timeout_s=0.05))
 
 
 @pytest.mark.parametrize("kind", ["image/jpeg", FORM])
-def test_no_more_bytes_are_held_than_may_be(kind: str) -> None:
+def test_no_more_memory_is_used_than_the_budget_has(kind: str) -> None:
     memory = budget(LIMIT)
     with memory.part() as other:
         other.reserve(LIMIT - 30_000)
@@ -215,14 +217,14 @@ def test_no_more_bytes_are_held_than_may_be(kind: str) -> None:
     assert memory.used == 0
 
 
-def test_of_an_upload_for_which_there_is_no_room_nothing_is_read() -> None:
+def test_nothing_is_read_of_an_upload_that_announces_more_than_the_budget_has_left() -> None:
     body = Body(zeros())
     with pytest.raises(Overloaded):
         read(body, "image/jpeg", length=50_000, memory=budget(49_999))
     assert body.taken == 0
 
 
-def test_base64_counts_as_often_as_it_lies_in_memory() -> None:
+def test_base64_counts_for_each_of_its_copies() -> None:
     body = json.dumps({"image": base64.b64encode(bytes(60_000)).decode()}).encode()
     assert read(body, "application/json", memory=budget(3 * len(body))) == bytes(60_000)
     with pytest.raises(Overloaded):
@@ -230,13 +232,13 @@ def test_base64_counts_as_often_as_it_lies_in_memory() -> None:
 
 
 @pytest.mark.parametrize("kind", ["image/jpeg", FORM, "application/json"])
-def test_a_compressed_body_is_told_so(kind: str) -> None:
-    with pytest.raises(UnsupportedUpload, match="a body in content encoding «gzip» is not read here"):
+def test_a_compressed_body_is_refused(kind: str) -> None:
+    with pytest.raises(UnsupportedUpload, match="gzip"):
         read(b"x", kind, encoding="gzip")
     assert read(b"x", "image/jpeg", encoding="identity") == b"x"
 
 
 @given(st.binary(max_size=200))
-def test_any_json_body_is_read_or_refused_in_order(body: bytes) -> None:
+def test_any_json_body_is_read_or_refused_with_our_error(body: bytes) -> None:
     with contextlib.suppress(BrokenUpload):
         assert photo_from_json(body)

@@ -1,4 +1,4 @@
-"""Running services: of this checkout, or of another commit in a worktree that is removed afterwards."""
+"""Run the service of this checkout, or of another commit in a temporary worktree."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ TRITON_HOME = ".triton"
 
 @dataclass(frozen=True)
 class Service:
-    """A running service with its local Triton."""
+    """A running service and its local Triton."""
 
     url: str
     process: int
@@ -30,17 +30,17 @@ class Service:
         return usage(self.process)
 
     def batches(self) -> tuple[int, int]:
-        """How many faces Triton has read, and in how many batches."""
+        """Return how many faces Triton has processed, and in how many batches."""
         with triton_grpc.InferenceServerClient(self.triton_url) as client:
             stats = client.get_inference_statistics("tandem").model_stats
             return sum(each.inference_count for each in stats), sum(each.execution_count for each in stats)
 
 
 @contextlib.contextmanager
-def commit_of(revision: str) -> Iterator[Path]:
-    """A worktree of another commit, with a copy of this checkout's Triton.
+def worktree_of(revision: str) -> Iterator[Path]:
+    """Check out another commit in a temporary worktree.
 
-    A copy, because a service puts its own backend into its Triton when it starts.
+    It gets a copy of this checkout's Triton, because a service installs its own backend there when it starts.
     """
     with tempfile.TemporaryDirectory(prefix="tandem-baseline-") as folder:
         path = Path(folder) / "checkout"
@@ -55,10 +55,10 @@ def commit_of(revision: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def served(checkout: Path, **settings: str) -> Iterator[Service]:
-    """A service of a checkout, with its Triton, on a free port and with this interpreter.
+    """Run a checkout's service with its local Triton on a free port, with this interpreter.
 
     Args:
-        checkout: the folder whose ``service`` and ``model_repository`` are run.
+        checkout: root of the checkout; its ``service`` may have any layout with a ``service.cli serve``.
         settings: ``TANDEM_*`` variables.
     """
     command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--log-level", "error"]
@@ -82,6 +82,6 @@ def served(checkout: Path, **settings: str) -> Iterator[Service]:
             yield Service(found.group(), process.pid, f"127.0.0.1:{triton_grpc_port(process.pid)}")
         finally:
             process.terminate()
-            process.wait(40)  # longer than what a request may take
+            process.wait(40)  # longer than a request may take
             assert process.stdout
             process.stdout.close()

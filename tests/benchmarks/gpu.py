@@ -1,13 +1,13 @@
-"""Triton on a GPU, with the committed model: the three figures that are wanted of it.
+"""Benchmark Triton on a GPU with the committed model against its three goals.
 
     python tests/benchmarks/gpu.py [--out FOLDER] [--seconds 60] [--device cpu]
 
-Starts the wheel's Triton (`tandem install-triton` puts it there) and, at once after its start, 64 clients that
-send one face each; then clients that send 128 faces each, and before and after them the network alone at that
-batch; then one client. The clients are spread over processes: Python's gRPC cannot fill a GPU from one.
+Starts the Triton that `tandem install-triton` installed. As soon as it is ready, 64 clients send one face each;
+then 8 clients send 128 faces each, with the network alone at that batch size before and after; then one client
+sends one face. The clients run in several processes, because gRPC in one Python process cannot saturate a GPU.
 
-Prints Markdown and JSON; --out writes gpu.md and gpu.json too. Triton's backend takes this environment's torch,
-which must be able to use the GPU.
+Prints Markdown and JSON; --out also writes gpu.md and gpu.json. Triton's backend uses this environment's torch,
+which must support the GPU.
 """
 
 import argparse
@@ -35,7 +35,7 @@ REPOSITORY = ROOT / "model_repository"
 MODEL = "tandem"
 BATCH = 128
 MANY, FEW = 64, 8
-"""Clients that send one face, and that send ``BATCH``."""
+"""Number of clients that send one face each, and of those that send ``BATCH`` faces each."""
 
 PERCENTILES = (50, 95, 99)
 Result = dict[str, Any]
@@ -46,7 +46,7 @@ def random_crops(count: int) -> np.ndarray:
 
 
 def client(url: str, faces: int, seconds: float, start_together: threading.Barrier) -> list[tuple[float, bool]]:
-    """Closed loop of one connection: each answer's seconds, and whether it came in time. All are looked at."""
+    """Run a closed loop on one connection; return each answer's seconds and whether it came in time."""
     crops = random_crops(faces)
     tensor = triton_grpc.InferInput("face", list(crops.shape), "UINT8")
     tensor.set_data_from_numpy(crops)
@@ -54,30 +54,30 @@ def client(url: str, faces: int, seconds: float, start_together: threading.Barri
     with triton_grpc.InferenceServerClient(url) as connection:
         connection.is_server_live()
         start_together.wait()
-        ends_at = time.perf_counter() + seconds
-        while time.perf_counter() < ends_at:
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
             start = time.perf_counter()
             answer = connection.infer(MODEL, [tensor]).as_numpy("probabilities__0")
             now = time.perf_counter()
-            latencies.append((now - start, now <= ends_at))
+            latencies.append((now - start, now <= end))
             if answer.shape != (faces, 8) or abs(answer.sum(axis=1) - 1).max() > 1e-3:
-                raise SystemExit(f"a wrong answer of shape {answer.shape}: {answer[:2]}")
+                raise SystemExit(f"wrong answer of shape {answer.shape}: {answer[:2]}")
     return latencies
 
 
 def run_clients(url: str, clients: int, faces: int, seconds: float) -> None:
-    """The process of a few clients: connects, says so, starts at a line from stdin, prints what they saw."""
+    """Run some clients in this process: connect, print "ready", start at a line on stdin, print the answers."""
     start_together = threading.Barrier(clients + 1)
     with ThreadPoolExecutor(clients) as pool:
-        each = [pool.submit(client, url, faces, seconds, start_together) for _ in range(clients)]
+        futures = [pool.submit(client, url, faces, seconds, start_together) for _ in range(clients)]
         print("ready", flush=True)
         sys.stdin.readline()
         start_together.wait()
-        print(json.dumps([answer for one in each for answer in one.result()]))
+        print(json.dumps([answer for future in futures for answer in future.result()]))
 
 
 def load(url: str, *, clients: int, faces: int, seconds: float) -> Result:
-    """Closed loop of ``clients`` in half as many processes as cores: what they saw, and Triton's mean batch."""
+    """Run a closed loop with clients spread over half as many processes as cores."""
     processes = max(1, min(clients, (os.cpu_count() or 1) // 2))
     shares = [clients // processes + (index < clients % processes) for index in range(processes)]
     with triton_grpc.InferenceServerClient(url) as connection:
@@ -94,7 +94,7 @@ def load(url: str, *, clients: int, faces: int, seconds: float) -> Result:
         for process in running:
             assert process.stdout
             if process.stdout.readline() != "ready\n":
-                raise SystemExit("a process of clients could not start")
+                raise SystemExit("a client process could not start")
         before = connection.get_inference_statistics(MODEL).model_stats[0]
         for process in running:
             assert process.stdin
@@ -102,7 +102,7 @@ def load(url: str, *, clients: int, faces: int, seconds: float) -> Result:
             process.stdin.flush()
         outputs = [process.communicate()[0] for process in running]
         if any(process.returncode for process in running):
-            raise SystemExit("a process of clients failed")
+            raise SystemExit("a client process failed")
         after = connection.get_inference_statistics(MODEL).model_stats[0]
     answers = [answer for output in outputs for answer in json.loads(output)]
     latencies = np.array([latency for latency, _ in answers])
@@ -120,29 +120,32 @@ def load(url: str, *, clients: int, faces: int, seconds: float) -> Result:
 
 
 def network_alone(device: str, seconds: float) -> float:
-    """Faces a second of the network as the backend runs it, ``BATCH`` at once, from and to the host's memory."""
-    # As in Triton's process, where both lie in one folder.
-    sys.path.insert(0, str(ROOT / "service" / "triton" / "backend"))
-    from batches import FixedBatches  # noqa: PLC0415
-    from prepared import prepare  # noqa: PLC0415
+    """Return the faces per second of the network as the backend runs it.
 
-    place = torch.device(device)
-    if place.type == "cpu":
+    Batches of ``BATCH`` faces are copied from and to host memory.
+    """
+    # The backend's modules import each other by their bare names, as in Triton's process.
+    sys.path.insert(0, str(ROOT / "service" / "triton" / "backend"))
+    from fixed_batches import FixedBatches  # noqa: PLC0415
+    from optimize import prepare  # noqa: PLC0415
+
+    target = torch.device(device)
+    if target.type == "cpu":
         torch.set_num_threads(1)
     path = REPOSITORY / MODEL / "1" / "model.pt"
     crops = torch.from_numpy(random_crops(BATCH))
     with torch.inference_mode():
         network = prepare(
-            lambda: torch.jit.load(path, map_location=place),
-            [crops[:2].to(place)],
-            place,
+            lambda: torch.jit.load(path, map_location=target),
+            [crops[:2].to(target)],
+            target,
             half=True,
             log=print_error,
         )
-        batches = FixedBatches(network, [((1, 48, 48), torch.uint8)], BATCH, place, print_error)
+        batches = FixedBatches(network, [((1, 48, 48), torch.uint8)], BATCH, target, print_error)
         times = []
-        ends_at = time.perf_counter() + seconds
-        while time.perf_counter() < ends_at or len(times) < 5:
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end or len(times) < 5:
             start = time.perf_counter()
             batches([[crops]])
             times.append(time.perf_counter() - start)
@@ -154,7 +157,7 @@ def print_error(text: str) -> None:
 
 
 def measure(device: str, seconds: float) -> Result:
-    """All three rows. The network alone runs in a process of its own, while Triton is idle."""
+    """Measure all three goals. The network alone runs in its own process while Triton is idle."""
 
     def alone() -> float:
         command = [sys.executable, __file__, "alone", device, str(min(seconds, 5.0))]
@@ -181,7 +184,7 @@ def measure(device: str, seconds: float) -> Result:
 
 
 def write_markdown(result: Result) -> str:
-    """The goals' table, and what was measured."""
+    """Return the table of goals, measurements and verdicts."""
     many, large, one = result["many"], result["large"], result["one"]
     bound = median(result["alone_faces_per_s"])
     share = large["faces_per_s"] / bound
@@ -223,16 +226,21 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of the 64 clients; the others take less")
-    parser.add_argument("--out", type=Path, help="folder for gpu.md and gpu.json")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=60.0,
+        help="length of the run with 64 clients; the others are shorter (default: %(default)g)",
+    )
+    parser.add_argument("--out", type=Path, help="output folder for gpu.md and gpu.json")
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit(
-            f"torch {torch.__version__} finds no GPU here; --device cpu tries this command without one"
-        )
+        raise SystemExit(f"torch {torch.__version__} finds no GPU; --device cpu tries this command without one")
     result = measure(options.device, options.seconds)
     result["machine"] = {
-        "device": torch.cuda.get_device_name() if options.device == "cuda" else "the CPU (a trial, no result)",
+        "device": torch.cuda.get_device_name()
+        if options.device == "cuda"
+        else "the CPU (a trial run, not a result)",
         "cores": os.cpu_count(),
         "torch": torch.__version__,
         "system": platform.platform(),

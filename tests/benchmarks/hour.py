@@ -1,10 +1,10 @@
-"""Memory under overload: as many requests as an hour at the service's peak brings, posted at twice that rate.
+"""Memory under overload: as many requests as one hour at peak throughput, sent at twice the peak rate.
 
     python tests/benchmarks/hour.py [--hours 1] [--json OUT]
 
-Finds the peak with 32 clients, then posts one-face photos over 256 connections at twice the peak, a minute at a
-time, and prints after each minute what was answered, what was refused, and the memory of gateway and Triton
-together. An hour's worth takes half an hour.
+Measures the peak with 32 clients, then posts photos of one face over 256 connections at twice the peak, one minute
+at a time. Prints after each minute how many were answered and refused, and the memory of gateway and Triton
+together. The requests of one hour take half an hour.
 """
 
 import argparse
@@ -26,7 +26,7 @@ PART_S = 60.0
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hours", type=float, default=1.0, help="hours at the peak (default: %(default)g)")
-    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--json", type=Path, help="file for the results")
     options = parser.parse_args()
     with tempfile.NamedTemporaryFile(suffix=".jpg") as file, served(ROOT) as service:
         photo = Path(file.name)

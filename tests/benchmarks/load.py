@@ -1,8 +1,8 @@
-"""The load generator: a process of its own that posts one photo over keep-alive connections and prints JSON.
+"""The load generator: post one photo over keep-alive connections, and print JSON. It runs in its own process.
 
-Closed loop: each client sends its next photo when it has its answer; after a 503 it waits as Retry-After says.
-Open loop (``--rate``): photos are due at a constant rate whatever the answers do, and latency counts from the
-moment that a photo was due, so that a stall is charged to every photo it delays (no coordinated omission).
+Closed loop: each client sends its next photo when it has its answer; after a 503 it waits for Retry-After seconds.
+Open loop (``--rate``): photos are due at a constant rate regardless of the answers, and latency counts from the
+time a photo was due, so that a stall counts for every photo it delays (no coordinated omission).
 """
 
 import argparse
@@ -22,29 +22,30 @@ import httptools
 import numpy as np
 import uvloop
 
-STEP = re.compile(rb"(\w+);dur=([\d.]+)")
-BEYOND_S = 30.0
-"""An answer that comes so long after the end, or never, ends the benchmark with an error."""
+STAGE = re.compile(rb"(\w+);dur=([\d.]+)")
+DRAIN_TIMEOUT_S = 30.0
+"""Time for the last answers to arrive after the end; if it runs out, the benchmark fails."""
 
 PERCENTILES = (50, 95, 99)
 
 
 @dataclass
 class Answer:
-    """One response: its status, its headers, and its body."""
+    """One HTTP response."""
 
     status: int = 0
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     body: bytes = b""
 
     def header(self, wanted: bytes) -> bytes:
-        """Its value; empty where there is none."""
+        """Return the value of a header; empty if it is missing."""
         return next((value for name, value in self.headers if name.lower() == wanted), b"")
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection, one request at a time; far cheaper than a general client, whose cost would be
-    measured too.
+    """One keep-alive connection with one request at a time.
+
+    It uses far less CPU than a general client, which would distort the results.
     """
 
     def __init__(self) -> None:
@@ -88,13 +89,19 @@ class Connection(asyncio.Protocol):
 
 @dataclass
 class Record:
-    """The answers to photos that were due after the warm-up, and how many photos were answered from then to the
-    end, whenever they were due: what is under way at the start makes up for what is so at the end.
+    """What a run measured.
+
+    Attributes:
+        latencies: seconds by status, of photos that were due after the warm-up.
+        in_time: photos answered between warm-up and end, whenever they were due: those in flight at the start make
+            up for those in flight at the end.
+        stages: milliseconds by stage from the Server-Timing header, and "gateway", which is the rest.
+        broken: connection errors by type.
     """
 
     latencies: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
     in_time: int = 0
-    steps: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    stages: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     broken: Counter[str] = field(default_factory=Counter)
 
     def add(self, answer: Answer, seconds: float) -> None:
@@ -102,14 +109,14 @@ class Record:
         if answer.status != 200:
             return
         known = 0.0
-        for name, value in STEP.findall(answer.header(b"server-timing")):
-            self.steps[name.decode()].append(float(value))
+        for name, value in STAGE.findall(answer.header(b"server-timing")):
+            self.stages[name.decode()].append(float(value))
             known += float(value) if name != b"wait" else 0.0
-        self.steps["gateway"].append(seconds * 1000 - known)
+        self.stages["gateway"].append(seconds * 1000 - known)
 
 
 class Load:
-    """Clients that post ``photo`` to ``url``; see the module."""
+    """Clients that post ``photo`` to ``url`` in a closed or an open loop."""
 
     def __init__(self, url: str, photo: bytes, *, faces: int, clients: int, rate: float | None) -> None:
         parts = urlsplit(url)
@@ -125,11 +132,11 @@ class Load:
         self.record = Record()
 
     async def run(self, warm_up_s: float, seconds: float) -> None:
-        """Fill ``record``."""
+        """Send photos and fill ``record``."""
         start = time.perf_counter()
         self._counts_from, self._ends_at = start + warm_up_s, start + warm_up_s + seconds
         self._start = start
-        async with asyncio.timeout(warm_up_s + seconds + BEYOND_S), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(warm_up_s + seconds + DRAIN_TIMEOUT_S), asyncio.TaskGroup() as tasks:
             for _ in range(self._clients):
                 tasks.create_task(self._client())
 
@@ -164,7 +171,7 @@ class Load:
         return due
 
     def _check(self, answer: Answer) -> None:
-        """A wrong answer must not pass for a quick one."""
+        """End the benchmark on a wrong answer, which may be fast because it is wrong."""
         if answer.status == 200:
             found = len(json.loads(answer.body)["faces"])
             if found != self._faces:
@@ -174,7 +181,7 @@ class Load:
 
 
 def milliseconds(seconds: list[float]) -> dict[str, float]:
-    """Percentiles, and the longest."""
+    """Return percentiles and the maximum in milliseconds."""
     values = np.array(seconds) * 1000
     return {f"p{p}": float(np.percentile(values, p)) for p in PERCENTILES} | {"max": float(values.max())}
 
@@ -184,10 +191,14 @@ def main() -> None:
     parser.add_argument("url")
     parser.add_argument("photo", type=Path)
     parser.add_argument("--faces", type=int, required=True, help="faces that each answer must have")
-    parser.add_argument("--clients", type=int, required=True, help="connections")
-    parser.add_argument("--rate", type=float, help="photos a second, open loop (default: closed loop)")
-    parser.add_argument("--warm-up", type=float, default=1.0, help="seconds that are not counted")
-    parser.add_argument("--seconds", type=float, default=3.0, help="seconds that are")
+    parser.add_argument("--clients", type=int, required=True, help="number of connections")
+    parser.add_argument("--rate", type=float, help="photos per second in an open loop (default: closed loop)")
+    parser.add_argument(
+        "--warm-up", type=float, default=1.0, help="seconds before the measurement (default: %(default)g)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=3.0, help="seconds of the measurement (default: %(default)g)"
+    )
     options = parser.parse_args()
     load = Load(
         options.url,
@@ -210,7 +221,7 @@ def main() -> None:
         "throughput": record.in_time / options.seconds,
         "latency_ms": milliseconds(answered) if answered else None,
         "refusal_ms": milliseconds(refused) if refused else None,
-        "steps_ms": {name: float(np.median(values)) for name, values in record.steps.items()},
+        "stages_ms": {name: float(np.median(values)) for name, values in record.stages.items()},
         "client_cpu_s": usage.ru_utime + usage.ru_stime,
     }
     print(json.dumps(result))

@@ -1,4 +1,4 @@
-"""What a service's processes use, read from /proc: CPU seconds and memory, for the gateway and for Triton."""
+"""CPU time and memory of the processes of the gateway and of Triton, read from /proc."""
 
 import os
 import re
@@ -6,21 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+SUPERVISORS = ("supervisor.py", "keeper.py")
+"""The script that starts Triton; older commits, which a baseline may be, call it keeper.py."""
+
 PSS = re.compile(r"^Pss:\s+(\d+) kB", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Usage:
-    """CPU seconds since their start, and proportional set size in bytes, of a group of processes."""
+    """CPU seconds since the start and proportional set size in bytes of a group of processes."""
 
     cpu_s: float
     memory: int
 
 
 def usage(service: int) -> dict[str, Usage]:
-    """Usage of «gateway» and «triton» (with its supervisor and stubs) below the process ``service``."""
-    groups: dict[str, list[int]] = {"gateway": [], "triton": []}
-    _sort(service, "gateway", groups)
+    """Return the usage of "gateway" and "triton" (with its supervisor and stubs) in the tree of ``service``."""
+    groups = _groups(service)
     return {
         name: Usage(sum(map(_cpu_s, processes)), sum(map(_memory, processes)))
         for name, processes in groups.items()
@@ -28,27 +30,37 @@ def usage(service: int) -> dict[str, Usage]:
 
 
 def triton_grpc_port(service: int) -> int:
-    """The port on which the Triton below ``service`` answers gRPC."""
-    groups: dict[str, list[int]] = {"gateway": [], "triton": []}
-    _sort(service, "gateway", groups)
+    """Return the gRPC port of the Triton in the process tree of ``service``.
+
+    Raises:
+        LookupError: there is no tritonserver in the tree.
+    """
+    groups = _groups(service)
     for process in groups["triton"]:
         found = re.search(r"tritonserver\0.*--grpc-port=(\d+)", _command(process), re.DOTALL)
         if found:
             return int(found[1])
-    raise LookupError(f"process {service} has no tritonserver below it")
+    raise LookupError(f"process {service} has no tritonserver among its descendants")
 
 
-def _sort(process: int, group: str, groups: dict[str, list[int]]) -> None:
-    if "triton" in _command(process).split("\0")[0] or "supervisor.py" in _command(process):
+def _groups(service: int) -> dict[str, list[int]]:
+    groups: dict[str, list[int]] = {"gateway": [], "triton": []}
+    _add_tree(service, "gateway", groups)
+    return groups
+
+
+def _add_tree(process: int, group: str, groups: dict[str, list[int]]) -> None:
+    command = _command(process)
+    if "triton" in command.split("\0")[0] or any(name in command for name in SUPERVISORS):
         group = "triton"
     groups[group].append(process)
     for task in Path(f"/proc/{process}/task").iterdir():
         try:
             children = (task / "children").read_text()
-        except (FileNotFoundError, ProcessLookupError):  # the thread has ended meanwhile
+        except (FileNotFoundError, ProcessLookupError):  # the thread has ended
             continue
         for child in children.split():
-            _sort(int(child), group, groups)
+            _add_tree(int(child), group, groups)
 
 
 def _command(process: int) -> str:
@@ -56,7 +68,7 @@ def _command(process: int) -> str:
 
 
 def _cpu_s(process: int) -> float:
-    # proc(5): after the name in parentheses the 12th and 13th field are ticks in user and in kernel mode.
+    # proc(5): the 12th and 13th fields after the name in parentheses are clock ticks in user and kernel mode.
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 

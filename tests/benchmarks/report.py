@@ -1,4 +1,4 @@
-"""The benchmarks' results as Markdown tables and plots."""
+"""Write the results of the benchmark suite as Markdown tables and plots."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -14,40 +14,42 @@ Results = dict[str, Any]
 Run = dict[str, Any]
 
 OVERLOAD = 2.0
-"""Arrivals under overload, as a share of the best throughput."""
+"""Arrival rate of the overload runs, as a multiple of the best throughput."""
 
 TRIED = "## What was tried"
-"""Heads what is kept by hand."""
+"""Heading of the section that is maintained by hand."""
 
 TITLES = {"this": "this checkout", "baseline": "baseline"}
 
 
 def write_markdown(results: Results, tried: str) -> str:
-    """All tables; of repeated runs the median, and of throughput the least and the most too.
+    """Return all tables, with medians of repeated runs, and for throughput the range as well.
 
-    Of the Markdown ``tried`` what follows its heading «What was tried» is taken over.
+    Args:
+        results: the suite's results.
+        tried: an earlier RESULTS.md; its section "What was tried" is copied.
     """
     machine = results["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     plots = "\n".join(f"![{photo}]({plot_name(photo)})" for photo in results["bound"])
     parts = [
         "# How fast it is",
-        "Written by `python tests/benchmarks/suite.py --out tests/benchmarks`, all but the last section. Commit "
-        + f"{machine['commit']}"
+        "Written by `python tests/benchmarks/suite.py --out tests/benchmarks`, except for the last section. "
+        + f"Commit {machine['commit']}"
         + (f", compared with {results['baseline']}" if "baseline" in results else "")
         + f". {machine['cores']} cores of {machine['processor']}, {machine['memory_gib']} GiB, no GPU used; "
         f"{machine['system']}, Python {machine['python']}, {versions}. {results['repeats']} repeats of "
         f"{results['seconds']:g} s; load average before: {machine['load_before']:.1f}.",
         "## Goals",
         _goals(results),
-        "## Steps alone\n\nMedian ms for all faces of a photo, and the floor: what of it cannot be left out.",
-        _steps(results),
+        "## Stages alone\n\nMedian ms for all faces of a photo, and the floor: the part that cannot be avoided.",
+        _stages(results),
         "## Closed loop\n\nEach client sends its next photo when it has its answer. The bound is the same work in "
-        "one process without a server, on all cores; «gateway» is what is neither decoding, faces nor Triton, "
-        "waiting included.",
+        'one process without a server, on all cores. "gateway" is the time outside decoding, face detection and '
+        "Triton, including the wait for a worker.",
         _closed(results),
         plots,
-        "## Open loop\n\nConstant arrival rate over 256 connections; latency from the moment a photo was due.",
+        "## Open loop\n\nConstant arrival rate over 256 connections. Latency counts from when a photo was due.",
         _open(results),
         TRIED + tried.partition(TRIED)[2].rstrip(),
     ]
@@ -55,7 +57,7 @@ def write_markdown(results: Results, tried: str) -> str:
 
 
 def _goals(results: Results) -> str:
-    """What is wanted, what was measured, and whether that is reached."""
+    """Return the table of goals, measurements and verdicts."""
     runs = [run for run in results["runs"] if run["side"] == "this"]
 
     def of(photo: str, **fields: float | str) -> list[Run]:
@@ -67,12 +69,12 @@ def _goals(results: Results) -> str:
         if not found:
             rows.append([what, "", "not measured", ""])
             return
-        measured, least = _median(found, value), unit.startswith("of ")
-        reached = measured >= wanted if least else measured <= wanted
+        measured, is_minimum = _median(found, value), unit.startswith("of ")
+        reached = measured >= wanted if is_minimum else measured <= wanted
         rows.append([
             what,
-            f"at {'least' if least else 'most'} {wanted:g} {unit}",
-            f"{measured:.2f}" if least else f"{measured:.1f}",
+            f"at {'least' if is_minimum else 'most'} {wanted:g} {unit}",
+            f"{measured:.2f}" if is_minimum else f"{measured:.1f}",
             "yes" if reached else "**no**",
         ])  # fmt: skip
 
@@ -89,7 +91,7 @@ def _goals(results: Results) -> str:
         alone, busy = of("one face", loop="closed", clients=1), of("one face", loop="closed", clients=32)
         over = of("one face", loop="open", share=OVERLOAD)
         goal("one face, 32 clients: throughput", 0.8, "of the bound", busy, lambda run: run["throughput"] / bound)
-        goal("one face, one client: gateway, p50", 2, "ms", alone, lambda run: run["steps_ms"]["gateway"])
+        goal("one face, one client: gateway, p50", 2, "ms", alone, lambda run: run["stages_ms"]["gateway"])
         goal("one face, one client: p50", 15, "ms", alone, p50)
     goal("12 Mpx, one client: p50", 90, "ms", of("12 Mpx", loop="closed", clients=1), p50)
     if "one face" in results["bound"]:
@@ -99,17 +101,17 @@ def _goals(results: Results) -> str:
         goal("twice the capacity: accepted, p99", 2000, "ms", over, lambda run: run["latency_ms"]["p99"])
     largest = max(run["memory"] for run in runs) / 1e6
     rows.append([
-        "gateway and Triton: memory, the most of all loops", "at most 1200 MB", f"{largest:.0f}",
+        "gateway and Triton: memory, maximum over all loops", "at most 1200 MB", f"{largest:.0f}",
         "yes" if largest <= 1200 else "**no**",
     ])  # fmt: skip
     return _table(["what", "goal", "measured", "reached"], rows)
 
 
-def _steps(results: Results) -> str:
-    names = list(next(iter(results["steps"].values())))
+def _stages(results: Results) -> str:
+    names = list(next(iter(results["stages"].values())))
     rows = [
-        [photo, *(f"{steps[name]['ms']:.2f} / {steps[name]['floor_ms']:.2f}" for name in names)]
-        for photo, steps in results["steps"].items()
+        [photo, *(f"{stages[name]['ms']:.2f} / {stages[name]['floor_ms']:.2f}" for name in names)]
+        for photo, stages in results["stages"].items()
     ]
     return _table(["photo", *(f"{name} / floor" for name in names)], rows)
 
@@ -126,7 +128,7 @@ def _closed(results: Results) -> str:
             f"{median(throughput):.1f} ({min(throughput):.1f} to {max(throughput):.1f})",
             f"{median(throughput) / bound:.2f} of {bound:.1f}",
             *_latencies(runs, "latency_ms"),
-            f"{_median(runs, lambda run: run['steps_ms'].get('gateway', 0)):.1f}",
+            f"{_median(runs, lambda run: run['stages_ms'].get('gateway', 0)):.1f}",
             " + ".join(
                 f"{_median(runs, lambda run, name=name: run['cpu_ms'][name]):.1f}"
                 for name in ("gateway", "triton", "client")
@@ -159,12 +161,12 @@ def _open(results: Results) -> str:
 
 
 def plot_name(photo: str) -> str:
-    """The file of a photo's plot."""
+    """Return the file name of a photo's plot."""
     return f"{photo.replace(' ', '-')}.png"
 
 
 def plot(results: Results, folder: Path) -> None:
-    """Throughput and latency over the number of clients, a picture for each photo."""
+    """Plot throughput and latency over the number of clients, one figure per photo."""
     for photo, bounds in results["bound"].items():
         figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
         for side in ("this", "baseline"):
@@ -196,7 +198,7 @@ def plot(results: Results, folder: Path) -> None:
 def _grouped(
     results: Results, loop: str, key: Callable[[Run], Any]
 ) -> Iterable[tuple[tuple[str, Any, str], list[Run]]]:
-    """The runs of a loop by photo, ``key`` and side, in the order of their first."""
+    """Group the runs of a loop by photo, ``key`` and side, sorted by photo and ``key``."""
     groups: dict[tuple[str, Any, str], list[Run]] = {}
     order = sorted(
         (run for run in results["runs"] if run["loop"] == loop),

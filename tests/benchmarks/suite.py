@@ -1,14 +1,15 @@
-"""How fast the service is, beside what the machine allows: one command, a Markdown and a JSON file, and plots.
+"""Benchmark the service against what the machine allows, and write Markdown, JSON and plots.
 
     python tests/benchmarks/suite.py [--quick] [--baseline COMMIT] [--out tests/benchmarks]
 
-For each photo: its steps alone against their floors; the bound, which is the same work in one process without a
-server on all cores; a closed loop with 1 to 256 clients; an open loop at a part and at twice of the peak. The load
-generator is a process of its own. With --baseline another commit is measured in turn with this checkout, so that
-both see the same machine. Whatever else runs on the machine spoils the figures: trust ratios and mind the spread.
+For each photo: its stages alone against their floors; the bound, which is the same work in one process without a
+server, on all cores; a closed loop with 1 to 256 clients; an open loop at 0.8 of the peak throughput and at twice
+the peak. The load generator runs in its own process. --baseline measures another commit alternately with this
+checkout, so that both see the same machine. Other work on the machine distorts the results: trust ratios, and
+check the range.
 
-RESULTS.md, results.json and the plots are written to --out. What RESULTS.md of this folder says from «What was
-tried» on is kept by hand: it is taken over.
+RESULTS.md, results.json and the plots are written to --out. The section "What was tried" of RESULTS.md is
+maintained by hand, and copied from this folder.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from checkout import ROOT, Service, commit_of, served
+from checkout import ROOT, Service, served, worktree_of
 from report import OVERLOAD, plot, write_markdown
 from workloads import FACES, WORKLOADS
 
@@ -38,7 +39,7 @@ CLIENTS = {
 QUICK_CLIENTS = (1, 32)
 OPEN_CLIENTS = 256
 OPEN_SHARES = (0.8, OVERLOAD)
-"""Arrival rates of the open loop, as shares of the closed loop's best throughput."""
+"""Arrival rates of the open loop, as multiples of the closed loop's best throughput."""
 
 PACKAGES = ("onnxruntime", "opencv-python-headless", "simplejpeg", "uvicorn", "fastapi", "torch", "tritonclient")
 
@@ -46,7 +47,7 @@ Run = dict[str, Any]
 
 
 def python(script: str, *arguments: str) -> Any:
-    """The JSON that a script of this folder prints."""
+    """Run a script of this folder, and return the JSON that it prints."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(HERE / script), *arguments]
     result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
@@ -54,16 +55,16 @@ def python(script: str, *arguments: str) -> Any:
 
 
 def load(service: Service, photo: Path, faces: int, *, clients: int, rate: float | None, seconds: float) -> Run:
-    """One run of the load generator, with what the service used meanwhile."""
+    """Run the load generator once, and add the CPU time, memory and batches that the service used."""
     arguments = [service.url, str(photo), f"--faces={faces}", f"--clients={clients}", f"--seconds={seconds}"]
     if rate is not None:
         arguments.append(f"--rate={rate}")
-    before, (read_before, batches_before) = service.usage(), service.batches()
+    before, (faces_before, batches_before) = service.usage(), service.batches()
     started = time.perf_counter()
     result: Run = python("load.py", *arguments)
     elapsed = time.perf_counter() - started
-    after, (read, batches) = service.usage(), service.batches()
-    photos = max(1.0, (read - read_before) / faces)  # those of the warm-up too, as in the CPU seconds
+    after, (faces_after, batches) = service.usage(), service.batches()
+    photos = max(1.0, (faces_after - faces_before) / faces)  # includes the warm-up, as the CPU seconds do
     used = {name: after[name].cpu_s - before[name].cpu_s for name in after}
     return {
         **result,
@@ -72,7 +73,7 @@ def load(service: Service, photo: Path, faces: int, *, clients: int, rate: float
         "cores": sum(used.values()) / elapsed,
         "memory_before": sum(each.memory for each in before.values()),
         "memory": sum(each.memory for each in after.values()),
-        "mean_batch": (read - read_before) / max(1, batches - batches_before),
+        "mean_batch": (faces_after - faces_before) / max(1, batches - batches_before),
     }
 
 
@@ -83,7 +84,7 @@ def measure(
     seconds: float,
     peaks: dict[str, float],
 ) -> list[Run]:
-    """Closed loops, then open ones; ``peaks`` keeps each photo's best throughput for the later repeats."""
+    """Run closed loops, then open ones. ``peaks`` keeps each photo's best throughput for later repeats."""
     runs = []
     for name, photo in photos.items():
         for count in clients[name]:
@@ -98,7 +99,7 @@ def measure(
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Describe the machine, the versions and the commit."""
     names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
              if line.startswith("model name")]  # fmt: skip
     commit = subprocess.run(
@@ -118,13 +119,19 @@ def machine() -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=ROOT / "build" / "benchmarks", help="folder")
-    parser.add_argument("--baseline", metavar="COMMIT", help="a commit to compare this checkout with")
-    parser.add_argument("--quick", action="store_true", help="1 and 32 clients, one repeat, a second a run")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=2.0, help="length of a closed loop; open ones take twice")
-    parser.add_argument("--clients", type=int, nargs="+", help="the same for each photo")
-    parser.add_argument("--photos", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS))
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "benchmarks", help="output folder")
+    parser.add_argument("--baseline", metavar="COMMIT", help="commit to compare this checkout with")
+    parser.add_argument(
+        "--quick", action="store_true", help="1 and 32 clients, one repeat, one second per closed loop"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="runs of everything (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=2.0, help="length of a closed loop; open ones take twice as long"
+    )
+    parser.add_argument("--clients", type=int, nargs="+", help="numbers of clients, the same for each photo")
+    parser.add_argument(
+        "--photos", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS), help="photos to send"
+    )
     options = parser.parse_args()
     if options.quick:
         options.repeats, options.seconds, options.clients = 1, 1.0, QUICK_CLIENTS
@@ -134,13 +141,13 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         sides = {"this": ROOT}
         if options.baseline:
-            sides["baseline"] = stack.enter_context(commit_of(options.baseline))
+            sides["baseline"] = stack.enter_context(worktree_of(options.baseline))
             results["baseline"] = options.baseline
         photos = {name: folder / f"{name.replace(' ', '-')}.jpg" for name in options.photos}
         for name, path in photos.items():
             path.write_bytes(WORKLOADS[name]())
         with served(ROOT) as service:
-            results["steps"] = {
+            results["stages"] = {
                 name: python("inprocess.py", str(path), f"--faces={FACES[name]}", f"--triton={service.triton_url}")
                 for name, path in photos.items()
             }

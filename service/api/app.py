@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from service import __version__
 from service.analyzer import Analyzer
 from service.api.admission import Streams
-from service.api.dependencies import Gateway
+from service.api.dependencies import AppState
 from service.api.docs_page import reference_page
 from service.api.middleware.auth import AuthMiddleware, key_ring
 from service.api.middleware.load_shedding import LoadSheddingMiddleware
@@ -74,8 +74,8 @@ def create_app(settings: Settings) -> FastAPI:
         uploads = Budget(
             settings.max_held_bytes, what="memory for uploads", setting="TANDEM_MAX_HELD_BYTES", show=mebibytes
         )
-        gateway = Gateway(settings, metrics, triton, queue, analyzer, streams, batches, uploads)
-        app.state.gateway = gateway
+        app_state = AppState(settings, metrics, triton, queue, analyzer, streams, batches, uploads)
+        app.state.app_state = app_state
         try:
             await triton.model_spec()
         except TandemError as error:
@@ -83,7 +83,7 @@ def create_app(settings: Settings) -> FastAPI:
         try:
             yield
         finally:
-            gateway.draining = True
+            app_state.draining = True
             await streams.close()
             await queue.finish()
             await processes.close()

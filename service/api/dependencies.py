@@ -1,10 +1,11 @@
-"""The parts of a running gateway, for its routes to use."""
+"""What routes and middleware use of the running service."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends
+from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 
 from service.analyzer import Analyzer
@@ -17,8 +18,8 @@ from service.workers.queue import WorkQueue
 
 
 @dataclass
-class Gateway:
-    """Built by the app at its start; only ``draining`` ever changes, once, when the service is told to stop."""
+class AppState:
+    """Everything the app builds at startup. Only ``draining`` changes: once, when the service is told to stop."""
 
     settings: Settings
     metrics: Metrics
@@ -31,24 +32,23 @@ class Gateway:
     draining: bool = False
 
 
-def gateway_of(connection: HTTPConnection) -> Gateway:
-    """The parts that the app built at its start."""
-    gateway: Gateway = connection.app.state.gateway
-    return gateway
+def app_state_of(app: Starlette) -> AppState:
+    """Return the state of an app that has started."""
+    app_state: AppState = app.state.app_state
+    return app_state
 
 
-async def _parts_of(connection: HTTPConnection) -> Gateway:
-    return gateway_of(connection)  # what is not async FastAPI calls in a thread, for each request
+async def _app_state(connection: HTTPConnection) -> AppState:
+    return app_state_of(connection.app)  # async, because FastAPI calls other dependencies in a thread
 
 
-GatewayParts = Annotated[Gateway, Depends(_parts_of)]
-"""How a route asks for them."""
+AppStateDep = Annotated[AppState, Depends(_app_state)]
 
 
-async def _upload_budget_of(gateway: GatewayParts) -> AsyncIterator[Budget]:
-    with gateway.uploads.part() as memory:
+async def _upload_budget(app_state: AppStateDep) -> AsyncIterator[Budget]:
+    with app_state.uploads.part() as memory:
         yield memory
 
 
-UploadBudget = Annotated[Budget, Depends(_upload_budget_of)]
+UploadBudget = Annotated[Budget, Depends(_upload_budget)]
 """This request's part of the memory for uploads; released once the whole answer has been sent."""

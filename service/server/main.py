@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.api.app import create_app, create_operations_app
-from service.api.dependencies import Gateway
+from service.api.dependencies import AppState, app_state_of
 from service.errors import TandemError
 from service.server.http_protocol import HttpProtocol
 from service.server.triton_watchdog import TritonWatchdog
@@ -184,7 +184,7 @@ class _Server(uvicorn.Server):
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
         # Before uvicorn, which would tell them of a restart of this very service (1012).
-        await self._gateway.streams.close()
+        await self._app_state.streams.close()
         await super().shutdown(sockets)
         if self._operations:
             await self._operations.end()
@@ -205,13 +205,12 @@ class _Server(uvicorn.Server):
             self._drained_at = time.monotonic() + self._settings.drain_s
         else:
             self.should_exit = True
-        if hasattr(self._app.state, "gateway"):  # not so early in its start
-            self._gateway.draining = True
+        if hasattr(self._app.state, "app_state"):  # not so early in its start
+            self._app_state.draining = True
 
     @property
-    def _gateway(self) -> Gateway:
-        gateway: Gateway = self._app.state.gateway
-        return gateway
+    def _app_state(self) -> AppState:
+        return app_state_of(self._app)
 
     async def _watch_triton(self, url: str) -> None:
         try:
@@ -219,7 +218,7 @@ class _Server(uvicorn.Server):
             freeze_heap()
             self._announce(url)
             if self._triton:
-                await TritonWatchdog(self._triton, self._gateway.triton).keep_alive()
+                await TritonWatchdog(self._triton, self._app_state.triton).keep_alive()
         except Exception as error:
             # In a task of its own it would be seen by nobody.
             self.failure = error
@@ -231,7 +230,7 @@ class _Server(uvicorn.Server):
         reported = ""
         while True:
             try:
-                await self._gateway.triton.ready()
+                await self._app_state.triton.ready()
                 return
             except TandemError as error:
                 if self._triton and time.monotonic() > ends_at:

@@ -2,11 +2,10 @@
 
 import time
 
-from starlette.requests import HTTPConnection
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.dependencies import gateway_of
+from service.api.dependencies import app_state_of
 from service.api.middleware.auth import PHOTO_ROUTE
 from service.api.problems import from_error
 from service.errors import Overloaded
@@ -25,9 +24,9 @@ class LoadSheddingMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse, or hand the request on."""
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == PHOTO_ROUTE:
-            gateway = gateway_of(HTTPConnection(scope))
+            app_state = app_state_of(scope["app"])
             try:
-                gateway.queue.check_room(time.monotonic() + gateway.settings.request_timeout_s)
+                app_state.queue.check_room(time.monotonic() + app_state.settings.request_timeout_s)
             except Overloaded as error:
                 scope["route"] = self._route  # for the metrics, as if it had been found
                 await from_error(scope, error)(scope, receive, send)

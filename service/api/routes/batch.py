@@ -12,7 +12,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from service.analyzer import Analysis
-from service.api.dependencies import Gateway
+from service.api.dependencies import AppState
 from service.api.problems import describe
 from service.api.responses import to_json
 from service.api.uploads.batch import Photos
@@ -44,14 +44,14 @@ class BatchReader:
 
     def __init__(
         self,
-        gateway: Gateway,
+        app_state: AppState,
         memory: Budget,
         options: DetectionOptions,
         face_fields: frozenset[str],
         *,
         request_id: str,
     ) -> None:
-        self._gateway = gateway
+        self._app_state = app_state
         self._memory = memory
         self._options = options
         self._face_fields = face_fields
@@ -76,7 +76,7 @@ class BatchReader:
             except Exception as error:
                 await done.put(error)  # in a task of its own it would be seen by nobody
 
-        workers = [asyncio.create_task(work()) for _ in range(min(len(names), self._gateway.settings.workers))]
+        workers = [asyncio.create_task(work()) for _ in range(min(len(names), self._app_state.settings.workers))]
         try:
             for _ in names:
                 line = await done.get()
@@ -94,15 +94,15 @@ class BatchReader:
             answer = await self._answer(photos, index)
         except TandemError as error:
             self.tally.problems += 1
-            self._gateway.metrics.rejected.labels(error.slug).inc()
+            self._app_state.metrics.rejected.labels(error.slug).inc()
             line = BatchLine(index=index, name=name, problem=describe(error, self._request_id))
             return line.model_dump_json(exclude_none=True).encode() + b"\n"
         head = BatchLine(index=index, name=name).model_dump_json(exclude_none=True).encode()
         return head[:-1] + b',"answer":' + answer + b"}\n"
 
     async def _answer(self, photos: Photos, index: int) -> bytes:
-        limit = self._gateway.settings.max_upload_bytes
-        gives_up_at = time.monotonic() + self._gateway.settings.batch_patience_s
+        limit = self._app_state.settings.max_upload_bytes
+        gives_up_at = time.monotonic() + self._app_state.settings.batch_patience_s
         with ExitStack() as held:
 
             async def fetch() -> bytes:
@@ -114,8 +114,8 @@ class BatchReader:
                 raise BrokenUpload("the file is empty")
 
             async def analyze() -> Analysis:
-                deadline = time.monotonic() + self._gateway.settings.request_timeout_s
-                return await self._gateway.analyzer.analyze(data, self._options, deadline=deadline)
+                deadline = time.monotonic() + self._app_state.settings.request_timeout_s
+                return await self._app_state.analyzer.analyze(data, self._options, deadline=deadline)
 
             analysis = await self._patiently(analyze, gives_up_at)
         self.tally.faces += len(analysis.answer.faces)
@@ -138,9 +138,9 @@ class BatchReader:
         """Wait until a process is idle."""
         try:
             async with asyncio.timeout(max(0.0, gives_up_at - time.monotonic())):
-                await self._gateway.queue.idle()
+                await self._app_state.queue.idle()
         except TimeoutError:
-            patience_s = self._gateway.settings.batch_patience_s
+            patience_s = self._app_state.settings.batch_patience_s
             raise Overloaded(
                 f"no process was idle within {patience_s:g} s, and a batch gives way to single photos "
                 "(TANDEM_BATCH_PATIENCE_S)"

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from service.api.dependencies import GatewayParts, UploadBudget
+from service.api.dependencies import AppStateDep, UploadBudget
 from service.api.params import PhotoQuery
 from service.api.problems import ACCESS_PROBLEMS, UNAVAILABLE, documented
 from service.api.responses import JSON_TYPE, MIXED_TYPE, Form, render
@@ -78,17 +78,17 @@ PHOTO_BODY = {
     openapi_extra={"requestBody": PHOTO_BODY},
 )
 async def read_emotions(
-    request: Request, gateway: GatewayParts, memory: UploadBudget, query: Annotated[PhotoQuery, Query()]
+    request: Request, app_state: AppStateDep, memory: UploadBudget, query: Annotated[PhotoQuery, Query()]
 ) -> Response:
     """Labels describe what a face shows, not what a person feels. Photos are neither kept nor logged."""
-    settings = gateway.settings
+    settings = app_state.settings
     deadline = time.monotonic() + settings.request_timeout_s
     form = Form.for_accept(request.headers.get("accept"))
     options = query.options(settings)
     data = await read_photo(
         request, memory, max_bytes=settings.max_upload_bytes, timeout_s=settings.upload_timeout_s
     )
-    analysis = await gateway.analyzer.analyze(data, options, deadline=deadline, draw_as=form.picture_type)
+    analysis = await app_state.analyzer.analyze(data, options, deadline=deadline, draw_as=form.picture_type)
     request.state.faces = len(analysis.answer.faces)
     memory.reserve(len(analysis.picture or b""))  # held until the caller has read it
     return render(analysis, form, query.face_fields())
@@ -125,24 +125,24 @@ BATCH_BODY = {
     openapi_extra={"requestBody": BATCH_BODY},
 )
 async def read_batch_of_emotions(
-    request: Request, gateway: GatewayParts, memory: UploadBudget, query: Annotated[PhotoQuery, Query()]
+    request: Request, app_state: AppStateDep, memory: UploadBudget, query: Annotated[PhotoQuery, Query()]
 ) -> Response:
     """Each photo has an answer or a problem of its own; one that cannot be read harms no other.
 
     A batch gives way to single photos: under load it takes longer instead of being refused.
     """
-    options = query.options(gateway.settings)
-    gateway.batches.reserve()
+    options = query.options(app_state.settings)
+    app_state.batches.reserve()
     try:
-        photos = await read_batch(request, memory, gateway.settings)
-        await gateway.triton.model_spec()  # without a model, one problem says it for all
+        photos = await read_batch(request, memory, app_state.settings)
+        await app_state.triton.model_spec()  # without a model, one problem says it for all
         request.state.spend(len(photos.names) - 1)
         reader = batch.BatchReader(
-            gateway, memory, options, query.face_fields(), request_id=request.state.request_id
+            app_state, memory, options, query.face_fields(), request_id=request.state.request_id
         )
-        return batch.BatchResponse(request, reader, photos, gateway.batches.release)
+        return batch.BatchResponse(request, reader, photos, app_state.batches.release)
     except BaseException:
-        gateway.batches.release()
+        app_state.batches.release()
         raise
 
 
@@ -152,9 +152,9 @@ async def read_batch_of_emotions(
     summary="Describe the model that answers",
     responses={**ACCESS_PROBLEMS, **UNAVAILABLE},
 )
-async def describe_model(gateway: GatewayParts) -> ModelDescription:
+async def describe_model(app_state: AppStateDep) -> ModelDescription:
     """What the served model states: its labels, its input, and what identifies its weights."""
-    spec = await gateway.triton.model_spec()
+    spec = await app_state.triton.model_spec()
     height, width = spec.crop_size
     return ModelDescription(
         name=spec.name,

@@ -4,7 +4,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.dependencies import GatewayParts
+from service.api.dependencies import AppStateDep
 from service.api.problems import UNAVAILABLE
 from service.errors import Draining
 from service.schemas import Alive, ModelIdentity, Ready
@@ -19,12 +19,12 @@ async def livez() -> Alive:
 
 
 @router.get("/readyz", tags=["operation"], summary="Tell whether photos can be answered", responses=UNAVAILABLE)
-async def readyz(gateway: GatewayParts) -> Ready:
+async def readyz(app_state: AppStateDep) -> Ready:
     """Makes a real inference, at most one a second."""
-    if gateway.draining:
+    if app_state.draining:
         raise Draining("the service was told to stop")
-    gateway.queue.check_processes()
-    spec = await gateway.triton.ready()
+    app_state.queue.check_processes()
+    spec = await app_state.triton.ready()
     return Ready(model=ModelIdentity(name=spec.name, version=spec.version))
 
 
@@ -42,10 +42,10 @@ async def readyz(gateway: GatewayParts) -> Ready:
         }
     },
 )
-async def metrics(request: Request, gateway: GatewayParts) -> Response:
+async def metrics(request: Request, app_state: AppStateDep) -> Response:
     """Requests, durations of the steps, faces, rejections; nothing of a photo."""
-    spec = gateway.triton.known_spec
+    spec = app_state.triton.known_spec
     if spec:
-        gateway.metrics.model.info({"name": spec.name, "version": spec.version})
-    content, media_type = gateway.metrics.exposition(request.headers.get("accept", ""))
+        app_state.metrics.model.info({"name": spec.name, "version": spec.version})
+    content, media_type = app_state.metrics.exposition(request.headers.get("accept", ""))
     return Response(content, headers={"Content-Type": media_type, "Vary": "Accept"})

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 from starlette.datastructures import Headers
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from service.api.dependencies import Gateway, gateway_of
+from service.api.dependencies import AppState, app_state_of
 from service.api.middleware.request_log import request_id_of
 from service.api.params import PhotoQuery
 from service.api.problems import from_error
@@ -79,7 +79,7 @@ def check_origin(headers: Headers, allowed: tuple[str, ...]) -> None:
     raise ForeignOrigin(f"origin «{origin[:100]}» is not allowed to open a stream (TANDEM_CORS_ORIGINS)")
 
 
-def read_query(socket: WebSocket, gateway: Gateway) -> tuple[StreamQuery, DetectionOptions]:
+def read_query(socket: WebSocket, app_state: AppState) -> tuple[StreamQuery, DetectionOptions]:
     """The query parameters of a stream.
 
     Raises:
@@ -90,26 +90,30 @@ def read_query(socket: WebSocket, gateway: Gateway) -> tuple[StreamQuery, Detect
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
         raise BadParameter("; ".join(faults)) from None
-    return query, query.options(gateway.settings)
+    return query, query.options(app_state.settings)
 
 
 @router.websocket("/v1/stream")
 async def read_stream(socket: WebSocket) -> None:
     """One JPEG, PNG or WebP a binary message; each answer is JSON and names the frame that it is for."""
-    gateway = gateway_of(socket)
+    app_state = app_state_of(socket)
     state = socket.scope.setdefault("state", {})
     state["request_id"] = request_id_of(socket.scope)
     try:
-        check_origin(socket.headers, gateway.settings.cors_origins)
+        check_origin(socket.headers, app_state.settings.cors_origins)
     except TandemError as error:
         # Before the stream is there: a browser cannot read this, and the others get it as after any request.
         await socket.send_denial_response(from_error(socket.scope, error))
         return
     # Whoever offers a key as a subprotocol offers this one too: a browser wants one of its offers to be taken.
     await socket.accept(subprotocol=PROTOCOL if PROTOCOL in socket.scope["subprotocols"] else None)
-    conversation = StreamSession(socket, gateway, state["request_id"])
+    conversation = StreamSession(socket, app_state, state["request_id"])
     try:
-        with gateway.streams.admit(), gateway.metrics.streams.track_inprogress(), gateway.uploads.part() as memory:
+        with (
+            app_state.streams.admit(),
+            app_state.metrics.streams.track_inprogress(),
+            app_state.uploads.part() as memory,
+        ):
             closure = await conversation.hold(memory)
     except TandemError as error:
         closure = await conversation.refuse(error)
@@ -122,9 +126,9 @@ async def read_stream(socket: WebSocket) -> None:
 class StreamSession:
     """One open stream."""
 
-    def __init__(self, socket: WebSocket, gateway: Gateway, request_id: str) -> None:
+    def __init__(self, socket: WebSocket, app_state: AppState, request_id: str) -> None:
         self._socket = socket
-        self._gateway = gateway
+        self._app_state = app_state
         self._request_id = request_id
         self._newest = NewestFrame()
         self._waiting = 0  # bytes of the frame that waits
@@ -139,7 +143,7 @@ class StreamSession:
             BadParameter: the query is wrong.
             Overloaded: there is no memory for the next frame.
         """
-        query, options = read_query(self._socket, self._gateway)
+        query, options = read_query(self._socket, self._app_state)
         tasks = [
             asyncio.create_task(self._receive(memory)),
             asyncio.create_task(self._answer(memory, query, options)),
@@ -156,11 +160,11 @@ class StreamSession:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _stop(self) -> CloseReason:
-        await self._gateway.streams.closing.wait()
+        await self._app_state.streams.closing.wait()
         return CloseReason(GOING_AWAY, "the service is shutting down")
 
     async def _receive(self, memory: Budget) -> CloseReason:
-        settings, frames = self._gateway.settings, self._gateway.metrics.frames
+        settings, frames = self._app_state.settings, self._app_state.metrics.frames
         rate = FrameRate(settings.max_frames_per_s, time.monotonic())
         while True:
             try:
@@ -190,13 +194,13 @@ class StreamSession:
 
     async def _answer(self, memory: Budget, query: StreamQuery, options: DetectionOptions) -> CloseReason:
         tracker = Tracker(query.smooth) if query.track or query.smooth else None
-        frames = self._gateway.metrics.frames
+        frames = self._app_state.metrics.frames
         while True:
             frame = await self._newest.take()
             try:
                 self._socket.state.take_frame()
-                deadline = time.monotonic() + self._gateway.settings.request_timeout_s
-                analysis = await self._gateway.analyzer.analyze(frame.data, options, deadline=deadline)
+                deadline = time.monotonic() + self._app_state.settings.request_timeout_s
+                analysis = await self._app_state.analyzer.analyze(frame.data, options, deadline=deadline)
             except TandemError as error:
                 frames.labels(error.slug).inc()
                 await self._socket.send_text(self._problem(error, frame).model_dump_json(exclude_none=True))

@@ -128,7 +128,7 @@ async def test_patience_ends(toy_triton: LocalTriton, tmp_path: Path, monkeypatc
         httpx.AsyncClient(transport=transport, base_url="http://tandem", timeout=60) as client,
     ):
         hold = partial(photo_steps.hold, begun=tmp_path / "begun", go=tmp_path / "go")
-        held = asyncio.create_task(app.state.gateway.queue.run(hold, b"", photo_steps.fields_of))
+        held = asyncio.create_task(app.state.app_state.queue.run(hold, b"", photo_steps.fields_of))
         (line,) = lines(await send(client, [("a", PHOTO)]))
         (tmp_path / "go").touch()
         await held

@@ -15,7 +15,7 @@ from photos import astronaut, encoded
 from toy_model import write_repository, write_version
 
 from service.api.app import create_app
-from service.api.dependencies import Gateway
+from service.api.dependencies import AppState
 from service.errors import (
     ContractUnreadable,
     DeadlineExceeded,
@@ -170,7 +170,7 @@ async def test_a_new_version_goes_live_without_a_failed_photo(triton_home: Path,
     with LocalTriton(home=triton_home, model_repository=repository) as triton:
         app = create_app(Settings(triton_url=triton.grpc_url))
         async with app.router.lifespan_context(app):
-            gateway: Gateway = app.state.gateway
+            gateway: AppState = app.state.app_state
             photo, options = encoded(astronaut()), DetectionOptions(max_faces=9, min_face_size=0, threshold=0.6)
             before = (await gateway.analyzer.analyze(photo, options, deadline=time.monotonic() + 30)).answer
             assert before.model.version == "1"
@@ -201,7 +201,7 @@ async def test_a_contract_that_lies_is_told_as_such(triton_home: Path, tmp_path:
 async def test_what_is_left_of_a_budget_is_all_that_a_photo_gets(toy_triton: LocalTriton) -> None:
     app = create_app(Settings(triton_url=toy_triton.grpc_url))
     async with app.router.lifespan_context(app):
-        gateway: Gateway = app.state.gateway
+        gateway: AppState = app.state.app_state
         options = DetectionOptions(max_faces=1, min_face_size=0, threshold=0.6)
         with pytest.raises(DeadlineExceeded, match=r"not finished within 30 s \(TANDEM_REQUEST_TIMEOUT_S\)"):
             await gateway.analyzer.analyze(encoded(astronaut()), options, deadline=time.monotonic())

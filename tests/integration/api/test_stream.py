@@ -25,7 +25,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect as connect_blocking
 
 from service.api.app import create_app
-from service.api.dependencies import Gateway
+from service.api.dependencies import AppState
 from service.api_keys import create_key
 from service.server.main import bind
 from service.settings import Settings
@@ -42,7 +42,7 @@ class Served:
 
     port: int
     server: uvicorn.Server
-    gateway: Gateway
+    gateway: AppState
 
     @property
     def url(self) -> str:
@@ -68,7 +68,7 @@ async def served(**settings: object) -> AsyncIterator[Served]:
         serving = asyncio.create_task(server._serve([listener]))
         await until(lambda: server.started or serving.done())
         try:
-            yield Served(port, server, app.state.gateway)
+            yield Served(port, server, app.state.app_state)
         finally:
             server.should_exit = True
             await serving

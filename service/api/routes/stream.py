@@ -96,7 +96,7 @@ def read_query(socket: WebSocket, app_state: AppState) -> tuple[StreamQuery, Det
 @router.websocket("/v1/stream")
 async def read_stream(socket: WebSocket) -> None:
     """One JPEG, PNG or WebP a binary message; each answer is JSON and names the frame that it is for."""
-    app_state = app_state_of(socket)
+    app_state = app_state_of(socket.app)
     state = socket.scope.setdefault("state", {})
     state["request_id"] = request_id_of(socket.scope)
     try:

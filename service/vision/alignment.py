@@ -1,4 +1,4 @@
-"""Similarity transforms between landmarks, and the crops they cut."""
+"""Align faces: similarity transforms between landmarks, and the crops they produce."""
 
 from collections.abc import Sequence
 
@@ -8,98 +8,100 @@ from numpy.typing import ArrayLike, NDArray
 
 from service.vision.face import Face
 
-ALIASING = 0.7
-"""A crop at a smaller scale than this is averaged down first; nearer to 1 that would only blur."""
+ANTIALIAS_BELOW_SCALE = 0.7
+"""Crops at a smaller scale are averaged down before the warp; closer to 1, averaging would only blur."""
 
-Matrix = NDArray[np.float64]
-"""[2, 3], takes (x, y, 1) of the photo to (x, y) of the crop, in pixels."""
+AffineMatrix = NDArray[np.float64]
+"""[2, 3]; maps (x, y, 1) in the source image to (x, y) in the crop, both in pixels."""
 
 
-def similarity_transform(source: ArrayLike, target: ArrayLike) -> Matrix:
-    """The rotation, uniform scale and shift that take ``source`` [n, 2] to ``target`` [n, 2] best.
+def similarity_transform(source: ArrayLike, target: ArrayLike) -> AffineMatrix:
+    """Fit the rotation, uniform scale and translation that map ``source`` [n, 2] onto ``target`` [n, 2].
 
     Least squares, without reflection: Umeyama, "Least-squares estimation of transformation parameters between
     two point patterns", IEEE TPAMI 13 (1991).
 
     Raises:
-        ValueError: all source points are the same.
+        ValueError: All source points are equal.
     """
     a, b = np.asarray(source, np.float64), np.asarray(target, np.float64)
     a_mean, b_mean = a.mean(axis=0), b.mean(axis=0)
     a, b = a - a_mean, b - b_mean
     variance = (a**2).sum()
     if variance == 0:
-        raise ValueError(f"no similarity transform from {len(a)} equal points")
-    # In the plane the best rotation and scale are one complex number: sum(conj(a) b) / sum(|a|^2).
+        raise ValueError(f"no similarity transform exists: all {len(a)} source points are equal")
+    # In two dimensions the best rotation and scale are one complex number: sum(conj(a) b) / sum(|a|^2).
     cosine = (a * b).sum() / variance
     sine = (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum() / variance
     rotation = np.array([[cosine, -sine], [sine, cosine]])
     return np.column_stack([rotation, b_mean - rotation @ a_mean])
 
 
-def apply(matrix: Matrix, points: ArrayLike) -> NDArray[np.float64]:
-    """Points [..., 2] taken through the transform."""
-    moved: NDArray[np.float64] = np.asarray(points, np.float64) @ matrix[:, :2].T + matrix[:, 2]
-    return moved
+def transform_points(matrix: AffineMatrix, points: ArrayLike) -> NDArray[np.float64]:
+    """Apply a transform to points [..., 2]."""
+    transformed: NDArray[np.float64] = np.asarray(points, np.float64) @ matrix[:, :2].T + matrix[:, 2]
+    return transformed
 
 
-def invert(matrix: Matrix) -> Matrix:
-    """The transform back."""
+def invert_transform(matrix: AffineMatrix) -> AffineMatrix:
+    """Return the transform from the crop back to the source image."""
     return np.asarray(cv2.invertAffineTransform(matrix), np.float64)
 
 
-def warp(photo: NDArray[np.uint8], matrix: Matrix, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Cut ``size`` (height, width) out of a photo [H, W] or [H, W, C]; the photo's edge continues outwards.
+def warp(pixels: NDArray[np.uint8], matrix: AffineMatrix, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Warp an image [H, W] or [H, W, C] into a crop of ``size`` (height, width), replicating its border.
 
-    Where the crop is smaller than what it shows, the region is first averaged down: a warp alone would read one
-    pixel in many and alias.
+    ``cv2.warpAffine`` reads only the pixels around each sample and aliases when it shrinks, so a region that is
+    larger than its crop is averaged down first.
     """
     height, width = size
-    corners = apply(invert(matrix), [(0, 0), (width, 0), (0, height), (width, height)])
+    corners = transform_points(invert_transform(matrix), [(0, 0), (width, 0), (0, height), (width, height)])
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
     margin = 2 + 2 / scale  # what the interpolation reads beyond the corners
-    limits = (photo.shape[1], photo.shape[0])
+    limits = (pixels.shape[1], pixels.shape[0])
     left, top = (int(np.clip(v, 0, n - 1)) for v, n in zip(corners.min(axis=0) - margin, limits, strict=True))
     right, bottom = (
         int(np.clip(v, low + 1, n))
         for v, low, n in zip(np.ceil(corners.max(axis=0) + margin), (left, top), limits, strict=True)
     )
-    region = photo[top:bottom, left:right]
-    shrink = np.eye(3)
-    shrink[:2, 2] = -left, -top
-    if scale < ALIASING:
+    region = pixels[top:bottom, left:right]
+    to_region = np.eye(3)
+    to_region[:2, 2] = -left, -top
+    if scale < ANTIALIAS_BELOW_SCALE:
         shape = [max(1, round(n * scale)) for n in (right - left, bottom - top)]
         factors = shape[0] / (right - left), shape[1] / (bottom - top)
         region = np.asarray(cv2.resize(region, shape, interpolation=cv2.INTER_AREA), np.uint8)
-        # pixel centres: x' + .5 = (x - left + .5) * factor
-        shrink = np.diag([*factors, 1.0]) @ shrink
-        shrink[:2, 2] += [factors[0] / 2 - 0.5, factors[1] / 2 - 0.5]
-    rest = matrix @ np.linalg.inv(shrink)
-    crop = cv2.warpAffine(region, rest, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        # Resizing maps pixel centers: x' + 0.5 = (x - left + 0.5) * factor.
+        to_region = np.diag([*factors, 1.0]) @ to_region
+        to_region[:2, 2] += [factors[0] / 2 - 0.5, factors[1] / 2 - 0.5]
+    from_region = matrix @ np.linalg.inv(to_region)
+    crop = cv2.warpAffine(
+        region, from_region, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+    )
     return np.asarray(crop, np.uint8)
 
 
 def crop_faces(
-    photo: NDArray[np.uint8],
+    pixels: NDArray[np.uint8],
     faces: Sequence[Face],
     *,
     template: ArrayLike,
     size: tuple[int, int],
     divisor: int = 1,
 ) -> NDArray[np.uint8]:
-    """Grey crops, uint8 [faces, 1, height, width], in which the landmarks lie on the template.
+    """Cut out aligned gray crops, uint8 [faces, 1, height, width], with the landmarks on the template.
 
     Args:
-        photo: RGB, [H, W, 3].
-        faces: what was found in it.
-        template: where the five landmarks should lie, [5, 2], x and y as fractions of the crop.
+        pixels: RGB, [H, W, 3].
+        faces: Faces in the photo, in pixels of the full-size photo.
+        template: Target positions of the five landmarks, [5, 2], x and y as fractions of the crop.
         size: (height, width) of a crop in pixels.
-        divisor: how many times larger the photo is that the faces' landmarks are pixels of.
+        divisor: By what factor ``pixels`` is smaller than the full-size photo.
     """
     height, width = size
     target = np.asarray(template, np.float64) * (width, height)
     crops = np.empty((len(faces), 1, height, width), np.uint8)
     for crop, face in zip(crops, faces, strict=True):
-        landmarks = (face.landmarks + 0.5) / divisor - 0.5  # pixel centres
-        crop[0] = cv2.cvtColor(warp(photo, similarity_transform(landmarks, target), size), cv2.COLOR_RGB2GRAY)
+        landmarks = (face.landmarks + 0.5) / divisor - 0.5  # pixel centers
+        crop[0] = cv2.cvtColor(warp(pixels, similarity_transform(landmarks, target), size), cv2.COLOR_RGB2GRAY)
     return crops

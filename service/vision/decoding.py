@@ -1,4 +1,4 @@
-"""From uploaded bytes to pixels, with the limits checked on the header before anything is decoded."""
+"""Decode uploaded photos; the pixel limit is checked on the header, before anything is decoded."""
 
 import io
 from collections.abc import Callable
@@ -20,48 +20,50 @@ Pixels = NDArray[np.uint8]
 """RGB, [height, width, 3], 0..255."""
 
 READABLE_FORMATS = ("JPEG", "PNG", "WEBP", "HEIF")
-"""What is read, by Pillow's names."""
+"""Pillow's names of the formats that are read."""
 
 EXIF_ORIENTATION = 0x0112
-SIDEWAYS = (5, 6, 7, 8)
-"""Orientations in which the stored width is the upright photo's height."""
+TRANSPOSED_ORIENTATIONS = (5, 6, 7, 8)
+"""EXIF orientations that swap width and height."""
 
-BYTES_PER_PIXEL, MAX_BYTES_PER_PIXEL = 6, 13
-"""Memory for each pixel of a JPEG that is not progressive, and of any other photo, at its peak: measured, the
-coefficients of a progressive JPEG in CMYK being the most."""
+SEQUENTIAL_JPEG_BYTES_PER_PIXEL = 6
+"""Measured peak memory of a JPEG in RGB or gray that is not progressive."""
 
-STRIP = 256
-"""Rows that are converted at a time."""
+MAX_BYTES_PER_PIXEL = 13
+"""Measured peak memory of any photo; the coefficients of a progressive JPEG in CMYK take the most."""
+
+STRIP_ROWS = 256
+"""Rows to convert to RGB at a time."""
 
 register_heif_opener()
-# Pillow's own limit knows neither our setting nor how to say it; ours is checked on the header, before decoding.
+# Pillow's limit is replaced by TANDEM_MAX_PIXELS, which is checked on the header before decoding.
 Image.MAX_IMAGE_PIXELS = None
 
 
-def decode_photo(data: bytes, *, max_pixels: int) -> Pixels:
-    """Decode a photo and turn it upright by its EXIF orientation.
+def decode_photo(photo: bytes, *, max_pixels: int) -> Pixels:
+    """Decode a photo and apply its EXIF orientation.
 
-    Of an animation the first frame is taken; transparency is laid on white; 16-bit grey keeps its upper 8 bits.
+    Takes the first frame of an animation, blends transparency with white, and keeps the upper 8 of 16 bits.
 
     Raises:
-        UnsupportedPhoto: the bytes are none of JPEG, PNG, WebP, HEIC.
-        PhotoTooLarge: the header promises more than ``max_pixels``.
-        UnreadablePhoto: the image is broken or cut off, or made so that it takes too long.
+        UnsupportedPhoto: The photo is not in JPEG, PNG, WebP or HEIC.
+        PhotoTooLarge: The header states more than ``max_pixels``.
+        UnreadablePhoto: The photo is broken or truncated, or is a decompression bomb.
     """
-    with open_photo(data, max_pixels=max_pixels) as photo:
-        return photo.decode()
+    with open_photo(photo, max_pixels=max_pixels) as encoded:
+        return encoded.decode()
 
 
-def open_photo(data: bytes, *, max_pixels: int) -> "EncodedPhoto":
-    """Read a photo's header only. Raises as ``decode_photo`` does."""
+def open_photo(photo: bytes, *, max_pixels: int) -> "EncodedPhoto":
+    """Read only a photo's header. Raises the errors of ``decode_photo``."""
     try:
-        check_structure(data)
-        image = Image.open(io.BytesIO(data), formats=READABLE_FORMATS)
+        check_structure(photo)
+        image = Image.open(io.BytesIO(photo), formats=READABLE_FORMATS)
     except UnidentifiedImageError:
         raise UnsupportedPhoto(
-            f"the upload of {len(data):,} bytes is not a photo in JPEG, PNG, WebP or HEIC"
+            f"the upload of {len(photo):,} bytes is not a photo in JPEG, PNG, WebP or HEIC"
         ) from None
-    except Exception as error:  # hostile bytes decide what a decoder raises
+    except Exception as error:  # hostile bytes can make a decoder raise anything
         raise UnreadablePhoto(f"the photo's header cannot be read: {error}") from error
     width, height = image.size
     if width * height > max_pixels:
@@ -70,15 +72,15 @@ def open_photo(data: bytes, *, max_pixels: int) -> "EncodedPhoto":
             f"photo is {width:,} x {height:,} = {width * height / 1e6:,.1f} Mpx; "
             f"the limit is {max_pixels / 1e6:,.1f} Mpx (TANDEM_MAX_PIXELS)"
         )
-    return EncodedPhoto(image, data)
+    return EncodedPhoto(image, photo)
 
 
 class EncodedPhoto:
-    """A photo whose header was read; to be used in a ``with`` statement."""
+    """A photo of which only the header has been read. A context manager."""
 
-    def __init__(self, image: Image.Image, data: bytes) -> None:
+    def __init__(self, image: Image.Image, photo: bytes) -> None:
         self._image = image
-        self._data = data
+        self._photo = photo
 
     def __enter__(self) -> Self:
         return self
@@ -88,89 +90,98 @@ class EncodedPhoto:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the upright photo in pixels."""
+        """(height, width) in pixels, with the EXIF orientation applied."""
         width, height = self._image.size
-        return (width, height) if self._image.getexif().get(EXIF_ORIENTATION, 1) in SIDEWAYS else (height, width)
+        return (width, height) if self._orientation in TRANSPOSED_ORIENTATIONS else (height, width)
 
     @property
     def decoding_bytes(self) -> int:
-        """Bytes that decoding it and finding faces in it take, at most."""
-        plain = isinstance(self._image, JpegImageFile) and not self._image.info.get("progressive")
-        if plain and self._image.mode in ("RGB", "L"):
-            return BYTES_PER_PIXEL * self._image.width * self._image.height
+        """Peak memory of decoding it and finding its faces."""
+        if self._is_rgb_or_gray_jpeg and not self._image.info.get("progressive"):
+            return SEQUENTIAL_JPEG_BYTES_PER_PIXEL * self._image.width * self._image.height
         return self.drawing_bytes
 
     @property
     def drawing_bytes(self) -> int:
-        """Bytes that decoding, drawing and encoding it take, at most."""
+        """Peak memory of decoding it, drawing in it and encoding it again."""
         return MAX_BYTES_PER_PIXEL * self._image.width * self._image.height
 
-    def decode_reduced(self, *, longer_side: int, area: int) -> tuple[Pixels, int] | None:
-        """The upright pixels at 1/8, 1/4 or 1/2 of the size, and that divisor: the smallest of at least
-        ``longer_side`` and ``area`` pixels. A JPEG's blocks can be decoded like this, in less time and memory.
+    def decode_reduced(self, *, min_long_side: int, min_area: int) -> tuple[Pixels, int] | None:
+        """Decode a JPEG at 1/8, 1/4 or 1/2 of its size, whichever is the smallest to have ``min_long_side`` and
+        ``min_area`` in pixels; libjpeg scales while it decodes, which saves time and memory.
 
-        None for other photos, smaller ones and those that only ``decode`` can judge; it stays open for that.
+        Returns:
+            The upright pixels and the divisor, or None if the photo is too small or not a JPEG in RGB or gray, or
+            if it is broken: ``decode`` raises the error.
         """
-        if not (isinstance(self._image, JpegImageFile) and self._image.mode in ("RGB", "L")):
+        if not self._is_rgb_or_gray_jpeg:
             return None
         width, height = self._image.size
         for divisor in (8, 4, 2):
-            if max(width, height) >= divisor * longer_side and width * height >= divisor**2 * area:
+            if max(width, height) >= divisor * min_long_side and width * height >= divisor**2 * min_area:
                 break
         else:
             return None
         try:
-            check_scans(self._data, width * height)
-            least = {"min_width": -(-width // divisor), "min_height": -(-height // divisor)}
-            pixels = np.asarray(simplejpeg.decode_jpeg(self._data, colorspace="RGB", fastdct=False, **least))
-            return np.ascontiguousarray(_upright(pixels, self._image.getexif().get(EXIF_ORIENTATION, 1))), divisor
-        except Exception:  # hostile bytes decide what a decoder raises
+            check_scans(self._photo, width * height)
+            minimum = {"min_width": -(-width // divisor), "min_height": -(-height // divisor)}
+            pixels = np.asarray(simplejpeg.decode_jpeg(self._photo, colorspace="RGB", fastdct=False, **minimum))
+            return np.ascontiguousarray(_orient(pixels, self._orientation)), divisor
+        except Exception:  # hostile bytes can make a decoder raise anything
             return None
 
     def decode(self) -> Pixels:
-        """The upright pixels; of Pillow's memory nothing stays. Raises as ``decode_photo`` does."""
+        """Decode the upright pixels and free Pillow's copy. Raises the errors of ``decode_photo``."""
         try:
-            orientation = self._image.getexif().get(EXIF_ORIENTATION, 1)
-            pixels = _pixels(self._image, self._data)
+            orientation = self._orientation
+            pixels = self._decode_stored()
         except Exception as error:
             raise UnreadablePhoto(f"the {self._image.format} photo cannot be decoded: {error}") from error
         finally:
             self._image.close()
-        return np.ascontiguousarray(_upright(pixels, orientation))
+        return np.ascontiguousarray(_orient(pixels, orientation))
 
+    @property
+    def _orientation(self) -> Any:
+        return self._image.getexif().get(EXIF_ORIENTATION, 1)
 
-def _pixels(image: Image.Image, data: bytes) -> Pixels:
-    if isinstance(image, JpegImageFile):
-        check_scans(data, image.width * image.height)
-        if image.mode in ("RGB", "L"):
+    @property
+    def _is_rgb_or_gray_jpeg(self) -> bool:
+        return isinstance(self._image, JpegImageFile) and self._image.mode in ("RGB", "L")
+
+    def _decode_stored(self) -> Pixels:
+        """Decode the pixels as they are stored, without the EXIF orientation."""
+        image = self._image
+        if isinstance(image, JpegImageFile):
+            check_scans(self._photo, image.width * image.height)
+        if self._is_rgb_or_gray_jpeg:
             try:
-                return np.asarray(simplejpeg.decode_jpeg(data, colorspace="RGB", fastdct=False))
+                return np.asarray(simplejpeg.decode_jpeg(self._photo, colorspace="RGB", fastdct=False))
             except ValueError:
-                pass  # libjpeg warned; Pillow tells a harmless oddity from a truncated file
-    rows = _webp_rows(image, data) if image.format == "WEBP" else partial(_rows, image)
-    photo = np.empty((image.height, image.width, 3), np.uint8)
-    # A conversion of the whole would hold the photo two or three times more.
-    for top in range(0, image.height, STRIP):
-        photo[top : top + STRIP] = _rgb(rows(top))
-    return photo
+                pass  # libjpeg warned. Pillow decides whether the file is truncated or only odd.
+        read_strip = self._webp_strips() if image.format == "WEBP" else partial(_read_strip, image)
+        pixels = np.empty((image.height, image.width, 3), np.uint8)
+        # Converting the whole image at once would hold two or three copies of it.
+        for top in range(0, image.height, STRIP_ROWS):
+            pixels[top : top + STRIP_ROWS] = _to_rgb(read_strip(top))
+        return pixels
+
+    def _webp_strips(self) -> Callable[[int], Image.Image]:
+        """Decode the first frame of a WebP with OpenCV, which takes half the memory of Pillow."""
+        self._image.close()
+        frame = cv2.imdecode(np.frombuffer(self._photo, np.uint8), cv2.IMREAD_UNCHANGED)
+        if frame is None or frame.shape[:2] != (self._image.height, self._image.width):
+            raise ValueError("the image is broken or truncated")
+        conversion = cv2.COLOR_BGRA2RGBA if frame.shape[2] == 4 else cv2.COLOR_BGR2RGB
+        return lambda top: Image.fromarray(cv2.cvtColor(frame[top : top + STRIP_ROWS], conversion))
 
 
-def _rows(image: Image.Image, top: int) -> Image.Image:
-    return image.crop((0, top, image.width, min(top + STRIP, image.height)))
+def _read_strip(image: Image.Image, top: int) -> Image.Image:
+    return image.crop((0, top, image.width, min(top + STRIP_ROWS, image.height)))
 
 
-def _webp_rows(image: Image.Image, data: bytes) -> Callable[[int], Image.Image]:
-    """Strips of a WebP's first frame. OpenCV takes half the memory of Pillow, which prepares for an animation."""
-    image.close()
-    frame = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if frame is None or frame.shape[:2] != (image.height, image.width):
-        raise ValueError("the image is broken or cut off")
-    order = cv2.COLOR_BGRA2RGBA if frame.shape[2] == 4 else cv2.COLOR_BGR2RGB
-    return lambda top: Image.fromarray(cv2.cvtColor(frame[top : top + STRIP], order))
-
-
-def _rgb(strip: Image.Image) -> NDArray[np.uint8]:
-    """RGB [height, width, 3], or grey [height, width, 1], of some rows of an image."""
+def _to_rgb(strip: Image.Image) -> NDArray[np.uint8]:
+    """Convert some rows of an image to RGB [height, width, 3], or to gray [height, width, 1] if it has 16 bits."""
     if strip.mode.startswith("I"):  # convert() would saturate to white
         return (np.asarray(strip) >> 8).clip(0, 255).astype(np.uint8)[:, :, None]
     if strip.has_transparency_data:
@@ -179,8 +190,8 @@ def _rgb(strip: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(strip.convert("RGB"))
 
 
-def _upright(pixels: Pixels, orientation: Any) -> Pixels:
-    """Undo one of the eight orientations of EXIF 2.32, section 4.6.5; an unknown one is left alone."""
+def _orient(pixels: Pixels, orientation: Any) -> Pixels:
+    """Undo one of the eight orientations of EXIF 2.32, section 4.6.5; ignore an unknown one."""
     match orientation:
         case 2:
             return pixels[:, ::-1]

@@ -1,9 +1,12 @@
-"""What the pipeline knows of a face."""
+"""Faces as the pipeline finds them."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+LANDMARK_NAMES = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
+"""The order of a face's landmarks; left and right are the viewer's."""
 
 
 @dataclass(frozen=True)
@@ -23,15 +26,11 @@ class Box:
 
 @dataclass(frozen=True, eq=False)
 class Face:
-    """One face: its box, how sure the detector is (0..1), and five landmarks.
+    """A face: its box, its detection score (0..1) and five landmarks.
 
-    ``landmarks`` is float32 [5, 2], x and y in pixels of the upright photo, in the order of
-    ``LANDMARK_NAMES``; left and right are the viewer's.
+    ``landmarks`` is float32 [5, 2], x and y in pixels of the upright photo, in the order of ``LANDMARK_NAMES``.
     """
 
     box: Box
     score: float
     landmarks: NDArray[np.float32]
-
-
-LANDMARK_NAMES = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")

@@ -1,4 +1,4 @@
-"""From a photo to its faces: at which scales and turns to look, and the landmarks of what was found."""
+"""Find the faces of a photo: choose scales and rotations, detect with YuNet, refine the landmarks with ONet."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,33 +13,44 @@ from service.vision.face import Box, Face
 from service.vision.onet import ONet
 from service.vision.yunet import Detections, YuNet
 
-LARGE_PHOTO = 1_000_000
-"""Pixels from which a photo is searched at ``LARGE_SIDE``: its faces may be a small part of it."""
+LARGE_PHOTO_AREA = 1_000_000
+"""Larger photos, in pixels, are searched at ``LARGE_SIDE``, because a face may be a small part of them."""
 
 LARGE_SIDE = 1280
-NORMAL_SIDE = 640
+MEDIUM_SIDE = 640
 SMALL_SIDE = 320
-"""For a face that fills the frame, and for finding which way is up."""
+"""For a face that fills the frame, and for choosing a rotation."""
 
 ENLARGEMENTS = (4, 5, 6, 3, 2)
-"""How much a photo smaller than that is enlarged, in this order until a face is found."""
+"""Factors by which to enlarge a photo smaller than ``SMALL_SIDE``, in this order, until a face is found."""
 
-SURE = 0.9
-"""A best score below this makes the photo be tried in the other three turns (lying faces reach 0.6 to 0.89)."""
+CONFIDENT_SCORE = 0.9
+"""If the best score is lower, other rotations are tried; rotated faces reach 0.6 to 0.89."""
 
-CLEARLY_BETTER = 0.05
-"""By how much the best score of another turn must exceed that of the photo as it is."""
+MIN_ROTATED_SCORE = 0.85
+"""Best score that another rotation must reach, as upright faces do and objects that resemble faces rarely do."""
 
-TURNED = 0.85
-"""The least best score of another turn: upright faces reach it, what merely looks like a lying one rarely does."""
+MIN_SCORE_GAIN = 0.05
+"""By how much the best score of another rotation must exceed that of the photo as it is."""
+
+MIN_FACE_PROBABILITY = 0.02
+"""ONet's probability from which a detection counts as a face."""
+
+MAX_LANDMARK_SHIFT = 0.15
+"""Distance between YuNet's and ONet's landmarks, relative to the box, up to which a detection counts as a face."""
 
 NO_FACES = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty((0, 5, 2), np.float32))
+
+EndStage = Callable[[str], None]
+"""Called with the name of each stage ("decode", "detect", "landmarks") at its end."""
 
 
 @dataclass(frozen=True, eq=False)
 class PipelineResult:
-    """Faces in pixels of the whole photo, which is ``size`` (height, width), and what they are to be cut out of:
-    the photo at 1/``divisor`` of that.
+    """The faces of a photo, largest first, and the decoded pixels to crop them from.
+
+    ``size`` is the (height, width) of the full-size photo, and faces are in its pixels; ``pixels`` is the photo at
+    1/``divisor`` of that size.
     """
 
     faces: list[Face]
@@ -49,178 +60,193 @@ class PipelineResult:
 
 
 class FacePipeline:
-    """Finds faces and their landmarks. Thread-safe: build one and share it."""
+    """Finds faces and their landmarks. Thread-safe, so one instance can be shared."""
 
     def __init__(self) -> None:
-        cv2.setNumThreads(1)  # as of the sessions: waking its pool for a small picture costs more than it saves
-        self._detector = YuNet()
-        self._refiner = ONet()
+        cv2.setNumThreads(
+            1
+        )  # as for the sessions; waking OpenCV's threads costs more than it saves on small images
+        self._yunet = YuNet()
+        self._onet = ONet()
 
     def find_faces(
-        self, photo: NDArray[np.uint8], *, threshold: float = 0.6, end_stage: Callable[[str], None] | None = None
+        self, pixels: Pixels, *, threshold: float = 0.6, end_stage: EndStage | None = None
     ) -> list[Face]:
-        """The faces of an RGB photo [H, W, 3], the largest first; boxes are clipped to the photo.
+        """Find the faces of an RGB image [H, W, 3], largest first, with boxes clipped to the image.
 
         Args:
-            threshold: the least detection score, 0..1.
-            end_stage: called with the name of each step, "detect" and "landmarks", when it is done.
+            pixels: The image.
+            threshold: Minimum detection score, 0..1.
+            end_stage: Called with "detect" and "landmarks" at the end of each stage.
         """
-        return [face for face, _ in self._find(photo, threshold, end_stage or _unheard)]
+        return [face for face, _ in self._find(pixels, threshold, end_stage or _ignore_stage)]
+
+    def decode_and_find(
+        self,
+        photo: EncodedPhoto,
+        *,
+        min_box_side: int,
+        threshold: float = 0.6,
+        end_stage: EndStage | None = None,
+    ) -> PipelineResult:
+        """Find the faces of a photo, and decode it no larger than they need.
+
+        A large photo is searched at ``LARGE_SIDE``, so a JPEG is decoded at a fraction of its size. If every face
+        found has at least ``min_box_side`` pixels there, the full size is never decoded. Otherwise the landmarks
+        are refined again on the full-size photo.
+
+        Args:
+            photo: An open photo.
+            min_box_side: Pixels that the shorter side of a box must have in the image it is cropped from.
+            threshold: Minimum detection score, 0..1.
+            end_stage: Called with "decode", "detect" and "landmarks" at the end of each stage.
+
+        Raises:
+            UnreadablePhoto: The photo cannot be decoded.
+        """
+        end_stage = end_stage or _ignore_stage
+        reduced = photo.decode_reduced(min_long_side=LARGE_SIDE, min_area=LARGE_PHOTO_AREA + 1)
+        if reduced is None:
+            pixels = photo.decode()
+            end_stage("decode")
+            faces = self.find_faces(pixels, threshold=threshold, end_stage=end_stage)
+            return PipelineResult(faces, pixels.shape[:2], pixels, 1)
+        pixels, divisor = reduced
+        end_stage("decode")
+        found = self._find(pixels, threshold, end_stage)
+        faces = [_scale_face(face, divisor, photo.size) for face, _ in found]
+        if all(min(face.box.width, face.box.height) >= min_box_side for face, _ in found):
+            return PipelineResult(faces, photo.size, pixels, divisor)
+        pixels = photo.decode()
+        end_stage("decode")
+        coarse = np.stack([_scale_points(landmarks, divisor) for _, landmarks in found])
+        refined, _ = self._onet.refine(pixels, coarse)
+        end_stage("landmarks")
+        faces = [replace(face, landmarks=landmarks) for face, landmarks in zip(faces, refined, strict=True)]
+        return PipelineResult(faces, photo.size, pixels, 1)
 
     def _find(
-        self, photo: NDArray[np.uint8], threshold: float, end_stage: Callable[[str], None]
+        self, pixels: Pixels, threshold: float, end_stage: EndStage
     ) -> list[tuple[Face, NDArray[np.float32]]]:
-        """As ``find`` does, and with each face the detector's own landmarks [5, 2]."""
-        turns, found, coarse = self._search(photo, threshold, end_stage)
-        height, width = np.rot90(photo, turns).shape[:2]
-        faces = []
-        for (x, y, w, h), score, exact, rough in zip(
-            found.boxes, found.scores, found.landmarks, coarse, strict=True
+        """Find faces, each with YuNet's own landmarks [5, 2], largest first."""
+        turns, detections, coarse = self._search_rotations(pixels, threshold, end_stage)
+        height, width = size = np.rot90(pixels, turns).shape[:2]
+        found = []
+        for (x, y, w, h), score, refined_points, coarse_points in zip(
+            detections.boxes, detections.scores, detections.landmarks, coarse, strict=True
         ):
             corners = np.array([[x, y], [x + w, y + h]]).clip(0, [width, height])
-            (left, top), (right, bottom) = _turn_back(corners, turns, (height, width))
+            (left, top), (right, bottom) = _rotate_back(corners, turns, size)
             box = Box(
                 float(min(left, right)),
                 float(min(top, bottom)),
                 float(abs(right - left)),
                 float(abs(bottom - top)),
             )
-            landmarks, own = (_turn_back(points, turns, (height, width)) for points in (exact, rough))
-            faces.append((Face(box, float(score), landmarks), own))
-        return sorted(faces, key=lambda each: each[0].box.area, reverse=True)
+            face = Face(box, float(score), _rotate_back(refined_points, turns, size))
+            found.append((face, _rotate_back(coarse_points, turns, size)))
+        return sorted(found, key=lambda each: each[0].box.area, reverse=True)
 
-    def decode_and_find(
-        self,
-        encoded: EncodedPhoto,
-        *,
-        min_box_side: int,
-        threshold: float = 0.6,
-        end_stage: Callable[[str], None] | None = None,
-    ) -> PipelineResult:
-        """The faces of a photo that is decoded no finer than they need.
-
-        A large photo is searched at ``LARGE_SIDE`` anyway, and of a large face a crop shows a few pixels only:
-        where every face has enough of them in a photo decoded at a part of its size, that is all that is decoded.
-        Where one has not, the landmarks are read anew from the whole photo.
-
-        Args:
-            encoded: the photo; open.
-            min_box_side: pixels that the shorter side of a face's box must have in what it is cut out of.
-            threshold: the least detection score, 0..1.
-            end_stage: called with the name of each step, "decode", "detect" and "landmarks", when it is done.
-
-        Raises:
-            UnreadablePhoto: it cannot be decoded.
-        """
-        end_stage = end_stage or _unheard
-        reduced = encoded.decode_reduced(longer_side=LARGE_SIDE, area=LARGE_PHOTO + 1)
-        if reduced is None:
-            photo = encoded.decode()
-            end_stage("decode")
-            return PipelineResult(
-                self.find_faces(photo, threshold=threshold, end_stage=end_stage), photo.shape[:2], photo, 1
-            )
-        small, divisor = reduced
-        end_stage("decode")
-        found = self._find(small, threshold, end_stage)
-        faces = [_enlarge(face, divisor, encoded.size) for face, _ in found]
-        if all(min(face.box.width, face.box.height) >= min_box_side for face, _ in found):
-            return PipelineResult(faces, encoded.size, small, divisor)
-        photo = encoded.decode()
-        end_stage("decode")
-        coarse = np.stack([_enlarge_points(own, divisor) for _, own in found])
-        landmarks, _ = self._refiner.refine(photo, coarse)
-        end_stage("landmarks")
-        exact = [replace(face, landmarks=points) for face, points in zip(faces, landmarks, strict=True)]
-        return PipelineResult(exact, encoded.size, photo, 1)
-
-    def _search(
-        self, photo: NDArray[np.uint8], threshold: float, end_stage: Callable[[str], None]
+    def _search_rotations(
+        self, pixels: Pixels, threshold: float, end_stage: EndStage
     ) -> tuple[int, Detections, NDArray[np.float32]]:
-        """How many quarter turns to the left make the photo upright, and after them its faces, see ``_look``."""
-        sides = _sides(photo)
-        found, coarse = self._look(photo, sides, threshold, end_stage)
-        if found.best >= SURE:
-            return 0, found, coarse
-        turned = (np.ascontiguousarray(np.rot90(photo, turns)) for turns in range(4))  # one at a time in memory
-        best = [self._detector.detect(t, long_side=sides[-1], threshold=threshold).best for t in turned]
-        best[0] = max(best[0] + CLEARLY_BETTER, found.best + CLEARLY_BETTER, TURNED)
+        """Find the rotation in which the photo shows faces best.
+
+        Returns:
+            The number of counterclockwise quarter turns, and the result of ``_search_scales`` after them.
+        """
+        sides = _search_sides(pixels)
+        detections, coarse = self._search_scales(pixels, sides, threshold, end_stage)
+        if detections.best_score >= CONFIDENT_SCORE:
+            return 0, detections, coarse
+        # A generator, so that only one rotated copy is in memory at a time.
+        rotated = (np.ascontiguousarray(np.rot90(pixels, turns)) for turns in range(4))
+        best = [self._yunet.detect(each, long_side=sides[-1], threshold=threshold).best_score for each in rotated]
+        best[0] = max(best[0] + MIN_SCORE_GAIN, detections.best_score + MIN_SCORE_GAIN, MIN_ROTATED_SCORE)
         end_stage("detect")
         turns = int(np.argmax(best))
         if turns == 0:
-            return 0, found, coarse
-        return turns, *self._look(np.ascontiguousarray(np.rot90(photo, turns)), sides, threshold, end_stage)
+            return 0, detections, coarse
+        upright = np.ascontiguousarray(np.rot90(pixels, turns))
+        return turns, *self._search_scales(upright, sides, threshold, end_stage)
 
-    def _look(
-        self, photo: NDArray[np.uint8], sides: Sequence[int], threshold: float, end_stage: Callable[[str], None]
+    def _search_scales(
+        self, pixels: Pixels, sides: Sequence[int], threshold: float, end_stage: EndStage
     ) -> tuple[Detections, NDArray[np.float32]]:
-        """The faces with refined landmarks, and the detector's own [n, 5, 2], at the first scale that shows any.
+        """Find faces at the first of several scales that shows any.
 
-        What is disbelieved is not looked for again at another scale, unless the photo is enlarged: how the detail
-        that it lacks is filled in changes what the networks make of it.
+        If all detections of a scale are rejected, the next scale is tried only for an enlarged photo: there the
+        networks' outputs depend on how the interpolation filled in the missing detail.
+
+        Returns:
+            Detections with ONet's landmarks, and YuNet's landmarks [n, 5, 2].
         """
-        enlarged = sides[0] > max(photo.shape[:2])
+        is_enlarged = sides[0] > max(pixels.shape[:2])
         for side in sides:
-            found = self._detector.detect(photo, long_side=side, threshold=threshold)
+            detections = self._yunet.detect(pixels, long_side=side, threshold=threshold)
             end_stage("detect")
-            landmarks, probabilities = self._refiner.refine(photo, found.landmarks)
-            believed = _believed(found, landmarks, probabilities)
+            landmarks, probabilities = self._onet.refine(pixels, detections.landmarks)
+            kept = _are_faces(detections, landmarks, probabilities)
             end_stage("landmarks")
-            if believed.any() or (len(found) and not enlarged):
-                exact = Detections(found.boxes[believed], found.scores[believed], landmarks[believed])
-                return exact, found.landmarks[believed]
+            if kept.any() or (len(detections) and not is_enlarged):
+                refined = Detections(detections.boxes[kept], detections.scores[kept], landmarks[kept])
+                return refined, detections.landmarks[kept]
         return NO_FACES, NO_FACES.landmarks
 
 
-def _enlarge(face: Face, divisor: int, size: tuple[int, int]) -> Face:
-    """A face of a photo at 1/``divisor`` of its size, in pixels of the whole: of ``size``, (height, width)."""
+def _scale_face(face: Face, divisor: int, size: tuple[int, int]) -> Face:
+    """Convert a face from pixels of a reduced photo to those of the full one of ``size`` (height, width)."""
     height, width = size
     left, top = face.box.x * divisor, face.box.y * divisor
-    # Its last block may be a part of one: the sizes are rounded up.
+    # The reduced size is rounded up, so a box at its edge would exceed the photo.
     right = min(left + face.box.width * divisor, width)
     bottom = min(top + face.box.height * divisor, height)
-    return Face(Box(left, top, right - left, bottom - top), face.score, _enlarge_points(face.landmarks, divisor))
+    return Face(Box(left, top, right - left, bottom - top), face.score, _scale_points(face.landmarks, divisor))
 
 
-def _enlarge_points(points: NDArray[np.float32], divisor: int) -> NDArray[np.float32]:
-    enlarged: NDArray[np.float32] = (points + np.float32(0.5)) * divisor - np.float32(0.5)  # pixel centres
-    return enlarged
+def _scale_points(points: NDArray[np.float32], divisor: int) -> NDArray[np.float32]:
+    scaled: NDArray[np.float32] = (points + np.float32(0.5)) * divisor - np.float32(0.5)  # pixel centers
+    return scaled
 
 
-def _unheard(_step: str) -> None:
-    """Nobody wants to know how long the steps take."""
+def _ignore_stage(_name: str) -> None:
+    pass
 
 
-def _believed(
-    found: Detections, landmarks: NDArray[np.float32], probabilities: NDArray[np.float32]
+def _are_faces(
+    detections: Detections, landmarks: NDArray[np.float32], probabilities: NDArray[np.float32]
 ) -> NDArray[np.bool_]:
-    """Which detections [n] are faces: all but those that every sign speaks against, such as a dog's head.
+    """Reject detections that fail all three tests, such as a dog's head; bool [n].
 
-    Each sign alone also rejects real faces. Together they rejected none of 3,000 photos of people (CelebA, LFW)
-    and 0.2 % of FER2013's 48-pixel images, which are of people too.
+    Each test alone also rejects real faces. All three together rejected none of 3,000 photos of people (CelebA,
+    LFW) and 0.2% of FER2013's 48-pixel images, which also show people.
     """
-    shift = np.linalg.norm(landmarks - found.landmarks, axis=2).mean(axis=1)
-    shift /= np.sqrt(found.boxes[:, 2] * found.boxes[:, 3])
-    believed: NDArray[np.bool_] = (found.scores >= SURE) | (probabilities >= 0.02) | (shift <= 0.15)
-    return believed
+    shift = np.linalg.norm(landmarks - detections.landmarks, axis=2).mean(axis=1)
+    shift /= np.sqrt(detections.boxes[:, 2] * detections.boxes[:, 3])
+    are_faces: NDArray[np.bool_] = (
+        (detections.scores >= CONFIDENT_SCORE)
+        | (probabilities >= MIN_FACE_PROBABILITY)
+        | (shift <= MAX_LANDMARK_SHIFT)
+    )
+    return are_faces
 
 
-def _sides(photo: NDArray[np.uint8]) -> list[int]:
-    """The lengths of the longer side at which to look, in this order until a face is found."""
-    height, width = photo.shape[:2]
-    longer = max(height, width)
-    if height * width > LARGE_PHOTO:
+def _search_sides(pixels: Pixels) -> list[int]:
+    """Choose the lengths of the longer side at which to search, in this order, until a face is found."""
+    height, width = pixels.shape[:2]
+    long_side = max(height, width)
+    if height * width > LARGE_PHOTO_AREA:
         return [LARGE_SIDE, SMALL_SIDE]
-    if longer > SMALL_SIDE:
-        return [min(longer, NORMAL_SIDE), SMALL_SIDE]
-    return [min(SMALL_SIDE, longer * enlargement) for enlargement in ENLARGEMENTS]
+    if long_side > SMALL_SIDE:
+        return [min(long_side, MEDIUM_SIDE), SMALL_SIDE]
+    return [min(SMALL_SIDE, long_side * factor) for factor in ENLARGEMENTS]
 
 
 Points = TypeVar("Points", NDArray[np.float32], NDArray[np.float64])
 
 
-def _turn_back(points: Points, turns: int, size: tuple[int, int]) -> Points:
-    """Points [n, 2] of a photo after ``turns`` quarter turns to the left, which made it ``size``, before them."""
+def _rotate_back(points: Points, turns: int, size: tuple[int, int]) -> Points:
+    """Undo counterclockwise quarter turns for points [n, 2] of a rotated image of ``size`` (height, width)."""
     height, width = size
     x, y = points[:, 0], points[:, 1]
     match turns:

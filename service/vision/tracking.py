@@ -1,21 +1,21 @@
-"""Following faces from frame to frame: which box is whose, and calmer probabilities."""
+"""Track faces from frame to frame, and smooth their probabilities."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from service.schemas import FaceBox, FaceEmotion, TrackedFace
 
 MIN_IOU = 0.2
-"""Intersection over union from which a box continues a track: a head that moves by half its width has 0.33."""
+"""Intersection over union from which a box continues a track; a box that moves by half its width has 0.33."""
 
 MAX_MISSED = 10
-"""Answered frames for which a face may be out of sight and still come back as the same track."""
+"""Frames in a row that a face may be missing and still continue its track."""
 
 DIGITS = 6
 
 
 def iou(a: FaceBox, b: FaceBox) -> float:
-    """Intersection over union of two boxes, 0 to 1; 0 where both are empty."""
+    """Return the intersection over union of two boxes, 0..1; 0 if both are empty."""
     width = min(a.x + a.width, b.x + b.width) - max(a.x, b.x)
     height = min(a.y + a.height, b.y + b.height) - max(a.y, b.y)
     intersection = max(width, 0.0) * max(height, 0.0)
@@ -24,40 +24,37 @@ def iou(a: FaceBox, b: FaceBox) -> float:
     return intersection / union if union else 0.0
 
 
-def match(before: Sequence[FaceBox], now: Sequence[FaceBox], least_overlap: float = MIN_IOU) -> list[int | None]:
-    """For each box of ``now`` the index of the box of ``before`` that it continues, or None.
+def match_boxes(previous: Sequence[FaceBox], current: Sequence[FaceBox]) -> list[int | None]:
+    """Find for each current box the index of the previous box that it continues, or None.
 
-    Greedy: the pair that overlaps most is joined first. No box is joined twice, and no pair that overlaps less
-    than ``least_overlap`` (greater than 0).
+    Greedy: pairs are matched by descending IoU, each box at most once, and none below ``MIN_IOU``.
     """
     pairs = sorted(
-        (-iou(old, new), index, place)
-        for index, old in enumerate(before)
-        for place, new in enumerate(now)
-        if iou(old, new) >= least_overlap
+        (-overlap, i, j)
+        for i, old in enumerate(previous)
+        for j, new in enumerate(current)
+        if (overlap := iou(old, new)) >= MIN_IOU
     )
-    joined: list[int | None] = [None] * len(now)
-    taken: set[int] = set()
-    for _, index, place in pairs:
-        if index not in taken and joined[place] is None:
-            joined[place] = index
-            taken.add(index)
-    return joined
+    matches: list[int | None] = [None] * len(current)
+    for _, i, j in pairs:
+        if i not in matches and matches[j] is None:
+            matches[j] = i
+    return matches
 
 
-def smooth(before: Mapping[str, float], now: Mapping[str, float], weight: float) -> dict[str, float]:
-    """Exponential smoothing: ``weight`` (0 to 1) of the former probabilities, the rest of the new ones.
+def smooth(previous: Mapping[str, float], current: Mapping[str, float], weight: float) -> dict[str, float]:
+    """Smooth probabilities exponentially: ``weight`` (0..1) of the previous ones, the rest of the current ones.
 
-    Where the labels are others than before, since a new model was loaded, the new probabilities stay as they are.
+    Returns the current ones unchanged if the labels differ, as after a new model was loaded.
     """
-    if before.keys() != now.keys():
-        return dict(now)
-    return {label: weight * before[label] + (1 - weight) * p for label, p in now.items()}
+    if previous.keys() != current.keys():
+        return dict(current)
+    return {label: weight * previous[label] + (1 - weight) * p for label, p in current.items()}
 
 
 @dataclass(frozen=True)
 class Track:
-    """One face over time: where it was last, its smoothed probabilities, the frames since it was seen."""
+    """A face over time: its last box, its smoothed probabilities, and the frames since it was seen."""
 
     number: int
     box: FaceBox
@@ -69,7 +66,7 @@ class Tracker:
     """Numbers the faces of successive frames, from 1, and smooths their probabilities.
 
     Args:
-        weight: how much of the former probabilities stays, 0 (nothing) up to, but not including, 1.
+        weight: Share of the previous probabilities that is kept, from 0 (no smoothing) to below 1.
     """
 
     def __init__(self, weight: float) -> None:
@@ -78,29 +75,27 @@ class Tracker:
         self._last_number = 0
 
     def update(self, faces: Sequence[FaceEmotion]) -> list[TrackedFace]:
-        """The faces of the next frame, in their order, each with its track's number."""
-        joined = match([track.box for track in self._tracks], [face.box for face in faces])
+        """Add a frame; return its faces in the same order, with their tracks' numbers."""
+        matches = match_boxes([track.box for track in self._tracks], [face.box for face in faces])
         seen: list[Track] = []
-        answers: list[TrackedFace] = []
-        for face, index in zip(faces, joined, strict=True):
+        for face, index in zip(faces, matches, strict=True):
             if index is None:
                 self._last_number += 1
-                track = Track(self._last_number, face.box, face.emotions)
+                seen.append(Track(self._last_number, face.box, face.emotions))
             else:
-                former = self._tracks[index]
-                track = Track(former.number, face.box, smooth(former.emotions, face.emotions, self._weight))
-            seen.append(track)
-            answers.append(_smoothed(face, track))
-        lost = [
-            Track(track.number, track.box, track.emotions, track.missed + 1)
+                track = self._tracks[index]
+                emotions = smooth(track.emotions, face.emotions, self._weight)
+                seen.append(Track(track.number, face.box, emotions))
+        missing = [
+            replace(track, missed=track.missed + 1)
             for index, track in enumerate(self._tracks)
-            if index not in joined and track.missed < MAX_MISSED
+            if index not in matches and track.missed < MAX_MISSED
         ]
-        self._tracks = seen + lost
-        return answers
+        self._tracks = seen + missing
+        return [_tracked_face(face, track) for face, track in zip(faces, seen, strict=True)]
 
 
-def _smoothed(face: FaceEmotion, track: Track) -> TrackedFace:
+def _tracked_face(face: FaceEmotion, track: Track) -> TrackedFace:
     emotions = {label: round(p, DIGITS) for label, p in track.emotions.items()}
     emotion = max(emotions, key=lambda label: emotions[label])
     return TrackedFace(

@@ -1,4 +1,4 @@
-"""YuNet: where the faces are, with coarse landmarks.
+"""Detect faces and coarse landmarks with YuNet.
 
 Wu, Peng, Yu, "YuNet: A Tiny Millisecond-level Face Detector", Machine Intelligence Research 20 (2023).
 """
@@ -14,13 +14,16 @@ from service.vision.onnx import open_session
 from service.vision.weights import YUNET, read_weights
 
 STRIDES = (8, 16, 32)
-OVERLAP = 0.3
-"""Of two boxes that overlap more than this (intersection over union) the better one stays."""
+NMS_THRESHOLD = 0.3
+"""Of two boxes with a larger IoU, the one with the lower score is dropped."""
 
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """n faces, best first: boxes [n, 4] as x, y, width, height; scores [n] 0..1; landmarks [n, 5, 2]; pixels."""
+    """YuNet's output for n faces, best first.
+
+    ``boxes`` is [n, 4] as x, y, width, height in pixels; ``scores`` [n], 0..1; ``landmarks`` [n, 5, 2] in pixels.
+    """
 
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
@@ -30,49 +33,54 @@ class Detections:
         return len(self.scores)
 
     @property
-    def best(self) -> float:
-        """The highest score; 0 where nothing was found."""
+    def best_score(self) -> float:
+        """The highest score, or 0 without detections."""
         return float(self.scores[0]) if len(self) else 0.0
 
 
 class YuNet:
-    """Thread-safe: build one and share it."""
+    """Thread-safe, so one instance can be shared."""
 
     def __init__(self) -> None:
         self._session = open_session(read_weights(YUNET))
         self._outputs = [output.name for output in self._session.get_outputs()]
 
-    def detect(self, photo: NDArray[np.uint8], *, long_side: int, threshold: float) -> Detections:
-        """Faces of an RGB photo [H, W, 3], looked for at the scale that makes its longer side ``long_side``."""
-        height, width = photo.shape[:2]
+    def detect(self, pixels: NDArray[np.uint8], *, long_side: int, threshold: float) -> Detections:
+        """Detect faces in an RGB image [H, W, 3] that is resized to a longer side of ``long_side`` first.
+
+        ``threshold`` is the minimum score, 0..1.
+        """
+        height, width = pixels.shape[:2]
         scale = long_side / max(height, width)
         shape = max(1, round(width * scale)), max(1, round(height * scale))
         interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        scaled = photo if scale == 1 else cv2.resize(photo, shape, interpolation=interpolation)
-        found = self._run(np.asarray(scaled, np.uint8), threshold)
+        resized = pixels if scale == 1 else cv2.resize(pixels, shape, interpolation=interpolation)
+        detections = self._detect(np.asarray(resized, np.uint8), threshold)
         factors = np.array([width / shape[0], height / shape[1]], np.float32)
-        return Detections(found.boxes * np.tile(factors, 2), found.scores, found.landmarks * factors)
+        return Detections(
+            detections.boxes * np.tile(factors, 2), detections.scores, detections.landmarks * factors
+        )
 
-    def _run(self, photo: NDArray[np.uint8], threshold: float) -> Detections:
-        height, width = photo.shape[:2]
+    def _detect(self, pixels: NDArray[np.uint8], threshold: float) -> Detections:
+        height, width = pixels.shape[:2]
         rows, columns = math.ceil(height / 32) * 32, math.ceil(width / 32) * 32
-        blob = np.zeros((1, 3, rows, columns), np.float32)  # BGR, 0..255; half of blobFromImage's time
-        for channel, plane in enumerate(reversed(cv2.split(photo))):
+        blob = np.zeros((1, 3, rows, columns), np.float32)  # BGR, 0..255, in half the time of blobFromImage
+        for channel, plane in enumerate(reversed(cv2.split(pixels))):
             blob[0, channel, :height, :width] = plane
-        output = dict(zip(self._outputs, self._session.run(None, {"input": blob}), strict=True))
+        outputs = dict(zip(self._outputs, self._session.run(None, {"input": blob}), strict=True))
         boxes, scores, landmarks = [], [], []
         for stride in STRIDES:
-            likelihood = output[f"cls_{stride}"][0, :, 0] * output[f"obj_{stride}"][0, :, 0]
+            likelihood = outputs[f"cls_{stride}"][0, :, 0] * outputs[f"obj_{stride}"][0, :, 0]
             score = np.sqrt(likelihood.clip(0, 1))
             anchors = np.nonzero(score >= threshold)[0]
             cells = np.stack([anchors % (columns // stride), anchors // (columns // stride)], axis=1)
-            box = output[f"bbox_{stride}"][0, anchors]  # centre as offset of the cell, log of the size
+            box = outputs[f"bbox_{stride}"][0, anchors]  # center relative to the cell, logarithm of the size
             size = np.exp(box[:, 2:]) * stride
             boxes.append(np.concatenate([(cells + box[:, :2]) * stride - size / 2, size], axis=1))
-            points = output[f"kps_{stride}"][0, anchors].reshape(-1, 5, 2)
+            points = outputs[f"kps_{stride}"][0, anchors].reshape(-1, 5, 2)
             landmarks.append((points + cells[:, None]) * stride)
             scores.append(score[anchors])
         all_boxes = np.concatenate(boxes).astype(np.float32)
         all_scores = np.concatenate(scores)
-        kept = np.asarray(cv2.dnn.NMSBoxes(all_boxes.tolist(), all_scores.tolist(), threshold, OVERLAP), int)
+        kept = np.asarray(cv2.dnn.NMSBoxes(all_boxes.tolist(), all_scores.tolist(), threshold, NMS_THRESHOLD), int)
         return Detections(all_boxes[kept], all_scores[kept], np.concatenate(landmarks)[kept].astype(np.float32))

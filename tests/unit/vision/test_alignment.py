@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.vision.alignment import apply, crop_faces, invert, similarity_transform, warp
+from service.vision.alignment import crop_faces, invert_transform, similarity_transform, transform_points, warp
 from service.vision.face import Box, Face
 
 TEMPLATE = np.array([[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]])
@@ -15,65 +15,65 @@ TEMPLATE = np.array([[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8
     scale=st.floats(0.05, 20),
     shift=st.tuples(st.floats(-500, 500), st.floats(-500, 500)),
 )
-def test_a_similarity_is_found_again(angle, scale, shift):
+def test_recovers_a_similarity(angle, scale, shift):
     rotation = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     true = np.column_stack([rotation, shift])
-    found = similarity_transform(TEMPLATE * 48, apply(true, TEMPLATE * 48))
+    found = similarity_transform(TEMPLATE * 48, transform_points(true, TEMPLATE * 48))
     assert np.allclose(found, true, atol=1e-6 * max(1, scale) * 500)
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_it_is_the_least_squares_fit_among_similarities(seed):
+def test_is_the_least_squares_fit_among_similarities(seed):
     random = np.random.default_rng(seed)
     source, target = random.normal(size=(5, 2)) * 20, random.normal(size=(5, 2)) * 20
     best = similarity_transform(source, target)
-    error = ((apply(best, source) - target) ** 2).sum()
+    error = ((transform_points(best, source) - target) ** 2).sum()
     a, b, x, y = best[0, 0], best[1, 0], best[0, 2], best[1, 2]
     for da, db, dx, dy in random.normal(size=(20, 4)) * 0.05:
         other = np.array([[a + da, -(b + db), x + dx], [b + db, a + da, y + dy]])
-        assert ((apply(other, source) - target) ** 2).sum() >= error - 1e-9
+        assert ((transform_points(other, source) - target) ** 2).sum() >= error - 1e-9
 
 
 def test_equal_points_have_no_transform():
-    with pytest.raises(ValueError, match="no similarity transform from 5 equal points"):
+    with pytest.raises(ValueError, match="5 source points are equal"):
         similarity_transform(np.ones((5, 2)), TEMPLATE)
 
 
-def test_invert_goes_back():
+def test_inverts_a_transform():
     matrix = np.array([[0.5, -0.2, 3], [0.2, 0.5, -7]])
     points = np.array([[1.0, 2], [30, 40]])
-    assert np.allclose(apply(invert(matrix), apply(matrix, points)), points)
+    assert np.allclose(transform_points(invert_transform(matrix), transform_points(matrix, points)), points)
 
 
-def test_a_warp_without_change_is_a_cut():
+def test_a_translation_is_a_slice():
     photo = np.random.default_rng(0).integers(0, 255, (40, 50, 3)).astype(np.uint8)
     assert np.array_equal(warp(photo, np.array([[1.0, 0, -5], [0, 1, -7]]), (20, 30)), photo[7:27, 5:35])
 
 
-def test_shrinking_averages_instead_of_picking_pixels():
-    stripes = np.tile(np.array([[0, 255]], np.uint8), (400, 200))  # columns of black and white
+def test_shrinking_does_not_alias():
+    stripes = np.tile(np.array([[0, 255]], np.uint8), (400, 200))  # black and white columns
     small = warp(stripes, np.array([[0.1, 0, 0], [0, 0.1, 0]]), (40, 40))
     assert small.std() < 3
     assert abs(small.mean() - 127.5) < 2
 
 
-def test_shrinking_keeps_places():
+def test_shrinking_keeps_positions():
     photo = np.zeros((480, 480), np.uint8)
     cv2.circle(photo, (312, 168), 24, 255, -1)
-    small = warp(photo, np.array([[0.1, 0, -0.45], [0, 0.1, -0.45]]), (48, 48)).astype(float)  # pixel centres
+    small = warp(photo, np.array([[0.1, 0, -0.45], [0, 0.1, -0.45]]), (48, 48)).astype(float)  # pixel centers
     y, x = np.indices(small.shape)
-    centre = (x * small).sum() / small.sum(), (y * small).sum() / small.sum()
-    assert centre == pytest.approx((30.75, 16.35), abs=0.15)
+    center = (x * small).sum() / small.sum(), (y * small).sum() / small.sum()
+    assert center == pytest.approx((30.75, 16.35), abs=0.15)
 
 
 @given(st.floats(-400, 900), st.floats(-400, 900), st.floats(0.02, 8), st.floats(-3.2, 3.2))
-def test_any_place_of_a_crop_gives_a_crop(x, y, scale, angle):
+def test_crops_anywhere_replicate_the_border(x, y, scale, angle):
     photo = np.full((60, 90, 3), 77, np.uint8)
     c, s = scale * np.cos(angle), scale * np.sin(angle)
     assert (warp(photo, np.array([[c, -s, x], [s, c, y]]), (48, 48)) == 77).all()
 
 
-def test_crops_are_grey_and_hold_the_landmarks_on_the_template():
+def test_crops_are_gray_with_the_landmarks_on_the_template():
     photo = np.zeros((300, 300, 3), np.uint8)
     landmarks = np.array([[100, 100], [160, 110], [128, 140], [98, 165], [150, 172]], np.float32)
     for x, y in landmarks:
@@ -83,10 +83,10 @@ def test_crops_are_grey_and_hold_the_landmarks_on_the_template():
     crops = crop_faces(photo, [face, face], template=TEMPLATE, size=(48, 48))
     assert crops.shape == (2, 1, 48, 48)
     assert crops.dtype == np.uint8
-    for x, y in apply(fitted, landmarks):
+    for x, y in transform_points(fitted, landmarks):
         assert crops[0, 0, round(y), round(x)] > 120
     assert crops[0].mean() < 30
 
 
-def test_no_face_gives_no_crops():
+def test_no_faces_give_no_crops():
     assert crop_faces(np.zeros((9, 9, 3), np.uint8), [], template=TEMPLATE, size=(48, 48)).shape == (0, 1, 48, 48)

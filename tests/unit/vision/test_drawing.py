@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.vision.drawing import IMAGE_FORMATS, Pen, annotate, draw_emotions, label_place
+from service.vision.drawing import IMAGE_FORMATS, Pen, annotate, draw_emotions, place_label
 
 
-def test_draws_at_the_face_and_leaves_the_rest_and_the_original_alone() -> None:
+def test_draws_only_at_the_face_and_not_in_the_original() -> None:
     photo = np.zeros((400, 600, 3), np.uint8)
     drawn = np.asarray(draw_emotions(photo, answer(600, 400, (200, 150, 100, 120))))
     assert drawn.shape == photo.shape
@@ -34,7 +34,7 @@ def test_the_bar_is_as_long_as_the_confidence() -> None:
     assert (dark.min(), len(dark)) == (left, pytest.approx(0.8 * (right - left + 1), abs=2))
 
 
-def test_without_a_face_the_photo_stays_as_it_is() -> None:
+def test_draws_nothing_without_faces() -> None:
     photo = np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8)
     np.testing.assert_array_equal(np.asarray(draw_emotions(photo, answer(60, 50))), photo)
 
@@ -49,11 +49,11 @@ def test_draws_in_photos_of_any_size(size: tuple[int, int], box: tuple[float, fl
     assert np.asarray(drawn).any()
 
 
-def test_the_pen_grows_with_the_photo() -> None:
+def test_the_pen_scales_with_the_photo() -> None:
     small, large = Pen.for_photo(640, 480), Pen.for_photo(6400, 4800)
-    assert large.line == pytest.approx(10 * small.line, rel=0.5)
-    assert large.large_font == pytest.approx(10 * small.large_font, rel=0.1)
-    assert Pen.for_photo(10, 10) == Pen(line=1, small_font=11, large_font=11)
+    assert large.line_width == pytest.approx(10 * small.line_width, rel=0.5)
+    assert large.max_font_size == pytest.approx(10 * small.max_font_size, rel=0.1)
+    assert Pen.for_photo(10, 10) == Pen(line_width=1, min_font_size=11, max_font_size=11)
 
 
 @given(
@@ -61,42 +61,42 @@ def test_the_pen_grows_with_the_photo() -> None:
     st.tuples(*[st.floats(0, 1)] * 4),
     st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)),
 )
-def test_labels_stay_inside_the_picture(
+def test_labels_stay_inside_the_image(
     size: tuple[int, int], fractions: tuple[float, ...], label: tuple[float, float]
 ) -> None:
     left, right = sorted(f * size[0] for f in fractions[:2])
     top, bottom = sorted(f * size[1] for f in fractions[2:])
     width, height = label[0] * size[0], label[1] * size[1]
-    x, y = label_place((left, top, right, bottom), (width, height), size)
+    x, y = place_label((left, top, right, bottom), (width, height), size)
     assert x >= 0
     assert y >= 0
     assert x + width <= size[0] + 1e-6
     assert y + height <= size[1] + 1e-6
 
 
-def test_labels_hide_neither_each_other_nor_another_face_where_there_is_room() -> None:
+def test_labels_avoid_each_other_and_other_faces() -> None:
     box, above, size = (100, 100, 150, 160), (100, 80, 200, 100), (400, 400)
     label = (100, 20)
-    assert label_place(box, label, size) == (100, 80)
-    assert label_place(box, label, size, [(160, 70, 200, 100)]) == (50, 80)  # at the right edge
-    assert label_place(box, label, size, [(0, 70, 200, 100)]) == (100, 160)  # below
-    assert label_place(box, label, size, [(0, 0, 400, 100), (0, 160, 400, 400)]) == (100, 100)  # inside
-    assert label_place(box, label, size, [above, (0, 0, 400, 400)]) == (100, 160)  # the least of evils
-    assert label_place((0, 5, 50, 60), label, size) == (0, 60)
+    assert place_label(box, label, size) == (100, 80)
+    assert place_label(box, label, size, [(160, 70, 200, 100)]) == (50, 80)  # at the right edge
+    assert place_label(box, label, size, [(0, 70, 200, 100)]) == (100, 160)  # below
+    assert place_label(box, label, size, [(0, 0, 400, 100), (0, 160, 400, 400)]) == (100, 100)  # inside
+    assert place_label(box, label, size, [above, (0, 0, 400, 400)]) == (100, 160)  # covers the least
+    assert place_label((0, 5, 50, 60), label, size) == (0, 60)
     group = answer(640, 480, *((60 * column, 100 + 8 * column, 40, 50) for column in range(10)))
     drawn = np.asarray(draw_emotions(np.zeros((480, 640, 3), np.uint8), group))
     one = np.asarray(draw_emotions(np.zeros((480, 640, 3), np.uint8), answer(640, 480, (60, 108, 40, 50))))
-    # Almost nothing is lost of ten labels, but the lines that they share with a box: as many pixels as ten of one.
+    # Ten labels overlap only in the lines that they share with a box, so they take ten times the pixels of one.
     assert drawn.any(axis=2).sum() == pytest.approx(10 * one.any(axis=2).sum(), rel=0.05)
 
 
 @pytest.mark.parametrize("media_type", IMAGE_FORMATS)
-def test_writes_each_format(media_type: str) -> None:
+def test_encodes_each_format(media_type: str) -> None:
     data = annotate(np.zeros((40, 50, 3), np.uint8), answer(50, 40, (5, 5, 20, 20)), media_type)
     with Image.open(io.BytesIO(data)) as image:
         assert (image.format, image.size) == (IMAGE_FORMATS[media_type], (50, 40))
 
 
-def test_refuses_another_format() -> None:
-    with pytest.raises(ValueError, match="not as image/gif"):
+def test_rejects_other_formats() -> None:
+    with pytest.raises(ValueError, match="image/gif"):
         annotate(np.zeros((4, 5, 3), np.uint8), answer(5, 4), "image/gif")

@@ -7,21 +7,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.vision.face import Box, Face
-from service.vision.quality import SMALLEST, brightness, measure_quality, pose, sharpness
+from service.vision.quality import MIN_SIZE, brightness, measure_quality, pose, sharpness
 
-# Eyes, nose and corners of the mouth of a head that looks at us: x, y and depth in distances between the eyes.
+# Eyes, nose and corners of the mouth of a head that faces the camera: x, y and depth, relative to the distance
+# between the eyes.
 HEAD = np.array([[-0.5, -0.5, 0], [0.5, -0.5, 0], [0, 0, 0.5], [-0.4, 0.5, 0], [0.4, 0.5, 0]])
 PATTERN = np.random.default_rng(0).integers(40, 220, (48, 48)).astype(np.uint8)
 
 
-def seen(
+def project(
     *, yaw: float = 0, roll: float = 0, scale: float = 60, shift: tuple[float, float] = (100, 100)
 ) -> np.ndarray:
-    """The head's landmarks in a picture, from far away."""
+    """Project the head's landmarks into an image, from far away."""
     y, r = math.radians(yaw), math.radians(roll)
-    turn = np.array([[math.cos(y), 0, math.sin(y)], [0, 1, 0], [-math.sin(y), 0, math.cos(y)]])
-    lean = np.array([[math.cos(r), -math.sin(r)], [math.sin(r), math.cos(r)]])
-    return (((HEAD @ turn.T)[:, :2] @ lean.T) * scale + shift).astype(np.float32)
+    yaw_rotation = np.array([[math.cos(y), 0, math.sin(y)], [0, 1, 0], [-math.sin(y), 0, math.cos(y)]])
+    roll_rotation = np.array([[math.cos(r), -math.sin(r)], [math.sin(r), math.cos(r)]])
+    return (((HEAD @ yaw_rotation.T)[:, :2] @ roll_rotation.T) * scale + shift).astype(np.float32)
 
 
 def face(points: np.ndarray, *, size: float = 90, score: float = 0.9) -> Face:
@@ -29,68 +30,68 @@ def face(points: np.ndarray, *, size: float = 90, score: float = 0.9) -> Face:
 
 
 @given(st.floats(-80, 80), st.floats(-179, 179), st.floats(5, 2000), st.tuples(*[st.floats(-2000, 2000)] * 2))
-def test_pose_is_read_back_at_any_size_and_place(
+def test_estimates_pose_at_any_scale_and_position(
     yaw: float, roll: float, scale: float, shift: tuple[float, float]
 ) -> None:
-    assert pose(seen(yaw=yaw, roll=roll, scale=scale, shift=shift)) == pytest.approx((roll, yaw), abs=1.5)
+    assert pose(project(yaw=yaw, roll=roll, scale=scale, shift=shift)) == pytest.approx((roll, yaw), abs=1.5)
 
 
 @given(st.floats(-80, 80), st.floats(-80, 80))
-def test_a_mirror_turns_both_around(yaw: float, roll: float) -> None:
-    points = seen(yaw=yaw, roll=roll)
+def test_mirroring_negates_roll_and_yaw(yaw: float, roll: float) -> None:
+    points = project(yaw=yaw, roll=roll)
     mirrored = (points * (-1, 1) + (300, 0))[[1, 0, 2, 4, 3]]
     assert pose(mirrored) == pytest.approx(tuple(-angle for angle in pose(points)), abs=1e-3)
 
 
 @given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=10, max_size=10))
-def test_pose_has_its_range_whatever_the_landmarks(numbers: list[float]) -> None:
+def test_pose_of_any_landmarks_is_in_range(numbers: list[float]) -> None:
     roll, yaw = pose(np.array(numbers, np.float32).reshape(5, 2))
     assert -180 <= roll <= 180
     assert -90 <= yaw <= 90
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.1, 1), st.integers(0, 60))
-def test_sharpness_does_not_depend_on_contrast(seed: int, contrast: float, shift: int) -> None:
+def test_sharpness_is_independent_of_contrast(seed: int, contrast: float, shift: int) -> None:
     crop = np.random.default_rng(seed).integers(0, 190, (48, 48)).astype(np.uint8)
     paler = (crop * contrast + shift).astype(np.uint8)
     assert sharpness(paler) == pytest.approx(sharpness(crop), rel=0.1)
     assert 0 <= sharpness(crop) <= 64
 
 
-def test_sharpness_and_brightness_of_what_has_no_detail() -> None:
-    for grey in (0, 128, 255):
-        flat = np.full((48, 48), grey, np.uint8)
+def test_sharpness_and_brightness_of_a_uniform_crop() -> None:
+    for gray in (0, 128, 255):
+        flat = np.full((48, 48), gray, np.uint8)
         assert sharpness(flat) == 0
-        assert brightness(flat) == grey / 255
+        assert brightness(flat) == gray / 255
 
 
-def test_a_good_face_has_no_doubts() -> None:
-    quality = measure_quality(face(seen(yaw=10, roll=-20)), PATTERN, (300, 300))
+def test_a_good_face_is_reliable() -> None:
+    quality = measure_quality(face(project(yaw=10, roll=-20)), PATTERN, (300, 300))
     assert quality.unreliable_because == ()
     assert quality.size == 90
     assert (quality.roll, quality.yaw) == pytest.approx((-20, 10), abs=0.1)
 
 
 @pytest.mark.parametrize(
-    ("subject", "crop", "doubt"),
+    ("subject", "crop", "reason"),
     [
-        (face(seen(), size=SMALLEST - 0.1), PATTERN, "small"),
-        (face(seen(yaw=50)), PATTERN, "turned"),
-        (face(seen(yaw=-50)), PATTERN, "turned"),
-        (face(seen(shift=(10, 100))), PATTERN, "cut_off"),
-        (face(seen(shift=(100, 290))), PATTERN, "cut_off"),
-        (face(seen()), np.tile(np.linspace(60, 200, 48).astype(np.uint8), (48, 1)), "blurred"),
-        (face(seen()), PATTERN // 10, "dark"),
-        (face(seen()), 255 - PATTERN // 15, "bright"),
-        (face(seen(), score=0.69), PATTERN, "uncertain"),
+        (face(project(), size=MIN_SIZE - 0.1), PATTERN, "small"),
+        (face(project(yaw=50)), PATTERN, "turned"),
+        (face(project(yaw=-50)), PATTERN, "turned"),
+        (face(project(shift=(10, 100))), PATTERN, "cut_off"),
+        (face(project(shift=(100, 290))), PATTERN, "cut_off"),
+        (face(project()), np.tile(np.linspace(60, 200, 48).astype(np.uint8), (48, 1)), "blurred"),
+        (face(project()), PATTERN // 10, "dark"),
+        (face(project()), 255 - PATTERN // 15, "bright"),
+        (face(project(), score=0.69), PATTERN, "uncertain"),
     ],
 )
-def test_each_doubt(subject: Face, crop: np.ndarray, doubt: str) -> None:
-    assert measure_quality(subject, crop, (300, 300)).unreliable_because == (doubt,)
+def test_each_reason(subject: Face, crop: np.ndarray, reason: str) -> None:
+    assert measure_quality(subject, crop, (300, 300)).unreliable_because == (reason,)
 
 
-def test_costs_next_to_nothing() -> None:
-    subject = face(seen())
+def test_takes_less_than_half_a_millisecond() -> None:
+    subject = face(project())
     best = math.inf
     for _ in range(50):
         started = time.perf_counter()

@@ -1,9 +1,9 @@
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from service.schemas import FaceBox, FaceEmotion, Landmarks, PictureQuality, Point, Pose
-from service.vision.tracking import MAX_MISSED, MIN_IOU, Tracker, iou, match, smooth
+from service.vision.tracking import MAX_MISSED, MIN_IOU, Tracker, iou, match_boxes, smooth
 
 LABELS = ["neutral", "happiness", "surprise"]
 
@@ -42,83 +42,94 @@ def numbers(tracker: Tracker, *where: FaceBox) -> list[int | None]:
     return [answer.track for answer in tracker.update([face(place) for place in where])]
 
 
-def test_overlap_of_known_boxes() -> None:
+def test_iou_of_known_boxes() -> None:
     assert iou(box(0), box(0)) == 1
     assert iou(box(0), box(50)) == pytest.approx(1 / 3)
+    assert iou(box(0), box(20, y=20, side=60)) == pytest.approx(0.36)
     assert iou(box(0), box(100)) == 0
     assert iou(box(0, side=0), box(0, side=0)) == 0
 
 
 @given(boxes, boxes)
-def test_overlap_is_a_symmetric_fraction(a: FaceBox, b: FaceBox) -> None:
+@example(box(0, side=1e-200), box(0, side=1e-200))  # the area rounds to zero
+@example(box(500, side=1e-13), box(500, side=1e-13))  # the intersection rounds to more than the area
+def test_iou_is_a_symmetric_fraction(a: FaceBox, b: FaceBox) -> None:
     assert 0 <= iou(a, b) <= 1
     assert iou(a, b) == pytest.approx(iou(b, a))
 
 
 @given(st.lists(boxes, max_size=8), st.lists(boxes, max_size=8))
-def test_no_box_is_joined_twice_or_to_one_that_it_does_not_overlap(
-    before: list[FaceBox], now: list[FaceBox]
-) -> None:
-    joined = match(before, now)
-    assert len(joined) == len(now)
-    partners = [index for index in joined if index is not None]
-    assert len(set(partners)) == len(partners)
-    for place, index in zip(now, joined, strict=True):
+def test_matches_each_box_at_most_once_and_the_best_first(previous: list[FaceBox], current: list[FaceBox]) -> None:
+    matches = match_boxes(previous, current)
+    assert len(matches) == len(current)
+    matched = [index for index in matches if index is not None]
+    assert len(set(matched)) == len(matched)
+    for new, index in zip(current, matches, strict=True):
         if index is not None:
-            assert iou(before[index], place) >= MIN_IOU
-        else:  # whatever it overlaps enough went to a box that overlaps it at least as much
-            for other, old in enumerate(before):
-                if iou(old, place) >= MIN_IOU:
-                    assert other in partners
-                    assert iou(old, now[joined.index(other)]) >= iou(old, place)
+            assert iou(previous[index], new) >= MIN_IOU
+        else:  # every previous box that overlaps enough was matched to a box that overlaps at least as much
+            for other, old in enumerate(previous):
+                if iou(old, new) >= MIN_IOU:
+                    assert other in matched
+                    assert iou(old, current[matches.index(other)]) >= iou(old, new)
 
 
 @given(st.lists(boxes.filter(lambda b: b.width > 1 and b.height > 1), max_size=8, unique=True))
-def test_faces_that_stay_are_joined_to_themselves(where: list[FaceBox]) -> None:
-    joined = match(where, where)
-    assert all(index is not None and where[index] == place for place, index in zip(where, joined, strict=True))
+def test_matches_boxes_that_do_not_move_to_themselves(still: list[FaceBox]) -> None:
+    matches = match_boxes(still, still)
+    assert all(index is not None and still[index] == b for b, index in zip(still, matches, strict=True))
 
 
-def test_the_closest_pair_is_joined_first() -> None:
-    assert match([box(0), box(60)], [box(50)]) == [1]
-    assert match([box(0), box(60)], [box(55), box(5)]) == [1, 0]
+def test_matches_the_pair_with_the_largest_iou_first() -> None:
+    assert match_boxes([box(0), box(60)], [box(50)]) == [1]
+    assert match_boxes([box(0), box(60)], [box(55), box(5)]) == [1, 0]
+
+
+@pytest.mark.parametrize(("shift", "is_same"), [(50, True), (60, True), (66, True), (67, False), (80, False)])
+def test_a_box_continues_a_track_from_an_iou_of_a_fifth(shift: float, is_same: bool) -> None:
+    # Boxes of side 100 have an IoU of (100 - shift) / (100 + shift): 0.2 at 66.7.
+    assert match_boxes([box(0)], [box(shift)]) == [0 if is_same else None]
+    assert match_boxes([box(shift)], [box(0)]) == [0 if is_same else None]
+    tracker = Tracker(0)
+    assert numbers(tracker, box(0)) == [1]
+    assert numbers(tracker, box(shift)) == [1 if is_same else 2]
 
 
 @given(distributions(), distributions(), st.floats(0, 1))
-def test_smoothed_probabilities_stay_a_distribution_between_both(
-    before: dict[str, float], now: dict[str, float], weight: float
+def test_smoothed_probabilities_are_a_distribution_between_both(
+    previous: dict[str, float], current: dict[str, float], weight: float
 ) -> None:
-    smoothed = smooth(before, now, weight)
+    smoothed = smooth(previous, current, weight)
     assert list(smoothed) == LABELS
     assert sum(smoothed.values()) == pytest.approx(1)
     for label in LABELS:
-        low, high = sorted((before[label], now[label]))
+        low, high = sorted((previous[label], current[label]))
         assert low - 1e-9 <= smoothed[label] <= high + 1e-9
 
 
 @given(distributions(), distributions())
-def test_weight_nought_forgets_and_weight_one_keeps(before: dict[str, float], now: dict[str, float]) -> None:
-    assert smooth(before, now, 0) == now
-    assert smooth(before, now, 1) == before
+def test_a_weight_of_0_forgets_and_of_1_keeps(previous: dict[str, float], current: dict[str, float]) -> None:
+    assert smooth(previous, current, 0) == current
+    assert smooth(previous, current, 1) == previous
 
 
-def test_other_labels_are_not_mixed() -> None:
+def test_does_not_mix_different_labels() -> None:
     assert smooth({"a": 1.0}, {"b": 1.0}, 0.9) == {"b": 1.0}
 
 
-def test_a_face_keeps_its_number_while_it_moves() -> None:
+def test_a_moving_face_keeps_its_number() -> None:
     tracker = Tracker(0)
     for step in range(0, 300, 30):
         assert numbers(tracker, box(step), box(600 - step, y=300)) == [1, 2]
 
 
-def test_a_face_that_comes_later_gets_a_new_number_whatever_the_order() -> None:
+def test_a_new_face_gets_a_new_number_in_any_order() -> None:
     tracker = Tracker(0)
     assert numbers(tracker, box(0)) == [1]
     assert numbers(tracker, box(400, side=200), box(5)) == [2, 1]
 
 
-def test_a_face_comes_back_within_patience_and_is_forgotten_after_it() -> None:
+def test_a_missing_face_continues_its_track_until_too_many_frames_miss_it() -> None:
     tracker = Tracker(0)
     assert numbers(tracker, box(0)) == [1]
     for _ in range(MAX_MISSED):
@@ -129,7 +140,7 @@ def test_a_face_comes_back_within_patience_and_is_forgotten_after_it() -> None:
     assert numbers(tracker, box(10)) == [2]
 
 
-def test_smooths_each_face_by_itself_and_names_what_leads_then() -> None:
+def test_smooths_each_face_and_takes_the_emotion_from_the_result() -> None:
     tracker = Tracker(0.75)
     tracker.update([face(box(0), neutral=1.0, happiness=0.0), face(box(300), neutral=0.0, happiness=1.0)])
     first, second = tracker.update(

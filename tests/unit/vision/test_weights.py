@@ -1,18 +1,18 @@
-"""What is changed in the vendored networks changes nothing in what they answer."""
+"""Fusing heads does not change the outputs."""
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from service.vision.onnx import open_session
-from service.vision.weights.download import HEADS, LEVELS, join_heads
+from service.vision.weights.download import HEADS, LEVELS, fuse_heads
 
 CHANNELS = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}
 FEATURES = 8
 
 
-def heads_apart(rng: np.random.Generator) -> onnx.ModelProto:
-    """YuNet's heads with random weights: of each level and kind a pointwise and a depthwise convolution."""
+def separate_heads(rng: np.random.Generator) -> onnx.ModelProto:
+    """Make YuNet's heads with random weights: a pointwise and a depthwise convolution per level and head."""
     nodes, weights, outputs = [], [], []
     for head in HEADS:
         channels = CHANNELS[head]
@@ -38,19 +38,19 @@ def heads_apart(rng: np.random.Generator) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6)
 
 
-def test_joined_heads_answer_as_heads_apart() -> None:
+def test_fused_heads_have_the_outputs_of_separate_ones() -> None:
     rng = np.random.default_rng(0)
-    model = heads_apart(rng)
-    photo = {
+    model = separate_heads(rng)
+    inputs = {
         f"level_{level}": rng.normal(size=(1, FEATURES, 12 >> level, 20 >> level)).astype(np.float32)
         for level in range(LEVELS)
     }
-    apart = open_session(model.SerializeToString()).run(None, photo)
+    separate = open_session(model.SerializeToString()).run(None, inputs)
 
-    join_heads(model)
+    fuse_heads(model)
 
     onnx.checker.check_model(model)
-    joined = open_session(model.SerializeToString()).run(None, photo)
+    fused = open_session(model.SerializeToString()).run(None, inputs)
     assert sum(node.op_type == "Conv" for node in model.graph.node) == 2 * LEVELS
-    for one, other in zip(apart, joined, strict=True):
+    for one, other in zip(separate, fused, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)

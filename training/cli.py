@@ -9,14 +9,14 @@ from typing import Any
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from training.datasets.prepared import PREPARATIONS
-from training.protocols.settings import (
+from training.settings.evaluation import (
     CompareSettings,
     CrossvalidateSettings,
     ReportSettings,
     RobustnessSettings,
     VerifySettings,
 )
-from training.settings import (
+from training.settings.stages import (
     EmotionSettings,
     EvaluateSettings,
     ExportSettings,
@@ -88,42 +88,42 @@ def joint(settings: JointSettings) -> None:
 
 def export(settings: ExportSettings) -> None:
     """To the model repository."""
-    from training.export import export
+    from training.export.repository import export
 
     export(settings)
 
 
 def evaluate(settings: EvaluateSettings) -> None:
     """Score FER+."""
-    from training.evaluation import evaluate
+    from training.evaluation.evaluate import evaluate
 
     evaluate(settings)
 
 
 def verify(settings: VerifySettings) -> None:
     """Score LFW."""
-    from training.verification import verify
+    from training.evaluation.verify import verify
 
     verify(settings)
 
 
 def crossvalidate(settings: CrossvalidateSettings) -> None:
     """Train and score CK+."""
-    from training.crossvalidation import crossvalidate
+    from training.evaluation.crossvalidate import crossvalidate
 
     crossvalidate(settings)
 
 
 def compare(settings: CompareSettings) -> None:
     """The parts against the whole."""
-    from training.comparison import compare
+    from training.evaluation.compare import compare
 
     compare(settings)
 
 
 def robustness(settings: RobustnessSettings) -> None:
     """Score FER+ in photos."""
-    from training.robustness import measure
+    from training.evaluation.robustness import measure
 
     measure(settings)
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from training.augmentation import Augmentation
 from training.datasets.prepared import MANIFEST, PREPARATIONS
-from training.export import export
+from training.export.repository import export
 from training.runs import is_complete
-from training.settings import (
+from training.settings.stages import (
     EmotionSettings,
     ExportSettings,
     IdentitySettings,

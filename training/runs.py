@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from training.datasets.loaders import Batch
-from training.settings import StageSettings
+from training.settings.stages import StageSettings
 from training.stages.module import Stage
 
 SETTINGS, RESULT, WEIGHTS, CHECKPOINTS = "settings.json", "result.json", "weights.pt", "checkpoints"

@@ -14,7 +14,7 @@ from training.networks.deepid import DeepID
 from training.networks.resnet import ResNet
 from training.networks.tandem import EmotionNet, TandemNet, build_backbone
 from training.runs import load_joint_settings, load_settings, load_weights
-from training.settings import JointSettings
+from training.settings.stages import JointSettings
 
 
 def load_identity(run: Path) -> DeepID | ResNet:

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from training.crop_spec import CROP_SIZE, TEMPLATE
 from training.datasets.ckplus import read_ckplus
-from training.datasets.cropping import ALIGNED, CHUNK, UNREADABLE, Crops, crop_images, crop_middle
 from training.datasets.ferplus import read_split
-from training.datasets.identity import read_people
 from training.datasets.lfw import read_pairs
+from training.datasets.people import read_people
 from training.datasets.recordio import RECORDS, read_recorded_people
-from training.datasets.teacher import Teacher
+from training.preparation.cropping import ALIGNED, CHUNK, UNREADABLE, Crops, crop_images, crop_middle
+from training.preparation.teacher import Teacher
 
 CROPS = "crops.npy"
 """A file of its own: read through the page cache, so that a set larger than the memory can be trained on."""

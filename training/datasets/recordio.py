@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from training.datasets.identity import People
+from training.datasets.people import People
 
 RECORDS, INDEX, PROPERTY = "train.rec", "train.idx", "property"
 MAGIC = struct.pack("<I", 0xCED7230A)

@@ -6,9 +6,9 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from training.protocols.settings import ReportSettings
 from training.report.sections import Plot, Section, write_sections
 from training.runs import commit
+from training.settings.evaluation import ReportSettings
 from training.tables import Table
 
 TITLE = "Tandem: what was trained and what it reaches"

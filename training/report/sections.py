@@ -5,19 +5,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from training import comparison, crossvalidation, robustness
 from training.datasets.ferplus import majority_labels
 from training.datasets.prepared import MANIFEST, load_prepared
+from training.evaluation import compare as comparison
+from training.evaluation import crossvalidate as crossvalidation
+from training.evaluation import robustness
+from training.evaluation.verify import Verification, verify_run
 from training.protocols.breakdown import Breakdown, break_down
 from training.protocols.ferplus import FerPlusScore
-from training.protocols.settings import ReportSettings
 from training.report import figures
 from training.report.curves import read_curves
 from training.runs import lineage, load_joint_settings, load_made_by, load_result, load_settings
+from training.settings.evaluation import ReportSettings
 from training.stages.expression import score_prepared
 from training.tables import Table, share, share_between
 from training.trained_networks import read_expressions
-from training.verification import Verification, verify_run
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from training.datasets.prepared import PreparedSet, load_prepared
 from training.networks.tandem import EmotionNet, TandemNet
 from training.protocols.ferplus import FerPlusScore, score
 from training.runs import begin, finish, fit, load_settings, load_weights
-from training.settings import EmotionSettings, ExpressionSettings, JointSettings, ProbeSettings
+from training.settings.stages import EmotionSettings, ExpressionSettings, JointSettings, ProbeSettings
 from training.stages.module import ParameterGroup, Stage
 from training.trained_networks import build_tandem, predict, read_views
 

@@ -19,7 +19,7 @@ from training.networks.blocks import CosineClassifier
 from training.networks.tandem import build_backbone
 from training.protocols.lfw import accuracy_at, best_threshold, pair_similarities
 from training.runs import begin, finish, fit
-from training.settings import IdentitySettings
+from training.settings.stages import IdentitySettings
 from training.stages.module import Stage
 
 

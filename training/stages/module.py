@@ -7,7 +7,7 @@ from lightning import LightningModule
 from torch import Tensor
 
 from training.datasets.loaders import Batch
-from training.settings import StageSettings
+from training.settings.stages import StageSettings
 
 ParameterGroup = dict[str, Any]
 """``params`` and, where it differs, ``lr``."""

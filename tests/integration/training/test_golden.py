@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
 
-GOLDEN = Path(__file__).parents[1] / "golden_losses.json"
+GOLDEN = Path(__file__).parent / "golden_losses.json"
 STEPS = 5
 # Other CPUs add in another order. Without AVX, in torch and in oneDNN, the losses differed by 5.4e-4 at most; a
 # rate half as high again makes 1e-2 of difference (the test below makes sure that it would be noticed).

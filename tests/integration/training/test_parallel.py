@@ -25,7 +25,7 @@ from training.datasets.loaders import ShuffledBatches
 from training.datasets.prepared import load_prepared
 from training.networks.tandem import EmotionNet
 from training.runs import load_result, load_weights
-from training.settings import EmotionSettings
+from training.settings.stages import EmotionSettings
 from training.stages.expression import ExpressionStage
 
 TRAINING = Path(sys.executable).parent / "training"

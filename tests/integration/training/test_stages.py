@@ -18,7 +18,7 @@ from service.inference.model_spec import ModelSpec
 from training.cli import app
 from training.crop_spec import TEMPLATE
 from training.datasets.prepared import load_prepared
-from training.export import MAX_DIFFERENCE
+from training.export.repository import MAX_DIFFERENCE
 from training.runs import load_result, load_weights
 from training.trained_networks import load_tandem
 

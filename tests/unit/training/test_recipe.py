@@ -3,7 +3,7 @@
 import pytest
 
 from training import recipe
-from training.settings import RecipeSettings
+from training.settings.stages import RecipeSettings
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ from rich.table import Table
 from tqdm import tqdm
 
 from service.vision.face_pipeline import FacePipeline
-from training.datasets.cropping import ALIGNED, crop_image
 from training.datasets.ferplus import EMOTIONS, Split, majority_labels, read_split
 from training.datasets.images import EncodedImage
+from training.preparation.cropping import ALIGNED, crop_image
 from training.protocols.breakdown import Breakdown, break_down
 from training.protocols.ferplus import FerPlusScore, score
-from training.settings import EvaluateSettings
+from training.settings.stages import EvaluateSettings
 from training.trained_networks import predict
 
 Answers = tuple[NDArray[np.float32], NDArray[np.bool_]]

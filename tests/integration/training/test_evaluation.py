@@ -12,9 +12,9 @@ from PIL import Image
 from stripes import COMMON, flat, stripes, votes, write_set, write_sets
 
 from training.cli import app
-from training.comparison import EMOTION, FROZEN, FUSION, LONGER, METHODS
-from training.datasets.cropping import Crops
 from training.datasets.prepared import load_prepared, write_prepared
+from training.evaluation.compare import EMOTION, FROZEN, FUSION, LONGER, METHODS
+from training.preparation.cropping import Crops
 from training.report.curves import read_curves
 from training.runs import lineage, load_result, load_weights
 from training.trained_networks import load_expression, load_identity, read_expressions

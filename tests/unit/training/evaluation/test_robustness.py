@@ -14,7 +14,15 @@ from service.vision.face_pipeline import FacePipeline
 from training.cli import app
 from training.crop_spec import CROP_SIZE, TEMPLATE
 from training.datasets.ferplus import COLUMNS, FOLDERS
-from training.robustness_photos import CONDITIONS, HEIGHT, WIDTH, Condition, crop_all, find_pasted, make_photo
+from training.evaluation.robustness_photos import (
+    CONDITIONS,
+    HEIGHT,
+    WIDTH,
+    Condition,
+    crop_all,
+    find_pasted,
+    make_photo,
+)
 
 
 def face():

@@ -20,7 +20,7 @@ from training.protocols.lfw import (
     pair_similarities,
     score_view2,
 )
-from training.protocols.settings import VerifySettings
+from training.settings.evaluation import VerifySettings
 from training.stages.identity import mirrored_features
 from training.tables import Table, share
 from training.trained_networks import load_identity

@@ -13,9 +13,9 @@ from training.datasets.ferplus import DROPPED, argmax_labels, majority_labels
 from training.datasets.prepared import PreparedSet, load_prepared
 from training.protocols.bootstrap import interval_over_runs
 from training.protocols.ferplus import score
-from training.protocols.settings import CompareSettings
 from training.runs import is_complete
-from training.settings import EmotionSettings, IdentitySettings, JointSettings, ProbeSettings
+from training.settings.evaluation import CompareSettings
+from training.settings.stages import EmotionSettings, IdentitySettings, JointSettings, ProbeSettings
 from training.stages.expression import train_emotion, train_joint, train_probe
 from training.stages.identity import train_identity
 from training.tables import Table, share, share_between

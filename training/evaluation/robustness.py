@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from training.datasets.ferplus import DROPPED, majority_labels, read_split
+from training.evaluation.robustness_photos import CONDITIONS, HEIGHT, SIDE, WIDTH, crop_all
 from training.protocols.bootstrap import interval
-from training.protocols.settings import RobustnessSettings
-from training.robustness_photos import CONDITIONS, HEIGHT, SIDE, WIDTH, crop_all
+from training.settings.evaluation import RobustnessSettings
 from training.tables import Table, share, share_between
 from training.trained_networks import predict
 

@@ -23,7 +23,7 @@ from service.vision.face import Face
 from service.vision.face_pipeline import FacePipeline
 from training.crop_spec import CROP_SIZE, TEMPLATE
 from training.datasets.images import EncodedImage, identify
-from training.datasets.teacher import Teacher
+from training.preparation.teacher import Teacher
 
 MAX_PIXELS = 50_000_000
 CHUNK = 512

@@ -17,8 +17,8 @@ from service.vision.decoding import decode_photo
 from service.vision.face import Face
 from service.vision.face_pipeline import FacePipeline
 from training.crop_spec import CROP_SIZE, TEMPLATE
-from training.datasets.cropping import MAX_PIXELS
 from training.datasets.images import EncodedImage
+from training.preparation.cropping import MAX_PIXELS
 
 HEIGHT, WIDTH = 480, 640
 """Of the photo that a face is pasted into."""

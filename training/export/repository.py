@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.card import write_card
 from training.crop_spec import CROP_SIZE, TEMPLATE
 from training.datasets.ferplus import DROPPED, EMOTIONS, Votes, majority_labels
 from training.datasets.prepared import PreparedSet, load_prepared
+from training.export.model_card import write_card
 from training.networks.blocks import Normalise, fuse
 from training.protocols.ferplus import FerPlusScore
 from training.runs import commit, load_joint_settings, load_made_by
-from training.settings import ExportSettings
+from training.settings.stages import ExportSettings
 from training.stages.expression import score_prepared
 from training.trained_networks import load_tandem, predict
 

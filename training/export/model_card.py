@@ -14,7 +14,7 @@ from training.datasets.prepared import load_prepared
 from training.protocols.ferplus import FerPlusScore, RuleScore
 from training.runs import lineage, load_made_by, load_result, load_settings
 
-CARD_TEMPLATE = Path(__file__).parent / "card.md.template"
+CARD_TEMPLATE = Path(__file__).parent / "model_card.md.template"
 SILENT = ("out", "augmentation", "accelerator", "devices")
 """Settings that a stage's row of the card leaves out; all of them are in ``model_card.json``."""
 

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.datasets.cropping import Crops
 from training.datasets.ferplus import EMOTIONS, majority_labels
 from training.datasets.prepared import PreparedSet, load_prepared, write_prepared
+from training.preparation.cropping import Crops
 from training.protocols.breakdown import NO_FACE, confusion_matrix
 from training.protocols.folds import check_apart, folds_by_person
-from training.protocols.settings import CrossvalidateSettings
 from training.runs import is_complete
-from training.settings import EmotionSettings, JointSettings
+from training.settings.evaluation import CrossvalidateSettings
+from training.settings.stages import EmotionSettings, JointSettings
 from training.stages.expression import train_emotion, train_joint
 from training.tables import Table, share
 from training.trained_networks import read_expressions

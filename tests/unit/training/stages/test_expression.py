@@ -4,7 +4,7 @@ import torch
 
 from training.datasets.loaders import CropBatches
 from training.networks.tandem import EmotionNet
-from training.settings import EmotionSettings
+from training.settings.stages import EmotionSettings
 from training.stages.expression import ExpressionStage, emotion_weights
 
 

@@ -11,12 +11,12 @@ from service.vision.alignment import crop_faces, similarity_transform
 from service.vision.face_pipeline import FacePipeline
 from training.cli import app
 from training.crop_spec import CROP_SIZE, TEMPLATE
-from training.datasets import cropping
-from training.datasets.cropping import ALIGNED, NO_FACE, UNREADABLE, crop_image, crop_images
 from training.datasets.ferplus import COLUMNS
-from training.datasets.identity import read_people
+from training.datasets.people import read_people
 from training.datasets.prepared import load_prepared, prepare_ferplus, prepare_identity
-from training.datasets.teacher import TEMPLATE as ARCFACE
+from training.preparation import cropping
+from training.preparation.cropping import ALIGNED, NO_FACE, UNREADABLE, crop_image, crop_images
+from training.preparation.teacher import TEMPLATE as ARCFACE
 
 
 def face(seed):

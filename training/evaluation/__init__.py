@@ -1,0 +1,1 @@
+"""The commands that measure trained networks: evaluate, verify, crossvalidate, compare and robustness."""

@@ -1,0 +1,1 @@
+"""Export a joint run as a version in the model repository."""

@@ -1,0 +1,1 @@
+"""Turn downloaded data sets into prepared ones: the service's own face pipeline crops every image."""

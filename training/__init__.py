@@ -1,1 +1,1 @@
-"""The training package: identity, emotion and joint stages, their protocols, and the export."""
+"""Train the networks, measure them, and export what Triton serves."""

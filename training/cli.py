@@ -1,62 +1,26 @@
-"""The `training` command: one sub-command a step."""
+"""The `training` command, with one sub-command for each step."""
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from training.datasets.prepared import PREPARATIONS
+from training.settings.commands import ExportSettings, PrepareSettings, RecipeSettings, ReportSettings
 from training.settings.evaluation import (
     CompareSettings,
     CrossvalidateSettings,
-    ReportSettings,
+    EvaluateSettings,
     RobustnessSettings,
     VerifySettings,
 )
-from training.settings.stages import (
-    EmotionSettings,
-    EvaluateSettings,
-    ExportSettings,
-    IdentitySettings,
-    JointSettings,
-    RecipeSettings,
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrepareSettings:
-    """Cut the face out of every image of a data set, with the service's own pipeline."""
-
-    kind: str
-    """ferplus, identity, lfw or ckplus."""
-    source: Path
-    """Folder with the data set as it is downloaded."""
-    out: Path
-    """Folder for the prepared set."""
-    workers: int | None = None
-    """Processes; as many as there are cores unless given."""
-    teacher: Path | None = None
-    """ONNX network whose embeddings of each face are kept as a second target; with identity only. It takes
-    [1, 3, 112, 112]: RGB on ArcFace's template, (value - 127.5) / 128."""
-    neutral: bool = False
-    """Take the first frame of each sequence as neutral; with ckplus only."""
-
-    def __post_init__(self) -> None:
-        if self.kind not in PREPARATIONS:
-            raise ValueError(f"kind is {self.kind!r}; there are {', '.join(PREPARATIONS)}")
-        if self.teacher and self.kind != "identity":
-            raise ValueError(f"teacher is {self.teacher}; it goes with kind identity, not {self.kind}")
-        if self.neutral and self.kind != "ckplus":
-            raise ValueError(f"neutral goes with kind ckplus, not {self.kind}")
-        if not self.source.is_dir():
-            raise ValueError(f"source is {self.source}, which is no folder")
+from training.settings.stages import EmotionSettings, IdentitySettings, JointSettings
 
 
 def prepare(settings: PrepareSettings) -> None:
     """Prepare one data set."""
+    from training.preparation.prepare import PREPARATIONS
+
     options: dict[str, dict[str, Any]] = {
         "identity": {"teacher": settings.teacher},
         "ckplus": {"neutral": settings.neutral},
@@ -66,28 +30,28 @@ def prepare(settings: PrepareSettings) -> None:
 
 
 def identity(settings: IdentitySettings) -> None:
-    """Stage one."""
+    """Run the identity stage."""
     from training.stages.identity import train_identity
 
     train_identity(settings)
 
 
 def emotion(settings: EmotionSettings) -> None:
-    """Stage two."""
+    """Run the emotion stage."""
     from training.stages.expression import train_emotion
 
     train_emotion(settings)
 
 
 def joint(settings: JointSettings) -> None:
-    """Stage three."""
+    """Run the joint stage."""
     from training.stages.expression import train_joint
 
     train_joint(settings)
 
 
 def export(settings: ExportSettings) -> None:
-    """To the model repository."""
+    """Export a joint run."""
     from training.export.repository import export
 
     export(settings)
@@ -108,14 +72,14 @@ def verify(settings: VerifySettings) -> None:
 
 
 def crossvalidate(settings: CrossvalidateSettings) -> None:
-    """Train and score CK+."""
+    """Train on and score CK+."""
     from training.evaluation.crossvalidate import crossvalidate
 
     crossvalidate(settings)
 
 
 def compare(settings: CompareSettings) -> None:
-    """The parts against the whole."""
+    """Compare the tandem with its parts."""
     from training.evaluation.compare import compare
 
     compare(settings)
@@ -123,20 +87,20 @@ def compare(settings: CompareSettings) -> None:
 
 def robustness(settings: RobustnessSettings) -> None:
     """Score FER+ in photos."""
-    from training.evaluation.robustness import measure
+    from training.evaluation.robustness import measure_robustness
 
-    measure(settings)
+    measure_robustness(settings)
 
 
 def report(settings: ReportSettings) -> None:
-    """Pages of tables and plots."""
+    """Write the report."""
     from training.report.page import write_report
 
     write_report(settings)
 
 
 def recipe(settings: RecipeSettings) -> None:
-    """Every step."""
+    """Run every step."""
     from training.recipe import run_recipe
 
     run_recipe(settings)
@@ -159,7 +123,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
 
 
 def build_parser() -> ArgumentParser:
-    """The parser of every sub-command; its options are the fields of that step's settings."""
+    """Build the parser of all sub-commands; the options of each are the fields of its settings class."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(prog="training", description=__doc__)
     commands = parser.add_subcommands()
@@ -172,7 +136,7 @@ def build_parser() -> ArgumentParser:
 
 
 def app(arguments: Sequence[str] | None = None) -> int:
-    """Run one sub-command; 1 where its input is wrong."""
+    """Run one sub-command and return its exit status: 1 if its input is invalid."""
     parser = build_parser()
     parsed = parser.parse_args(arguments)
     name = parsed.subcommand

@@ -1,9 +1,10 @@
-"""How a face lies in its crop: the part of the contract that training decides and serving follows."""
+"""Size of a crop and position of the face in it. The export writes both into the model's configuration."""
 
 import numpy as np
 
 CROP_SIZE = (48, 48)
-"""(height, width) in pixels."""
+"""(height, width) of a crop in pixels."""
 
 TEMPLATE = np.array([[14.48, 18.64], [32.52, 18.64], [23.50, 28.86], [16.11, 37.55], [30.89, 37.55]]) / 48
-"""Eyes, nose, mouth corners as fractions of the crop: their median place in FER2013's images, made symmetric."""
+"""Eyes, nose and mouth corners, (x, y) as fractions of the crop: their median position in the images of FER2013,
+made symmetric."""

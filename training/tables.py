@@ -1,4 +1,4 @@
-"""Tables of results: for the terminal, for Markdown and for HTML."""
+"""Tables of results, for the terminal, Markdown and HTML."""
 
 from dataclasses import dataclass
 from html import escape
@@ -9,7 +9,7 @@ from rich.table import Table as RichTable
 
 @dataclass(frozen=True)
 class Table:
-    """A title, the heads of the columns, rows of as many cells, and what a reader must know to read it."""
+    """A title, column headers, rows of as many cells, and a note on how to read them."""
 
     title: str
     columns: tuple[str, ...]
@@ -20,24 +20,24 @@ class Table:
         for row in self.rows:
             if len(row) != len(self.columns):
                 raise ValueError(
-                    f"table {self.title!r}: a row has {len(row)} cells for {len(self.columns)} columns"
+                    f"table {self.title!r} has a row of {len(row)} cells for {len(self.columns)} columns"
                 )
 
     def print(self) -> None:
-        """To the terminal."""
+        """Print the table to the terminal."""
         table = RichTable(*self.columns, title=self.title, caption=self.note or None, caption_justify="left")
         for row in self.rows:
             table.add_row(*row)
         Console().print(table)
 
     def markdown(self) -> str:
-        """As a section of a Markdown page."""
+        """Render the table as a section of a Markdown page."""
         lines = [f"### {self.title}", "", _line(self.columns), _line(("---",) * len(self.columns))]
         lines += [_line(tuple(cell.replace("|", "\\|") for cell in row)) for row in self.rows]
         return "\n".join([*lines, *(["", self.note] if self.note else [])]) + "\n"
 
     def html(self) -> str:
-        """As a section of a page."""
+        """Render the table as a section of an HTML page."""
         head = "".join(f"<th>{escape(column)}</th>" for column in self.columns)
         body = "\n".join(
             "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows
@@ -53,11 +53,11 @@ def _line(cells: tuple[str, ...]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def share(value: float) -> str:
-    """A share 0..1 in per cent, as the field's tables have it."""
+def percent(value: float) -> str:
+    """Format a fraction 0..1 in percent, without the sign."""
     return f"{100 * value:.2f}"
 
 
-def share_between(low: float, high: float) -> str:
-    """An interval of shares, in per cent."""
+def percent_range(low: float, high: float) -> str:
+    """Format an interval of fractions in percent, without the sign."""
     return f"{100 * low:.2f} to {100 * high:.2f}"

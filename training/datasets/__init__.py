@@ -1,1 +1,1 @@
-"""Data sets in the form people download them, and the compact prepared form that training reads."""
+"""Readers of data sets as downloaded, and the prepared form that training reads."""

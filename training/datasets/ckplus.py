@@ -1,11 +1,11 @@
 """CK+: posed expressions, filmed from neutral to the peak.
 
-Lucey et al., "The Extended Cohn-Kanade Dataset (CK+)", CVPR Workshops 2010. Read in two forms:
+Lucey et al., "The Extended Cohn-Kanade Dataset (CK+)", CVPR Workshops 2010. Two forms can be read:
 
-- as its authors give it: ``cohn-kanade-images/S005/001/S005_001_00000011.png`` and, for the sequences that have a
-  label, ``Emotion/S005/001/S005_001_00000011_emotion.txt``. The last three frames of each labelled sequence are
-  taken and, where asked for, its first as neutral;
-- as the folders ``CK+48``, a folder an emotion, with those last three frames: ``anger/S010_004_00000017.png``.
+- the original: ``cohn-kanade-images/S005/001/S005_001_00000011.png`` and, for sequences with a label,
+  ``Emotion/S005/001/S005_001_00000011_emotion.txt``. The last three frames of each labeled sequence are used and,
+  optionally, its first frame as neutral;
+- CK+48: a folder for each emotion with those last three frames, such as ``anger/S010_004_00000017.png``.
 """
 
 import re
@@ -19,7 +19,7 @@ from training.datasets.ferplus import COLUMNS, EMOTIONS, Votes
 
 IMAGES, LABELS = "cohn-kanade-images", "Emotion"
 CODES = ("neutral", "anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise")
-"""What the numbers in the label files mean, from 0."""
+"""Emotions by their number in the label files."""
 
 FOLDERS = {
     "anger": "anger",
@@ -39,7 +39,14 @@ FRAME = re.compile(r"(S\d+)_(\d+)_(\d+)\.png")
 
 @dataclass(frozen=True, eq=False)
 class Frames:
-    """Images; the index of each one's emotion in ``EMOTIONS``; who is in it; and what was left out, by reason."""
+    """The frames of CK+ that are used.
+
+    Attributes:
+        paths: Image files.
+        labels: Index of each frame's emotion in ``EMOTIONS``, [frames].
+        subjects: Name of the person in each frame, [frames].
+        skipped: Number of sequences left out, by reason.
+    """
 
     paths: list[Path]
     labels: NDArray[np.int64]
@@ -47,25 +54,25 @@ class Frames:
     skipped: dict[str, int]
 
     def votes(self) -> Votes:
-        """[images, 10], all ten on the one label, so that what reads FER+ reads CK+ too."""
+        """Return the labels as votes of FER+, [frames, 10]: all ten for one emotion."""
         return 10 * np.eye(len(COLUMNS), dtype=np.int64)[self.labels]
 
 
 def read_ckplus(folder: Path, *, neutral: bool = False) -> Frames:
-    """Read either form.
+    """List the frames of either form.
 
     Args:
-        folder: holds ``cohn-kanade-images`` and ``Emotion``, or the folders of CK+48.
-        neutral: take the first frame of each sequence as neutral; the original form only.
+        folder: Holds ``cohn-kanade-images`` and ``Emotion``, or the folders of CK+48.
+        neutral: Add the first frame of each sequence as neutral; only the original form has one.
 
     Raises:
-        ValueError: a label or a name is malformed, neutral frames are wanted of CK+48, or nothing is there.
-        FileNotFoundError: the images are there, the labels are not.
+        ValueError: A label or a name is malformed, ``neutral`` is set for CK+48, or there are no images.
+        FileNotFoundError: There are images but no labels.
     """
     if (folder / IMAGES).is_dir():
         return _read_sequences(folder, neutral=neutral)
     if neutral:
-        raise ValueError(f"{folder} holds no {IMAGES}/; CK+48 has no neutral frames")
+        raise ValueError(f"{folder} holds no {IMAGES}/; without it there are no neutral frames")
     return _read_folders(folder)
 
 
@@ -94,7 +101,7 @@ def _read_sequences(folder: Path, *, neutral: bool) -> Frames:
         labels += [EMOTIONS.index(emotion) for emotion in emotions]
         subjects += [subject] * len(taken)
     if not paths:
-        raise ValueError(f"{folder / IMAGES} holds no sequence that {folder / LABELS} has a label for")
+        raise ValueError(f"{folder / IMAGES} holds no sequence with a label in {folder / LABELS}")
     return Frames(paths, np.array(labels, np.int64), np.array(subjects), skipped)
 
 
@@ -105,7 +112,7 @@ def _read_label(file: Path) -> str:
         if code != int(code) or not 0 <= code < len(CODES):
             raise ValueError
     except (ValueError, OverflowError):
-        raise ValueError(f"{file} says {text!r}; a label is a number from 0 to {len(CODES) - 1}") from None
+        raise ValueError(f"{file} holds {text!r}; a label is a number from 0 to {len(CODES) - 1}") from None
     return CODES[int(code)]
 
 
@@ -116,8 +123,8 @@ def _read_folders(folder: Path) -> Frames:
     for name, emotion in FOLDERS.items():
         for path in sorted((folder / name).glob("*.png")):
             found = FRAME.fullmatch(path.name)
-            if not found:  # without its subject it could end up on both sides of a fold
-                raise ValueError(f"{path} does not name its subject; CK+48 has names like S010_004_00000017.png")
+            if not found:  # without its subject, a frame could end up on both sides of a fold
+                raise ValueError(f"{path} does not name its subject; expected a name like S010_004_00000017.png")
             paths.append(path)
             labels.append(EMOTIONS.index(emotion))
             subjects.append(found[1])

@@ -1,7 +1,7 @@
-"""FER2013 as Kaggle gives it: one table, each row an image as a string of 48 x 48 grey values.
+"""FER2013 as published on Kaggle: a table with a string of 48 x 48 gray values in each row.
 
 Goodfellow et al., "Challenges in Representation Learning: A report on three machine learning contests",
-ICONIP 2013. Columns: ``emotion`` (of one person, not used here), ``pixels``, ``Usage``.
+ICONIP 2013. Columns: ``emotion`` (not used here), ``pixels``, ``Usage``.
 """
 
 import csv
@@ -18,13 +18,13 @@ COLUMNS = {"emotion", "pixels", "Usage"}
 
 @dataclass(frozen=True)
 class PixelRow:
-    """One row, its pixels still as text."""
+    """One row, with its pixels as text."""
 
     usage: str
     text: str
 
     def decode(self) -> bytes:
-        """The grey values, row by row; empty where they are not 48 x 48 whole numbers from 0 to 255."""
+        """Return the 48 x 48 gray values row by row; no bytes if there are more, fewer or invalid values."""
         try:
             values = np.array(self.text.split(), np.int64)
         except ValueError:
@@ -35,16 +35,16 @@ class PixelRow:
 
 
 def read_pixel_rows(table: Path) -> Iterator[PixelRow]:
-    """Each row in order.
+    """Read the rows of the table in order.
 
     Raises:
-        ValueError: a column is lacking.
-        FileNotFoundError: the table is not there.
+        ValueError: A column is missing.
+        FileNotFoundError: The table does not exist.
     """
     with table.open(newline="") as file:
         reader = csv.DictReader(file)
-        lacking = COLUMNS - set(reader.fieldnames or ())
-        if lacking:
-            raise ValueError(f"{table} lacks the columns {sorted(lacking)}; it has {reader.fieldnames}")
+        missing = COLUMNS - set(reader.fieldnames or ())
+        if missing:
+            raise ValueError(f"{table} has no columns {sorted(missing)}; it has {reader.fieldnames}")
         for row in reader:
             yield PixelRow(row["Usage"] or "", row["pixels"] or "")

@@ -1,7 +1,7 @@
-"""FER+: the images of FER2013 with the votes of ten people each.
+"""FER+: the images of FER2013, each with the votes of ten people.
 
 Barsoum et al., "Training Deep Networks for Facial Expression Recognition with Crowd-Sourced Label Distribution",
-ICMI 2016. Layout: ``fer2013new.csv`` beside ``FER2013Train/`` and ``FER2013Valid/`` with one PNG a row, or beside
+ICMI 2016. Layout: ``fer2013new.csv`` and either folders of PNG files, ``FER2013Train/`` and ``FER2013Valid/``, or
 Kaggle's ``fer2013.csv``, which has the same rows in the same order.
 """
 
@@ -24,15 +24,15 @@ FOLDERS = {"Training": "FER2013Train", "PublicTest": "FER2013Valid", "PrivateTes
 SPLITS = {"train": "Training", "valid": "PublicTest", "test": "PrivateTest"}
 
 DROPPED = -1
-"""The label of a row that a rule leaves out."""
+"""Label of a row that a rule leaves out."""
 
 Votes = NDArray[np.int64]
-"""[rows, 10], in the order of ``COLUMNS``."""
+"""Votes [rows, 10], in the order of ``COLUMNS``."""
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The rows of one split that have an image, and how many have none."""
+    """The images of one split with their votes, and the number of rows without an image."""
 
     images: Sequence[EncodedImage]
     votes: Votes
@@ -42,12 +42,12 @@ class Split:
 def read_split(folder: Path, split: str) -> Split:
     """Read the rows of "train", "valid" or "test".
 
-    The images come from the split's folder or, where there is none, from Kaggle's table.
+    The images come from the split's folder or, if it does not exist, from Kaggle's table.
 
     Raises:
-        ValueError: a table lacks a column, a vote is no number, the two tables do not belong together, or no
-            image of the split is there.
-        FileNotFoundError: the table is not there.
+        ValueError: A table has a column missing, a vote is not a number, the two tables do not match, or the split
+            has no images.
+        FileNotFoundError: The table does not exist.
     """
     table = folder / TABLE
     usage = SPLITS[split]
@@ -63,11 +63,11 @@ def read_split(folder: Path, split: str) -> Split:
         try:
             votes.append([int(row[column]) for column in COLUMNS])
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{table}, line {line}: a vote is no whole number ({error})") from error
+            raise ValueError(f"{table}, line {line}: a vote is not a whole number ({error})") from error
         images.append(image)
     if not images:
         place = folder / (PIXELS_TABLE if from_pixels else FOLDERS[usage])
-        raise ValueError(f"{place} holds no image that {table} names")
+        raise ValueError(f"{place} holds none of the images in {table}")
     return Split(images, np.array(votes, np.int64), missing)
 
 
@@ -75,12 +75,12 @@ Row = dict[str, str]
 
 
 def _rows(table: Path) -> Iterator[tuple[int, Row]]:
-    """Each row with its line."""
+    """Read the rows with their line numbers."""
     with table.open(newline="") as file:
         reader = csv.DictReader(file)
-        lacking = {"Usage", "Image name", *COLUMNS} - set(reader.fieldnames or ())
-        if lacking:
-            raise ValueError(f"{table} lacks the columns {sorted(lacking)}; it has {reader.fieldnames}")
+        missing = {"Usage", "Image name", *COLUMNS} - set(reader.fieldnames or ())
+        if missing:
+            raise ValueError(f"{table} has no columns {sorted(missing)}; it has {reader.fieldnames}")
         yield from enumerate(reader, start=2)
 
 
@@ -93,31 +93,30 @@ def _images_in_folder(folder: Path, usage: str) -> Iterator[tuple[int, Row, Enco
 
 
 def _images_in_table(folder: Path, usage: str) -> Iterator[tuple[int, Row, EncodedImage | None]]:
-    """As FER+'s own script does: a row without an image name is left out."""
+    """Leave out rows without an image name, as FER+'s own script does."""
     pixels = read_pixel_rows(folder / PIXELS_TABLE)
     line = 1
     for line, row in _rows(folder / TABLE):
         other = next(pixels, None)
         if other is None or other.usage != row["Usage"]:
-            told = "ends before it" if other is None else f"has {other.usage!r} there"
+            counterpart = "ends before it" if other is None else f"has {other.usage!r} there"
             raise ValueError(
-                f"{folder / TABLE}, line {line} is {row['Usage']!r}; {PIXELS_TABLE} {told}: "
-                "the two do not belong together"
+                f"the tables do not match: {folder / TABLE}, line {line} is {row['Usage']!r}, "
+                f"but {PIXELS_TABLE} {counterpart}"
             )
         if row["Usage"] == usage:
             name = row["Image name"].strip()
             yield line, row, PixelImage(name, other.decode()) if name else None
     if next(pixels, None) is not None:
         raise ValueError(
-            f"{folder / PIXELS_TABLE} has more rows than the {line - 1:,} of {TABLE}: "
-            "the two do not belong together"
+            f"the tables do not match: {folder / PIXELS_TABLE} has more rows than the {line - 1:,} of {TABLE}"
         )
 
 
 def majority_labels(votes: Votes) -> NDArray[np.int64]:
-    """Labels [rows] by the rule of the FER+ authors: single votes do not count, and the top must exceed half.
+    """Return labels [rows] by the rule of FER+'s authors: more than half of the votes, without single votes.
 
-    ``DROPPED`` where it does not, or where it is not one of the eight emotions.
+    A row is ``DROPPED`` if there is no such majority, or if it is not for one of the eight emotions.
     """
     counted = np.where(votes > 1, votes, 0)
     top = counted.argmax(axis=1)
@@ -126,13 +125,13 @@ def majority_labels(votes: Votes) -> NDArray[np.int64]:
 
 
 def argmax_labels(votes: Votes) -> NDArray[np.int64]:
-    """Labels [rows] by the top vote of all ten columns; ``DROPPED`` where that is unknown or no face."""
+    """Return labels [rows] by the most votes of all ten columns; ``DROPPED`` for unknown and no face."""
     top = votes.argmax(axis=1)
     return np.where(top < len(EMOTIONS), top, DROPPED)
 
 
 def vote_distributions(votes: Votes) -> NDArray[np.float32]:
-    """[rows, 8], the share of each emotion; single votes do not count. All zero where nothing is left."""
+    """Return each emotion's share of the votes [rows, 8], without single votes; all zero if none are left."""
     counted = np.where(votes > 1, votes, 0)[:, : len(EMOTIONS)].astype(np.float32)
     total = counted.sum(axis=1, keepdims=True)
     shares: NDArray[np.float32] = np.divide(counted, total, out=np.zeros_like(counted), where=total > 0)

@@ -1,4 +1,4 @@
-"""An image of a data set, wherever it lies: a file of its own, a row of a table, a record of a container."""
+"""An image of a data set, stored in a file, a row of a table or a record of a container."""
 
 import zlib
 from dataclasses import dataclass, field
@@ -10,25 +10,25 @@ import numpy as np
 
 
 class EncodedImage(Protocol):
-    """What the face pipeline reads. A ``Path`` is one."""
+    """An encoded image that can be read. A ``Path`` is one."""
 
     @property
     def name(self) -> str:
-        """What the data set calls it."""
+        """Name of the image in its data set."""
 
     def read_bytes(self) -> bytes:
-        """The encoded image."""
+        """Read the encoded image."""
 
 
 @dataclass(frozen=True)
 class PixelImage:
-    """A square grey image that a table holds as pixels, row by row; empty where the table is broken there."""
+    """A square gray image stored as pixels, row by row; empty if its row of the table is invalid."""
 
     name: str
     pixels: bytes = field(repr=False)
 
     def read_bytes(self) -> bytes:
-        """As PNG, so that it takes the way of every other image; nothing where there are no pixels."""
+        """Encode the image as PNG, so that it is processed like any other; no bytes if there are no pixels."""
         if not self.pixels:
             return b""
         side = round(len(self.pixels) ** 0.5)
@@ -36,7 +36,7 @@ class PixelImage:
 
 
 def identify(image: EncodedImage) -> str:
-    """A line that changes when the image is another one; of a file its path and size."""
+    """Describe an image in a line that changes with the image; of a file that is its path and size."""
     if isinstance(image, Path):
         return f"{image} {image.stat().st_size}"
     if isinstance(image, PixelImage):

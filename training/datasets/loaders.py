@@ -1,4 +1,4 @@
-"""Whole batches out of arrays in memory: an epoch costs the loader nothing but indexing."""
+"""Batches of crops from arrays in memory: loading one is a single indexing operation."""
 
 import math
 from collections.abc import Iterator
@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-EVALUATION_BATCH = 512
-"""Crops at a time where nothing is learnt."""
-
 Batch = tuple[Tensor, ...]
-"""Crops uint8 [N, views, H, W] and their targets, each [N, ...]."""
+"""Crops uint8 [N, views, H, W], followed by their targets, each [N, ...]."""
 
 
 class CropBatches(Dataset[Batch]):
-    """Crops [n, H, W], or several views of each [n, views, H, W], and one or more targets, each [n, ...], taken a
-    batch of indices at a time.
+    """Crops and their targets, indexed by a whole batch.
+
+    Args:
+        crops: One crop of each face [n, H, W], or several views of it [n, views, H, W].
+        targets: One or more targets, each [n, ...].
     """
 
     def __init__(self, crops: NDArray[np.uint8], *targets: NDArray[np.generic]) -> None:
@@ -34,20 +34,25 @@ class CropBatches(Dataset[Batch]):
 
 
 class ShuffledBatches(Sampler[list[int]]):
-    """Batches of indices in an order that only seed and epoch decide, so that a resumed run sees the same.
+    """Batches of shuffled indices; the order depends on seed and epoch only, so that a resumed run repeats it.
 
-    Each of ``replicas`` processes gets its own part; what does not fill a batch on all of them is left out.
+    Each of ``replicas`` processes gets its own part. Samples that do not fill a batch on all of them are left out.
+
+    Raises:
+        ValueError: There are too few samples for one batch.
     """
 
     def __init__(self, size: int, batch_size: int, *, seed: int, replicas: int = 1) -> None:
         if size < batch_size * replicas:
-            raise ValueError(f"{size} samples do not fill one batch of {batch_size} on {replicas} device(s)")
+            raise ValueError(
+                f"there are {size} samples, fewer than one batch of {batch_size} on each of {replicas} device(s)"
+            )
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.replicas = replicas
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer before each epoch."""
+        """Set the epoch; the trainer calls this before each."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -62,7 +67,7 @@ class ShuffledBatches(Sampler[list[int]]):
 
 
 class OrderedBatches(Sampler[list[int]]):
-    """Batches of indices in order, the last one short."""
+    """Batches of indices in order; the last one may be shorter."""
 
     def __init__(self, size: int, batch_size: int) -> None:
         self.size, self.batch_size = size, batch_size
@@ -76,5 +81,5 @@ class OrderedBatches(Sampler[list[int]]):
 
 
 def batches(dataset: CropBatches, sampler: Sampler[list[int]]) -> DataLoader[Batch]:
-    """A loader whose every item already is a batch."""
+    """Return a loader of batches that the dataset has already collated."""
     return DataLoader(dataset, batch_size=None, sampler=sampler)

@@ -1,4 +1,4 @@
-"""Faces by person: one folder a person, as CASIA-WebFace and CelebA are passed on."""
+"""Faces by person in the form of CASIA-WebFace: a folder for each person."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 @dataclass(frozen=True, eq=False)
 class People:
-    """Images, the index of the person in each, and the persons' names in order of that index."""
+    """Images, the index of the person in each [images], and the names of the people by index."""
 
     images: Sequence[EncodedImage]
     labels: NDArray[np.int64]
@@ -22,10 +22,10 @@ class People:
 
 
 def read_people(folder: Path) -> People:
-    """List a folder-per-person tree.
+    """List the images in the folder of each person.
 
     Raises:
-        ValueError: fewer than two people have an image.
+        ValueError: Fewer than two people have an image.
     """
     names: list[str] = []
     paths: list[Path] = []
@@ -37,5 +37,5 @@ def read_people(folder: Path) -> People:
             names.append(person.name)
             paths += images
     if len(names) < 2:
-        raise ValueError(f"{folder} holds images of {len(names)} people; training needs at least 2")
+        raise ValueError(f"{folder} holds images of {len(names)} people; at least 2 people are needed")
     return People(paths, np.array(labels, np.int64), names)

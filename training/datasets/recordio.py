@@ -1,9 +1,9 @@
-"""MXNet's RecordIO, in which CASIA-WebFace and its like are passed on: ``train.rec``, ``train.idx``, ``property``.
+"""Faces by person in MXNet's RecordIO format: ``train.rec``, ``train.idx`` and ``property``.
 
 Format: the documentation of dmlc-core's ``recordio.h`` (framing) and of MXNet's ``mx.recordio`` (image header).
 A record is a magic number, a word of flag (3 bits) and length (29 bits), the data, and zeros up to the next
-multiple of four. Where the data holds the magic number at a multiple of four, the writer cuts it there and leaves
-the number out: flag 0 is a whole record, 1 the first part of one, 2 a middle part, 3 the last.
+multiple of four. If the data contains the magic number at a multiple of four, the writer splits it there and
+leaves the number out: flag 0 marks a whole record, 1 the first part of one, 2 a middle part, 3 the last part.
 """
 
 import struct
@@ -20,12 +20,12 @@ MAGIC = struct.pack("<I", 0xCED7230A)
 LENGTH_BITS = 29
 WHOLE, FIRST, MIDDLE, LAST = range(4)
 HEADER = struct.Struct("<IfQQ")
-"""flag, label, two ids; a flag above 0 says that so many labels of float32 follow, and the label here is void."""
+"""Flag, label and two ids. A flag above 0 is the number of float32 labels that follow and replace the label."""
 
 
 @dataclass(frozen=True)
 class RecordImage:
-    """The image in the record that starts at ``offset`` of a file."""
+    """The image in the record at a byte offset of a file."""
 
     path: Path
     key: int
@@ -33,11 +33,11 @@ class RecordImage:
 
     @property
     def name(self) -> str:
-        """Its key in the index."""
+        """Key of the record in the index."""
         return str(self.key)
 
     def read_bytes(self) -> bytes:
-        """The encoded image; nothing where the record is cut off or broken."""
+        """Read the encoded image; no bytes if the record is truncated or malformed."""
         try:
             with self.path.open("rb") as file:
                 return read_image_record(file, self.offset)[1]
@@ -46,17 +46,17 @@ class RecordImage:
 
 
 def read_record(file: BinaryIO, offset: int) -> bytes:
-    """The data of the record at an offset.
+    """Read the data of the record at an offset.
 
     Raises:
-        ValueError: there is no record, or the file ends within it.
+        ValueError: There is no record, or it is truncated.
     """
     file.seek(offset)
     parts: list[bytes] = []
     while True:
         head = file.read(8)
         if len(head) < 8 or head[:4] != MAGIC:
-            raise ValueError(f"{file.name}: no record at byte {offset:,}")
+            raise ValueError(f"{file.name}: there is no record at byte {offset:,}")
         (word,) = struct.unpack("<I", head[4:])
         flag, length = word >> LENGTH_BITS, word & ((1 << LENGTH_BITS) - 1)
         if (flag in (WHOLE, FIRST)) != (not parts):
@@ -71,14 +71,14 @@ def read_record(file: BinaryIO, offset: int) -> bytes:
 
 
 def read_image_record(file: BinaryIO, offset: int) -> tuple[list[float], bytes]:
-    """The labels and the encoded image of the record at an offset.
+    """Read the labels and the encoded image of the record at an offset.
 
     Raises:
-        ValueError: as ``read_record``; or the record is shorter than its header.
+        ValueError: There is no record, it is truncated, or it is shorter than its header.
     """
     data = read_record(file, offset)
     if len(data) < HEADER.size:
-        raise ValueError(f"{file.name}: the record at byte {offset:,} is shorter than an image's header")
+        raise ValueError(f"{file.name}: the record at byte {offset:,} is shorter than the header of an image")
     flag, label, _, _ = HEADER.unpack_from(data)
     start = HEADER.size + 4 * flag
     if len(data) < start:
@@ -90,13 +90,13 @@ def read_image_record(file: BinaryIO, offset: int) -> tuple[list[float], bytes]:
 def read_recorded_people(folder: Path) -> People:
     """List the images of a container and the people in them.
 
-    The record of index 0 is no image where it has two labels: then it says that the images are the records from
-    1 up to the first label, and what follows sums up each person.
+    If the record of key 0 has two labels, it is not an image: the images are then the records from key 1 up to,
+    but not including, the first label, and the records after them are summaries of each person.
 
     Raises:
-        ValueError: the index or ``property`` is malformed, a record is not where the index says, a label is no
-            person that ``property`` counts, or there are fewer than two people.
-        FileNotFoundError: one of the three files is not there.
+        ValueError: The index or ``property`` is malformed, the index points to no record, a label is not below the
+            number of people in ``property``, or there are fewer than two people.
+        FileNotFoundError: One of the three files does not exist.
     """
     offsets = _read_index(folder / INDEX)
     classes = _read_property(folder / PROPERTY)
@@ -111,21 +111,23 @@ def read_recorded_people(folder: Path) -> People:
         for key in keys:
             label = int(_read_label(file, offsets[key]))
             if not 0 <= label < classes:
-                raise ValueError(f"{folder / RECORDS}: record {key} is of person {label}; there are {classes:,}")
+                raise ValueError(
+                    f"{folder / RECORDS}: record {key} has the label {label}; {PROPERTY} counts {classes:,} people"
+                )
             images.append(RecordImage(folder / RECORDS, key, offsets[key]))
             labels.append(label)
     people, indices = np.unique(np.array(labels, np.int64), return_inverse=True)
     if len(people) < 2:
-        raise ValueError(f"{folder} holds images of {len(people)} people; training needs at least 2")
+        raise ValueError(f"{folder} holds images of {len(people)} people; at least 2 people are needed")
     return People(list(images), indices.astype(np.int64), [str(person) for person in people])
 
 
 def _read_label(file: BinaryIO, offset: int) -> float:
-    """The first label of a record, without reading its image."""
+    """Read the first label of a record without its image."""
     file.seek(offset)
     head = file.read(8 + HEADER.size + 4)
     if len(head) < 8 + HEADER.size or head[:4] != MAGIC:
-        raise ValueError(f"{file.name}: no record at byte {offset:,}")
+        raise ValueError(f"{file.name}: there is no record at byte {offset:,}")
     flag, label, _, _ = HEADER.unpack_from(head, 8)
     if flag and len(head) == 8 + HEADER.size + 4:
         (label,) = struct.unpack_from("<f", head, 8 + HEADER.size)
@@ -139,15 +141,15 @@ def _read_index(file: Path) -> dict[int, int]:
             key, offset = line.split("\t")
             offsets[int(key)] = int(offset)
         except ValueError as error:
-            raise ValueError(f"{file}, line {number}: {line!r} is no pair of key and offset") from error
+            raise ValueError(f"{file}, line {number}: {line!r} is not a key and an offset") from error
     return offsets
 
 
 def _read_property(file: Path) -> int:
-    """How many people there are: the first of ``people,height,width``."""
+    """Read the number of people, the first of ``people,height,width``."""
     text = file.read_text().strip()
     try:
         people, _, _ = (int(part) for part in text.split(","))
     except ValueError as error:
-        raise ValueError(f"{file} says {text!r}; it should say people,height,width") from error
+        raise ValueError(f"{file} holds {text!r}; expected people,height,width") from error
     return people

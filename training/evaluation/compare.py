@@ -1,4 +1,4 @@
-"""The comparison the method rests on: are joined features better than either alone, or than their scores fused?"""
+"""Compare the tandem with its parts: are joined features better than either alone, or than fused scores?"""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -13,42 +13,41 @@ from training.datasets.ferplus import DROPPED, argmax_labels, majority_labels
 from training.datasets.prepared import PreparedSet, load_prepared
 from training.protocols.bootstrap import interval_over_runs
 from training.protocols.ferplus import score
-from training.runs import is_complete
+from training.runs import is_complete, predict_expressions
 from training.settings.evaluation import CompareSettings
 from training.settings.stages import EmotionSettings, IdentitySettings, JointSettings, ProbeSettings
 from training.stages.expression import train_emotion, train_joint, train_probe
 from training.stages.identity import train_identity
-from training.tables import Table, share, share_between
-from training.trained_networks import read_expressions
+from training.tables import Table, percent, percent_range
 
 RESULT, PAGE = "comparison.json", "comparison.md"
 
 IDENTITY, EMOTION, FUSION = "identity features alone", "emotion network alone", "score fusion"
-LONGER, FROZEN, JOINT = "emotion network, trained on", "tandem, parts frozen", "tandem, trained jointly"
+LONGER, FROZEN, JOINT = "emotion network, trained longer", "tandem, parts frozen", "tandem, trained jointly"
 METHODS = (IDENTITY, EMOTION, LONGER, FUSION, FROZEN, JOINT)
 REFERENCE = EMOTION
-"""What every method's gain is counted from."""
+"""The method that gains are measured against."""
 
 FUSION_WEIGHTS = np.linspace(0, 1, 21)
-"""Of the emotion network's probabilities; the rest is the identity classifier's."""
+"""Candidate weights of the emotion network's probabilities; the identity classifier's have the rest."""
 
 Probabilities = NDArray[np.float32]
-"""[rows of Valid, 8]."""
+"""Probabilities [rows of Valid, 8]."""
 
 
 def compare(settings: CompareSettings) -> None:
-    """Train what is not complete, score all on Valid, print the table and write it."""
+    """Train every network that is not complete, score all on Valid, print the scores and write them."""
     valid = load_prepared(settings.data / "valid")
-    answers: dict[str, list[Probabilities]] = {method: [] for method in METHODS}
+    predictions: dict[str, list[Probabilities]] = {method: [] for method in METHODS}
     weights: list[float] = []
     for seed in range(1, settings.seeds + 1):
         runs = train_all(settings, seed)
         for method, run in runs.items():
-            answers[method].append(read_expressions(run, valid.crops))
-        weight = fusion_weight(answers[EMOTION][-1], answers[IDENTITY][-1], valid)
-        answers[FUSION].append(fuse(answers[EMOTION][-1], answers[IDENTITY][-1], weight))
+            predictions[method].append(predict_expressions(run, valid.crops))
+        weight = fusion_weight(predictions[EMOTION][-1], predictions[IDENTITY][-1], valid)
+        predictions[FUSION].append(fuse(predictions[EMOTION][-1], predictions[IDENTITY][-1], weight))
         weights.append(weight)
-    result = summarise(answers, valid)
+    result = summarize(predictions, valid)
     result |= {"fusion_weights": weights, "settings": json.loads(json.dumps(asdict(settings), default=str))}
     (settings.out / RESULT).write_text(json.dumps(result, indent=2) + "\n")
     (settings.out / PAGE).write_text(table(result).markdown())
@@ -56,10 +55,10 @@ def compare(settings: CompareSettings) -> None:
 
 
 def train_all(settings: CompareSettings, seed: int) -> dict[str, Path]:
-    """Every network of one seed; those that are complete are not trained again.
+    """Train every network of one seed; runs that are complete are skipped.
 
     Returns:
-        The run of each method that has one of its own.
+        The run of each method except the fusion, which has none.
     """
     out = settings.out / f"seed-{seed}"
     common: dict[str, Any] = {
@@ -95,7 +94,7 @@ def train_all(settings: CompareSettings, seed: int) -> dict[str, Path]:
         epochs=settings.emotion_epochs,
         **common,
     )
-    # The control: as many epochs more, at the same rate, as the tandems have, but without identity features.
+    # The control: trained for as many further epochs as the tandems, at the same rate, without identity features.
     longer = EmotionSettings(
         out=out / "longer",
         data=settings.data,
@@ -116,42 +115,42 @@ def train_all(settings: CompareSettings, seed: int) -> dict[str, Path]:
 
 
 def fuse(emotion: Probabilities, identity: Probabilities, weight: float) -> Probabilities:
-    """The weighted mean of both answers: the sum rule of Kittler et al., "On Combining Classifiers", PAMI 1998."""
+    """Return the weighted mean of both (the sum rule of Kittler et al., "On Combining Classifiers", PAMI 1998)."""
     return (weight * emotion + (1 - weight) * identity).astype(np.float32)
 
 
 def fusion_weight(emotion: Probabilities, identity: Probabilities, valid: PreparedSet) -> float:
-    """The weight that reads Valid best, as every method's epoch is the one that does; of several the largest."""
-    reached = [
+    """Return the weight with the highest accuracy on Valid, the largest of several equal ones."""
+    accuracies = [
         score(fuse(emotion, identity, weight), valid.arrays["votes"], valid.aligned).majority.accuracy
         for weight in FUSION_WEIGHTS
     ]
-    best = np.flatnonzero(np.array(reached) == max(reached))[-1]
+    best = np.flatnonzero(np.array(accuracies) == max(accuracies))[-1]
     return float(FUSION_WEIGHTS[best])
 
 
-def summarise(answers: Mapping[str, list[Probabilities]], valid: PreparedSet) -> dict[str, Any]:
-    """Figures for JSON: of each method the mean over seeds, their deviation, and intervals.
+def summarize(predictions: Mapping[str, list[Probabilities]], valid: PreparedSet) -> dict[str, Any]:
+    """Return the scores of each method for JSON: mean over seeds, standard deviation, and intervals.
 
-    ``gain`` is over ``REFERENCE``, seed by seed and row by row, which is far surer than the difference of two
-    means: most rows are read alike by both.
+    ``gain`` is the paired difference to ``REFERENCE``, by seed and row. Its interval is much narrower than that of
+    a difference of means, because both methods agree on most rows.
     """
     methods: dict[str, Any] = {}
     for rule, labels in _rules(valid):
-        reference = _right(answers[REFERENCE], labels, valid.aligned)
-        for method, runs in answers.items():
-            right = _right(runs, labels, valid.aligned)
-            of_seeds = right.mean(axis=1)
+        reference = _correct(predictions[REFERENCE], labels, valid.aligned)
+        for method, runs in predictions.items():
+            correct = _correct(runs, labels, valid.aligned)
+            of_seeds = correct.mean(axis=1)
             methods.setdefault(method, {})[rule] = {
-                "rows": right.shape[1],
+                "rows": correct.shape[1],
                 "seeds": of_seeds.tolist(),
                 "mean": float(of_seeds.mean()),
                 "deviation": float(of_seeds.std(ddof=1)) if len(runs) > 1 else None,
-                "interval": asdict(interval_over_runs(right)),
-                "gain": float((right - reference).mean()),
-                "gain_interval": asdict(interval_over_runs(right - reference)),
+                "interval": asdict(interval_over_runs(correct)),
+                "gain": float((correct - reference).mean()),
+                "gain_interval": asdict(interval_over_runs(correct - reference)),
             }
-    for method, runs in answers.items():
+    for method, runs in predictions.items():
         scores = [score(run, valid.arrays["votes"], valid.aligned).majority for run in runs]
         methods[method]["macro_f1"] = float(np.mean([each.macro_f1 for each in scores]))
         methods[method]["macro_recall"] = float(np.mean([each.macro_recall for each in scores]))
@@ -163,30 +162,30 @@ def _rules(valid: PreparedSet) -> Iterator[tuple[str, NDArray[np.int64]]]:
     yield "argmax", argmax_labels(valid.arrays["votes"])
 
 
-def _right(
-    runs: list[Probabilities], labels: NDArray[np.int64], answered: NDArray[np.bool_]
+def _correct(
+    runs: list[Probabilities], labels: NDArray[np.int64], found: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """[runs, rows that the rule keeps], 1 where the answer is right; no answer without a face is."""
+    """Return [runs, rows], 1 for a correct prediction; rows that the rule drops are left out."""
     rows = labels != DROPPED
-    right = np.stack([(run.argmax(axis=1) == labels) & answered for run in runs])
-    return right[:, rows].astype(np.float64)
+    correct = np.stack([(run.argmax(axis=1) == labels) & found for run in runs])
+    return correct[:, rows].astype(np.float64)
 
 
 def table(result: Mapping[str, Any]) -> Table:
-    """One row a method."""
+    """Tabulate the methods."""
     rows = []
     for method, figures in result["methods"].items():
         major, top = figures["majority"], figures["argmax"]
-        spread = "" if major["deviation"] is None else f" ± {share(major['deviation'])}"
-        gain = f"{100 * major['gain']:+.2f} ({share_between(**major['gain_interval'])})"
+        spread = "" if major["deviation"] is None else f" ± {percent(major['deviation'])}"
+        gain = f"{100 * major['gain']:+.2f} ({percent_range(**major['gain_interval'])})"
         rows.append(
             (
                 method,
-                f"{share(major['mean'])}{spread}",
-                share_between(**major["interval"]),
+                f"{percent(major['mean'])}{spread}",
+                percent_range(**major["interval"]),
                 "" if method == REFERENCE else gain,
-                f"{share(top['mean'])} ({share_between(**top['interval'])})",
-                share(figures["macro_f1"]),
+                f"{percent(top['mean'])} ({percent_range(**top['interval'])})",
+                percent(figures["macro_f1"]),
             )
         )
     first = next(iter(result["methods"].values()))
@@ -195,8 +194,8 @@ def table(result: Mapping[str, Any]) -> Table:
         ("method", "majority %", "95 %", f"gain over {REFERENCE}", "argmax % (95 %)", "macro F1 %"),
         tuple(rows),
         f"{len(first['majority']['seeds'])} seed(s); {first['majority']['rows']:,} rows by majority, "
-        f"{first['argmax']['rows']:,} by argmax; intervals by the bootstrap over rows and seeds, ± is the "
-        "deviation over seeds. Every epoch, and the weight of the fusion "
-        f"({', '.join(f'{weight:.2f}' for weight in result['fusion_weights'])}), was chosen on Valid. "
-        f"The tandems train on from the emotion network; «{LONGER}» has seen as many epochs as they have.",
+        f"{first['argmax']['rows']:,} by argmax. Intervals are from the bootstrap over rows and seeds; ± is the "
+        "standard deviation over seeds. All epochs, and the weights of the fusion "
+        f"({', '.join(f'{weight:.2f}' for weight in result['fusion_weights'])}), were chosen on Valid. "
+        f'The tandems start from the emotion network; "{LONGER}" has seen as many epochs as they have.',
     )

@@ -1,4 +1,4 @@
-"""CK+ in folds by person: a network for each fold, trained on everybody else."""
+"""Cross-validate on CK+, in folds by person: the network of each fold is trained on everybody else."""
 
 import json
 from pathlib import Path
@@ -8,42 +8,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.datasets.ferplus import EMOTIONS, majority_labels
-from training.datasets.prepared import PreparedSet, load_prepared, write_prepared
-from training.preparation.cropping import Crops
+from training.datasets.prepared import Crops, PreparedSet, load_prepared, write_prepared
 from training.protocols.breakdown import NO_FACE, confusion_matrix
-from training.protocols.folds import check_apart, folds_by_person
-from training.runs import is_complete
+from training.protocols.folds import check_disjoint, folds_by_person
+from training.runs import is_complete, predict_expressions
 from training.settings.evaluation import CrossvalidateSettings
 from training.settings.stages import EmotionSettings, JointSettings
 from training.stages.expression import train_emotion, train_joint
-from training.tables import Table, share
-from training.trained_networks import read_expressions
+from training.tables import Table, percent
 
 RESULT = "crossvalidation.json"
 
 
 def crossvalidate(settings: CrossvalidateSettings) -> None:
-    """Train and test every fold, print the table and write it; folds that are complete are not done again.
+    """Train and test every fold, print the scores and write them; folds that are complete are skipped.
 
-    The last epoch of each fold counts: to choose one by the people who are tested on would flatter it.
+    The last epoch of each fold counts, because choosing one on the test set would bias the score.
 
     Raises:
-        ValueError: the set knows no subjects, or too few.
+        ValueError: The set has no subjects, or fewer than folds.
     """
     prepared = load_prepared(settings.data)
     if "subjects" not in prepared.arrays:
-        raise ValueError(f"{settings.data} knows no subjects; prepare it with --kind ckplus")
+        raise ValueError(f"{settings.data} has no subjects; prepare it with --kind ckplus")
     subjects = prepared.arrays["subjects"]
     folds = folds_by_person(subjects, settings.folds)
     labels = majority_labels(prepared.arrays["votes"])
-    answers = np.full(len(labels), NO_FACE)
+    predicted = np.full(len(labels), NO_FACE)
     for fold in range(settings.folds):
         held_out = folds == fold
-        check_apart(subjects[~held_out], subjects[held_out])
+        check_disjoint(subjects[~held_out], subjects[held_out])
         run = _train_fold(settings, settings.out / f"fold-{fold + 1:02d}", prepared, held_out)
-        found = read_expressions(run, prepared.crops[held_out]).argmax(axis=1)
-        answers[held_out] = np.where(prepared.aligned[held_out], found, NO_FACE)
-    result = summarise(labels, answers, folds, len(np.unique(subjects)))
+        answers = predict_expressions(run, prepared.crops[held_out]).argmax(axis=1)
+        predicted[held_out] = np.where(prepared.aligned[held_out], answers, NO_FACE)
+    result = summarize(labels, predicted, folds, len(np.unique(subjects)))
     (settings.out / RESULT).write_text(json.dumps(result, indent=2) + "\n")
     table(result).print()
 
@@ -51,7 +49,7 @@ def crossvalidate(settings: CrossvalidateSettings) -> None:
 def _train_fold(
     settings: CrossvalidateSettings, out: Path, prepared: PreparedSet, held_out: NDArray[np.bool_]
 ) -> Path:
-    """The run that is to be tested."""
+    """Train one fold and return the run to test."""
     for name, rows in (("train", ~held_out), ("valid", held_out)):
         crops = Crops(prepared.crops[rows], prepared.arrays["outcomes"][rows])
         arrays = {key: prepared.arrays[key][rows] for key in ("votes", "subjects", "files")}
@@ -92,29 +90,30 @@ def _train_fold(
     return out / "joint"
 
 
-def summarise(
-    labels: NDArray[np.int64], answers: NDArray[np.int64], folds: NDArray[np.int64], subjects: int
+def summarize(
+    labels: NDArray[np.int64], predicted: NDArray[np.int64], folds: NDArray[np.int64], subjects: int
 ) -> dict[str, Any]:
-    """Figures for JSON: each fold's accuracy, their mean and standard deviation, the confusion matrix of all."""
-    accuracies = [float((labels == answers)[folds == fold].mean()) for fold in range(int(folds.max()) + 1)]
+    """Return the scores for JSON: accuracy by fold, mean, standard deviation, and confusion matrix."""
+    accuracies = [float((labels == predicted)[folds == fold].mean()) for fold in range(int(folds.max()) + 1)]
     return {
         "images": len(labels),
         "subjects": subjects,
         "accuracies": accuracies,
         "mean": float(np.mean(accuracies)),
         "deviation": float(np.std(accuracies, ddof=1)),
-        "confusion": confusion_matrix(labels, answers).tolist(),
+        "confusion": confusion_matrix(labels, predicted).tolist(),
         "emotions": [EMOTIONS[index] for index in np.unique(labels)],
     }
 
 
 def table(result: dict[str, Any]) -> Table:
-    """One row a fold, then all."""
-    folds = [(f"fold {index}", share(value), "") for index, value in enumerate(result["accuracies"], start=1)]
+    """Tabulate the folds and their mean."""
+    folds = [(f"fold {index}", percent(value), "") for index, value in enumerate(result["accuracies"], start=1)]
     return Table(
         "CK+: folds by person",
         ("fold", "accuracy %", "deviation"),
-        (*folds, ("mean", share(result["mean"]), share(result["deviation"]))),
+        (*folds, ("mean", percent(result["mean"]), percent(result["deviation"]))),
         f"{result['images']:,} images of {result['subjects']} subjects, {len(result['emotions'])} emotions; "
-        "nobody is trained on and tested on in one fold; the last epoch counts; no face found counts as wrong.",
+        "nobody is in both the training and the test set of a fold. The last epoch counts. Images without a found "
+        "face count as wrong.",
     )

@@ -1,6 +1,6 @@
-"""How well faces are read in photos that are not like FER+'s: small, blurred, turned, dark, compressed.
+"""Score FER+ faces in photos that are less ideal: small, blurred, rotated, dark or heavily compressed.
 
-Each face is pasted into a larger photo, spoilt, sent through the whole face pipeline and the served network.
+Each face is pasted into a larger photo, which is degraded and then goes through the face pipeline and the network.
 """
 
 import json
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from training.datasets.ferplus import DROPPED, majority_labels, read_split
 from training.evaluation.robustness_photos import CONDITIONS, HEIGHT, SIDE, WIDTH, crop_all
+from training.networks.inference import predict
 from training.protocols.bootstrap import interval
 from training.settings.evaluation import RobustnessSettings
-from training.tables import Table, share, share_between
-from training.trained_networks import predict
+from training.tables import Table, percent, percent_range
 
 
-def measure(settings: RobustnessSettings) -> None:
-    """Score every condition, print the table, and write the figures where asked for."""
+def measure_robustness(settings: RobustnessSettings) -> None:
+    """Score every condition, print the scores and write them to a file if one is given."""
     rows = read_split(settings.source, settings.split)
     labels = majority_labels(rows.votes)
     chosen = np.flatnonzero(labels != DROPPED)
@@ -31,14 +31,14 @@ def measure(settings: RobustnessSettings) -> None:
     crops, found = crop_all(images, settings.workers)
     conditions: dict[str, Any] = {}
     for index, name in enumerate(CONDITIONS):
-        answers = predict(network, np.ascontiguousarray(crops[:, index])).argmax(axis=1)
-        right = (answers == labels) & found[:, index]
-        bounds = interval(len(right), _mean_of(right))
+        predicted = predict(network, np.ascontiguousarray(crops[:, index])).argmax(axis=1)
+        correct = (predicted == labels) & found[:, index]
+        bounds = interval(len(correct), _mean_of(correct))
         conditions[name] = {
             "faces_found": float(found[:, index].mean()),
-            "accuracy": float(right.mean()),
+            "accuracy": float(correct.mean()),
             "interval": {"low": bounds.low, "high": bounds.high},
-            "accuracy_of_found": float(right[found[:, index]].mean()) if found[:, index].any() else None,
+            "accuracy_of_found": float(correct[found[:, index]].mean()) if found[:, index].any() else None,
         }
     result = {"split": settings.split, "images": len(images), "conditions": conditions}
     if settings.out:
@@ -46,22 +46,22 @@ def measure(settings: RobustnessSettings) -> None:
     table(result).print()
 
 
-def _mean_of(right: NDArray[np.bool_]) -> Callable[[NDArray[np.int64]], float]:
-    return lambda drawn: float(right[drawn].mean())
+def _mean_of(correct: NDArray[np.bool_]) -> Callable[[NDArray[np.int64]], float]:
+    return lambda drawn: float(correct[drawn].mean())
 
 
 def table(result: Mapping[str, Any]) -> Table:
-    """One row a condition."""
+    """Tabulate the conditions."""
     rows = []
     for name, figures in result["conditions"].items():
         of_found = figures["accuracy_of_found"]
         rows.append(
             (
                 name,
-                share(figures["faces_found"]),
-                share(figures["accuracy"]),
-                share_between(**figures["interval"]),
-                "" if of_found is None else share(of_found),
+                percent(figures["faces_found"]),
+                percent(figures["accuracy"]),
+                percent_range(**figures["interval"]),
+                "" if of_found is None else percent(of_found),
             )
         )
     return Table(
@@ -69,5 +69,5 @@ def table(result: Mapping[str, Any]) -> Table:
         ("condition", "faces found %", "accuracy %", "95 %", "accuracy of those found %"),
         tuple(rows),
         f"{result['images']:,} images of {result['split']}, each pasted into a photo of {WIDTH} x {HEIGHT} pixels "
-        f"at {SIDE} pixels unless said otherwise; no face found counts as wrong.",
+        f"at {SIDE} pixels unless the condition says otherwise. Images without a found face count as wrong.",
     )

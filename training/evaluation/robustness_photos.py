@@ -1,4 +1,4 @@
-"""Photos made of small faces, spoilt in ways that real ones are, and what the face pipeline cuts out of them."""
+"""Photos composed of a face and a background, degraded in several ways, and cropped by the face pipeline."""
 
 import os
 from collections.abc import Mapping
@@ -21,28 +21,28 @@ from training.datasets.images import EncodedImage
 from training.preparation.cropping import MAX_PIXELS
 
 HEIGHT, WIDTH = 480, 640
-"""Of the photo that a face is pasted into."""
+"""Size in pixels of the photo that a face is pasted into."""
 
 SIDE = 160
-"""Of the pasted face in pixels, unless the condition is about size."""
+"""Side of the pasted face in pixels, unless the condition sets another."""
 
 CHUNK = 32
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One way to spoil a photo."""
+    """One way to degrade a photo."""
 
     side: int = SIDE
-    """Of the face in pixels."""
-    turn: float = 0.0
-    """Of the photo about its face, in degrees; positive is anticlockwise."""
+    """Side of the face in pixels."""
+    rotation: float = 0.0
+    """Rotation of the photo about its face in degrees; positive is counterclockwise."""
     blur: float = 0.0
-    """Standard deviation of a Gaussian, as a fraction of the face's side."""
+    """Standard deviation of a Gaussian blur, as a fraction of the face's side."""
     light: float = 1.0
-    """Factor of all values."""
+    """Factor that all values are multiplied by, 0 to 1."""
     quality: int = 95
-    """Of the JPEG."""
+    """JPEG quality, 0 to 100."""
 
 
 CONDITIONS: Mapping[str, Condition] = {
@@ -51,8 +51,8 @@ CONDITIONS: Mapping[str, Condition] = {
     "face of 96 px": Condition(side=96),
     "face of 48 px": Condition(side=48),
     "face of 32 px": Condition(side=32),
-    "turned +30°": Condition(turn=30),
-    "turned -30°": Condition(turn=-30),
+    "rotated +30°": Condition(rotation=30),
+    "rotated -30°": Condition(rotation=-30),
     "blur, 2 % of the face": Condition(blur=0.02),
     "blur, 5 % of the face": Condition(blur=0.05),
     "a third of the light": Condition(light=1 / 3),
@@ -63,20 +63,20 @@ CONDITIONS: Mapping[str, Condition] = {
 
 
 def make_photo(face: NDArray[np.uint8], condition: Condition) -> bytes:
-    """A JPEG photo of ``HEIGHT`` x ``WIDTH`` with a face [H, W, 3] in its middle, spoilt as the condition says.
+    """Return a JPEG photo of ``WIDTH`` x ``HEIGHT`` with a face [H, W, 3] in its center, degraded by a condition.
 
-    The rest of the photo is the face's own picture, enlarged and blurred beyond recognition, so that its light
-    and its grey values go on around it.
+    The background is the image of the face itself, enlarged and blurred beyond recognition, so that its gray
+    values continue around it.
     """
-    vague = cv2.GaussianBlur(face, (0, 0), face.shape[0] / 8, borderType=cv2.BORDER_REPLICATE)
-    wide = cv2.resize(vague, (WIDTH, WIDTH), interpolation=cv2.INTER_LINEAR)
+    background = cv2.GaussianBlur(face, (0, 0), face.shape[0] / 8, borderType=cv2.BORDER_REPLICATE)
+    wide = cv2.resize(background, (WIDTH, WIDTH), interpolation=cv2.INTER_LINEAR)
     photo = wide[(WIDTH - HEIGHT) // 2 :][:HEIGHT].copy()
     interpolation = cv2.INTER_CUBIC if condition.side > face.shape[0] else cv2.INTER_AREA
     top, left = (HEIGHT - condition.side) // 2, (WIDTH - condition.side) // 2
     pasted = cv2.resize(face, (condition.side, condition.side), interpolation=interpolation)
     photo[top : top + condition.side, left : left + condition.side] = pasted
-    if condition.turn:
-        matrix = cv2.getRotationMatrix2D((WIDTH / 2 - 0.5, HEIGHT / 2 - 0.5), condition.turn, 1)
+    if condition.rotation:
+        matrix = cv2.getRotationMatrix2D((WIDTH / 2 - 0.5, HEIGHT / 2 - 0.5), condition.rotation, 1)
         photo = cv2.warpAffine(
             photo, matrix, (WIDTH, HEIGHT), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT
         )
@@ -89,7 +89,7 @@ def make_photo(face: NDArray[np.uint8], condition: Condition) -> bytes:
 
 
 def find_pasted(faces: list[Face], side: int) -> Face | None:
-    """The largest face whose middle lies on the pasted one; others are taken for faces wrongly."""
+    """Return the largest face whose center lies on the pasted one; any other face is a false detection."""
     for face in faces:
         x, y = face.box.x + face.box.width / 2, face.box.y + face.box.height / 2
         if max(abs(x - WIDTH / 2), abs(y - HEIGHT / 2)) <= side / 2:
@@ -100,40 +100,44 @@ def find_pasted(faces: list[Face], side: int) -> Face | None:
 def crop_all(
     images: list[EncodedImage], workers: int | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Crops [images, conditions, 48, 48], black without a face, and whether one was found [images, conditions]."""
+    """Crop every image under every condition.
+
+    Returns:
+        Crops [images, conditions, 48, 48], black without a face, and whether it was found [images, conditions].
+    """
     chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
     crops, found = [], []
     with (
         tqdm(total=len(images) * len(CONDITIONS), desc="robustness", unit=" photos") as progress,
         ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), _start_worker) as pool,
     ):
-        for chunk, (some, seen) in zip(chunks, pool.map(_crop_chunk, chunks), strict=True):
-            crops.append(some)
-            found.append(seen)
+        for chunk, (chunk_crops, chunk_found) in zip(chunks, pool.map(_crop_chunk, chunks), strict=True):
+            crops.append(chunk_crops)
+            found.append(chunk_found)
             progress.update(len(chunk) * len(CONDITIONS))
     return np.concatenate(crops), np.concatenate(found)
 
 
-_finder: FacePipeline | None = None
+_pipeline: FacePipeline | None = None
 
 
 def _start_worker() -> None:
-    global _finder  # noqa: PLW0603 - what a worker process builds once
-    _finder = FacePipeline()
+    global _pipeline  # noqa: PLW0603 - built once in each worker process
+    _pipeline = FacePipeline()
 
 
 def _crop_chunk(images: list[EncodedImage]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    assert _finder is not None  # noqa: S101 - _start_worker ran
+    assert _pipeline is not None  # noqa: S101 - _start_worker ran
     crops = np.zeros((len(images), len(CONDITIONS), *CROP_SIZE), np.uint8)
     found = np.zeros((len(images), len(CONDITIONS)), bool)
     for row, image in enumerate(images):
         try:
             picture = decode_photo(image.read_bytes(), max_pixels=MAX_PIXELS)
         except TandemError:
-            continue  # a broken image holds no face
+            continue  # counts as an image without a face
         for column, condition in enumerate(CONDITIONS.values()):
             photo = decode_photo(make_photo(picture, condition), max_pixels=MAX_PIXELS)
-            face = find_pasted(_finder.find_faces(photo), condition.side)
+            face = find_pasted(_pipeline.find_faces(photo), condition.side)
             if face:
                 crops[row, column] = crop_faces(photo, [face], template=TEMPLATE, size=CROP_SIZE)[0, 0]
                 found[row, column] = True

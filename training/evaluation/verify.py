@@ -1,4 +1,4 @@
-"""LFW by the features of an identity run: View 1, View 2, whichever is prepared."""
+"""Score the network of an identity run on LFW: View 1, View 2, or both."""
 
 import json
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.datasets.loaders import EVALUATION_BATCH
 from training.datasets.prepared import MANIFEST, PreparedSet, load_prepared
+from training.networks.inference import extract_features
 from training.protocols.lfw import (
     FALSE_ACCEPTS,
     View1Score,
@@ -20,15 +20,14 @@ from training.protocols.lfw import (
     pair_similarities,
     score_view2,
 )
+from training.runs import load_identity
 from training.settings.evaluation import VerifySettings
-from training.stages.identity import mirrored_features
-from training.tables import Table, share
-from training.trained_networks import load_identity
+from training.tables import Table, percent
 
 
 @dataclass(frozen=True, eq=False)
 class Verification:
-    """Scores of the views that are prepared, and similarities and labels of the pairs to draw a ROC of."""
+    """Scores of the prepared views, and the similarities and labels [pairs] of the last one, for a ROC curve."""
 
     view1: View1Score | None
     view2: View2Score | None
@@ -36,43 +35,45 @@ class Verification:
     same: NDArray[np.bool_]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return a dictionary for JSON."""
         return {
             "view1": self.view1.as_dict() if self.view1 else None,
             "view2": self.view2.as_dict() if self.view2 else None,
         }
 
     def table(self) -> Table:
-        """One row a view."""
+        """Tabulate the views."""
         rows = []
         if self.view1:
-            rows.append(("View 1 (dev-test)", f"{self.view1.pairs:,}", share(self.view1.accuracy), "", ""))
+            rows.append(("View 1 (dev-test)", f"{self.view1.pairs:,}", percent(self.view1.accuracy), "", ""))
         if self.view2:
             two = self.view2
-            reached = (share(two.mean), share(two.standard_error), share(two.true_accepts))
-            rows.append((f"View 2 ({len(two.accuracies)} folds)", f"{two.pairs:,}", *reached))
+            shown = (percent(two.mean), percent(two.standard_error), percent(two.true_accepts))
+            rows.append((f"View 2 ({len(two.accuracies)} folds)", f"{two.pairs:,}", *shown))
         return Table(
             "LFW: the identity network",
             ("view", "pairs", "accuracy %", "standard error", f"TAR % at FAR {FALSE_ACCEPTS:g}"),
             tuple(rows),
-            "One grey 48x48 crop and its mirror image, cosine. View 1: the threshold is from dev-train, and the "
-            "epoch was chosen on this view. View 2: each fold's threshold is from the others.",
+            "Cosine between features of one gray 48x48 crop and its mirror image. View 1: the threshold comes "
+            "from dev-train, and the epoch was chosen on this view. View 2: the threshold of each fold comes from "
+            "the others.",
         )
 
 
 def verify(settings: VerifySettings) -> None:
-    """Score, print, and write the figures where asked for."""
-    found = verify_run(settings.run, settings.data)
-    found.table().print()
+    """Score a run, print the scores and write them to a file if one is given."""
+    verification = verify_run(settings.run, settings.data)
+    verification.table().print()
     if settings.out:
-        settings.out.write_text(json.dumps(found.as_dict(), indent=2) + "\n")
+        settings.out.write_text(json.dumps(verification.as_dict(), indent=2) + "\n")
 
 
 def verify_run(run: Path, data: Path) -> Verification:
     """Score an identity run on prepared LFW.
 
     Raises:
-        FileNotFoundError: the run is not complete, or neither view is prepared.
+        FileNotFoundError: The run is not complete, or neither view is prepared.
+        ValueError: The run is of another stage.
     """
     network = load_identity(run)
     sets = {
@@ -84,8 +85,7 @@ def verify_run(run: Path, data: Path) -> Verification:
     view2: View2Score | None = None
     similarities, same = np.empty(0, np.float32), np.empty(0, bool)
     if {"dev-train", "dev-test"} <= sets.keys():
-        fitted = _similarities(network, sets["dev-train"])
-        threshold = best_threshold(fitted, sets["dev-train"].arrays["same"])
+        threshold = best_threshold(_similarities(network, sets["dev-train"]), sets["dev-train"].arrays["same"])
         similarities, same = _similarities(network, sets["dev-test"]), sets["dev-test"].arrays["same"]
         view1 = View1Score(len(same), accuracy_at(threshold, similarities, same), threshold)
     if "view2" in sets:
@@ -93,13 +93,10 @@ def verify_run(run: Path, data: Path) -> Verification:
         view2 = score_view2(similarities, same, sets["view2"].arrays["folds"])
     if not (view1 or view2):
         raise FileNotFoundError(
-            f"{data} holds neither View 1 nor View 2 of LFW; `training prepare --kind lfw` makes them"
+            f"{data} holds neither View 1 nor View 2 of LFW; create them with `training prepare --kind lfw`"
         )
     return Verification(view1, view2, similarities, same)
 
 
 def _similarities(network: torch.nn.Module, prepared: PreparedSet) -> NDArray[np.float32]:
-    with torch.inference_mode():
-        chunks = torch.split(torch.from_numpy(prepared.crops)[:, None], EVALUATION_BATCH)
-        features = torch.cat([mirrored_features(network, chunk) for chunk in chunks])
-    return pair_similarities(features.numpy(), prepared.arrays["pairs"])
+    return pair_similarities(extract_features(network, prepared.crops), prepared.arrays["pairs"])

@@ -1,4 +1,4 @@
-"""The model card: what a served network is made of, what it reaches, and what it is not for.
+"""The model card: where a model comes from, how well it performs, and what it must not be used for.
 
 Mitchell et al., "Model Cards for Model Reporting", FAT* 2019.
 """
@@ -12,21 +12,21 @@ from typing import Any
 from training.augmentation import Augmentation
 from training.datasets.prepared import load_prepared
 from training.protocols.ferplus import FerPlusScore, RuleScore
-from training.runs import lineage, load_made_by, load_result, load_settings
+from training.runs import lineage, load_provenance, load_result, load_settings
 
 CARD_TEMPLATE = Path(__file__).parent / "model_card.md.template"
-SILENT = ("out", "augmentation", "accelerator", "devices")
-"""Settings that a stage's row of the card leaves out; all of them are in ``model_card.json``."""
+NOT_SHOWN = ("stage", "augmentation", "accelerator", "devices")
+"""Settings that the commands in the card leave out; ``model_card.json`` has all of them."""
 
 
-def write_card(version: Path, run: Path, reached: FerPlusScore, exported: dict[str, Any]) -> None:
-    """Write ``MODEL_CARD.md`` for people and ``model_card.json`` for programs beside an exported model.
+def write_card(version: Path, run: Path, scores: FerPlusScore, exported: dict[str, Any]) -> None:
+    """Write ``MODEL_CARD.md`` for people and ``model_card.json`` for programs.
 
     Args:
-        version: folder of the model's version.
-        run: the joint run; the stages before it are found through its settings.
-        reached: scores of the exported file on Valid.
-        exported: commit, temperature, mirror, parity and checksum of the file.
+        version: Folder of the version in the model repository.
+        run: The joint run; the runs it was made from are found through its settings.
+        scores: Scores of the exported file on Valid.
+        exported: Commit, temperature, mirror, parity and checksum of the exported file.
     """
     stages = {name: _stage(folder) for name, folder in lineage(run).items()}
     joint = list(stages.values())[-1]
@@ -34,22 +34,22 @@ def write_card(version: Path, run: Path, reached: FerPlusScore, exported: dict[s
     data = {name: load_prepared(folder).manifest for name, folder in _sets(identity, joint["settings"]).items()}
     facts = {
         "export": exported,
-        "valid": reached.as_dict(),
+        "valid": scores.as_dict(),
         "stages": stages,
         "data": data,
     }
     (version / "model_card.json").write_text(json.dumps(facts, indent=2) + "\n")
     text = Template(CARD_TEMPLATE.read_text()).substitute(
-        commit=joint["made_by"]["commit"],
+        commit=joint["provenance"]["commit"],
         export_commit=exported["commit"],
         sha256=exported["sha256"],
         temperature=f"{exported['temperature']:.3f}",
         parity=f"{exported['parity']:.1g}",
         mirror_option=" --mirror true" if exported["mirror"] else "",
-        answer="mean of the crop and its mirror image" if exported["mirror"] else "of the crop alone",
-        scores=_scores(reached),
-        recall=_recall(reached.majority),
-        unanswered=f"{reached.unanswered:,}",
+        answer="mean over the crop and its mirror image" if exported["mirror"] else "from the crop alone",
+        scores=_scores(scores),
+        recall=_recall(scores.majority),
+        unanswered=f"{scores.unanswered:,}",
         run=run,
         commands="\n".join(_command(facts["settings"]) for facts in stages.values()),
         stages=_stages(stages),
@@ -61,7 +61,11 @@ def write_card(version: Path, run: Path, reached: FerPlusScore, exported: dict[s
 
 
 def _stage(folder: Path) -> dict[str, Any]:
-    return {"settings": load_settings(folder), "result": load_result(folder), "made_by": load_made_by(folder)}
+    return {
+        "settings": load_settings(folder),
+        "result": load_result(folder),
+        "provenance": load_provenance(folder),
+    }
 
 
 def _sets(identity: dict[str, Any], joint: dict[str, Any]) -> dict[str, Path]:
@@ -78,32 +82,32 @@ def _sets(identity: dict[str, Any], joint: dict[str, Any]) -> dict[str, Path]:
 
 
 def _command(settings: dict[str, Any]) -> str:
-    name = "identity" if "margin" in settings else "joint" if "identity" in settings else "emotion"
-    options = {key: value for key, value in settings.items() if key not in SILENT[1:] and value not in (None, [])}
-    if "taught_by" in options:
-        options["taught_by"] = f"[{','.join(options['taught_by'])}]"
-    usual = asdict(Augmentation())
+    """Return the command that trains a stage with these settings."""
+    options = {key: value for key, value in settings.items() if key not in NOT_SHOWN and value not in (None, [])}
+    if "distill_from" in options:
+        options["distill_from"] = f"[{','.join(options['distill_from'])}]"
+    default = asdict(Augmentation())
     options |= {
-        f"augmentation.{key}": value for key, value in settings["augmentation"].items() if value != usual[key]
+        f"augmentation.{key}": value for key, value in settings["augmentation"].items() if value != default[key]
     }
-    return f"training {name} " + " ".join(f"--{key} {value}" for key, value in options.items())
+    return f"training {settings['stage']} " + " ".join(f"--{key} {value}" for key, value in options.items())
 
 
-def _scores(reached: FerPlusScore) -> str:
+def _scores(scores: FerPlusScore) -> str:
     lines = ["| rule | rows | accuracy | macro recall | macro F1 | ECE |", "|---|---|---|---|---|---|"]
-    for rule, figures in (("majority", reached.majority), ("argmax", reached.argmax)):
-        shown = (figures.accuracy, figures.macro_recall, figures.macro_f1, figures.calibration_error)
-        lines.append(f"| {rule} | {figures.rows:,} | " + " | ".join(f"{value:.4f}" for value in shown) + " |")
+    for rule, each in (("majority", scores.majority), ("argmax", scores.argmax)):
+        shown = (each.accuracy, each.macro_recall, each.macro_f1, each.calibration_error)
+        lines.append(f"| {rule} | {each.rows:,} | " + " | ".join(f"{value:.4f}" for value in shown) + " |")
     return "\n".join(lines)
 
 
-def _recall(figures: RuleScore) -> str:
-    lines = ["| " + " | ".join(figures.recall) + " |", "|" + "---|" * len(figures.recall)]
-    return "\n".join([*lines, "| " + " | ".join(f"{value:.3f}" for value in figures.recall.values()) + " |"])
+def _recall(scores: RuleScore) -> str:
+    lines = ["| " + " | ".join(scores.recall) + " |", "|" + "---|" * len(scores.recall)]
+    return "\n".join([*lines, "| " + " | ".join(f"{value:.3f}" for value in scores.recall.values()) + " |"])
 
 
 def _stages(stages: dict[str, Any]) -> str:
-    lines = ["| stage | images | seed | epochs | at the end of its curves | kept |", "|---|---|---|---|---|---|"]
+    lines = ["| run | images | seed | epochs | last values logged | kept weights |", "|---|---|---|---|---|---|"]
     for name, facts in stages.items():
         settings, result = facts["settings"], facts["result"]
         curves = ", ".join(f"{key} {value:.4g}" for key, value in result["curves"].items() if "lr-" not in key)
@@ -117,13 +121,13 @@ def _stages(stages: dict[str, Any]) -> str:
 
 
 def _teacher(people: dict[str, Any], identity: dict[str, Any]) -> str:
-    """A line on the network whose embeddings were a second target; nothing where there was none."""
+    """Return an item on the teacher network; nothing if there was none."""
     if "teacher" not in people or not identity["teacher_weight"]:
         return ""
     network = f"`{people['teacher']}` (sha256 `{people['teacher_sha256']}`)"
     return (
-        f"- **Teacher**: {network},\n  whose embeddings of the faces by person were a second target of both "
-        "networks that were trained on people. It is no\n  part of the weights.\n"
+        f"- **Teacher**: {network}.\n  Its embeddings of the faces by person were a second target in training the "
+        "networks on people. It is not part of the\n  weights.\n"
     )
 
 

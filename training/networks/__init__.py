@@ -1,1 +1,1 @@
-"""The networks: identity (deepid), emotion (resnet), and the two joined (tandem)."""
+"""The networks: identity (deepid), emotion (resnet) and both joined (tandem)."""

@@ -1,25 +1,25 @@
-"""The identity sub-network, in the form of DeepID.
+"""The identity network, after DeepID.
 
 Sun, Wang, Tang, "Deep Learning Face Representation from Predicting 10,000 Classes", CVPR 2014; with batch
-normalisation, for one grey 48x48 crop.
+normalization, for one gray 48x48 crop.
 """
 
 import torch
 from torch import Tensor, nn
 
-from training.networks.blocks import ConvNorm, Normalise
+from training.networks.blocks import ConvNorm, Normalize
 
 WIDTHS = {
-    "deepid": (20, 40, 60, 80),  # as in the source
+    "deepid": (20, 40, 60, 80),  # as in the paper
     "deepid-wide": (30, 60, 90, 120),
 }
-"""Channels of each convolution, by preset."""
+"""Channels of the four convolutions, by preset."""
 
 
 class DeepID(nn.Module):
-    """Grey 48x48 crops to 160 features of who it is.
+    """Map gray 48x48 crops to identity features.
 
-    The features are read from the third and from the fourth convolution at once, as in the source.
+    The features depend on both the third and the fourth convolution, as in the paper.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class DeepID(nn.Module):
     ) -> None:
         super().__init__()
         self.features = features
-        self.normalise = Normalise()
+        self.normalize = Normalize()
         first, second, third, fourth = widths
         self.conv1 = ConvNorm(1, first, 4)
         self.conv2 = ConvNorm(first, second, 3)
@@ -42,8 +42,8 @@ class DeepID(nn.Module):
         self.output_norm = nn.BatchNorm1d(features)
 
     def forward(self, crops: Tensor) -> Tensor:
-        """[N, 1, 48, 48] bytes -> [N, features]."""
-        x = self.normalise(crops)
+        """Map uint8 [N, 1, 48, 48] -> [N, features]."""
+        x = self.normalize(crops)
         x = torch.relu(self.conv1(x))  # [N, widths[0], 45, 45]
         x = nn.functional.max_pool2d(x, 2, 2)  # [N, widths[0], 22, 22]
         x = torch.relu(self.conv2(x))  # [N, widths[1], 20, 20]

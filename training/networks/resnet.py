@@ -1,6 +1,6 @@
-"""The emotion sub-network: residual networks for small faces.
+"""The emotion network: residual networks for small faces.
 
-He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, with a 3x3 stem that keeps the 48 pixels.
+He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, with a 3x3 stem that keeps the resolution.
 """
 
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from training.networks.blocks import ConvNorm, Normalise
+from training.networks.blocks import ConvNorm, Normalize
 
 
 @dataclass(frozen=True)
 class ResNetShape:
-    """Channels of each stage, and blocks in each; ``halved`` starts them at half the crop's resolution."""
+    """Channels of each stage and number of blocks in it; if ``halved``, the stem halves the resolution."""
 
     widths: tuple[int, ...]
     blocks: int
@@ -22,14 +22,14 @@ class ResNetShape:
 
 PRESETS = {
     "small-resnet": ResNetShape((16, 32, 64), 3),  # 0.27 M parameters; trains on two cores
-    # A quarter of ResNet-18's pixels and half its channels: 2.8 M parameters, yet trains faster than small-resnet.
+    # Half the resolution and half the channels of resnet18: 2.8 M parameters, but faster than small-resnet.
     "resnet18-half": ResNetShape((32, 64, 128, 256), 2, halved=True),
-    "resnet18": ResNetShape((64, 128, 256, 512), 2),  # 11.2 M parameters; wants a GPU
+    "resnet18": ResNetShape((64, 128, 256, 512), 2),  # 11.2 M parameters; needs a GPU
 }
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut."""
+    """Two 3x3 convolutions and a shortcut."""
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()
@@ -39,17 +39,17 @@ class BasicBlock(nn.Module):
         self.shortcut = nn.Identity() if same else ConvNorm(channels, width, 1, stride=stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, channels, H, W] -> [N, width, H / stride, W / stride]."""
+        """Map [N, channels, H, W] -> [N, width, H / stride, W / stride]."""
         return torch.relu(self.conv2(torch.relu(self.conv1(x))) + self.shortcut(x))
 
 
 class ResNet(nn.Module):
-    """Grey crops to as many features as the last stage has channels."""
+    """Map gray crops to features, one for each channel of the last stage."""
 
     def __init__(self, shape: ResNetShape) -> None:
         super().__init__()
         self.features = shape.widths[-1]
-        self.normalise = Normalise()
+        self.normalize = Normalize()
         first = shape.widths[0]
         self.stem: nn.Module = ConvNorm(1, first, 3, padding=1)
         if shape.halved:
@@ -63,7 +63,9 @@ class ResNet(nn.Module):
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, crops: Tensor) -> Tensor:
-        """[N, 1, H, W] bytes -> [N, features]."""
-        x = torch.relu(self.stem(self.normalise(crops)))  # [N, widths[0], H, W], halved where so
-        x = self.blocks(x)  # [N, widths[-1], ...], each stage after the first halves
+        """Map uint8 [N, 1, H, W] -> [N, features]."""
+        x = torch.relu(
+            self.stem(self.normalize(crops))
+        )  # [N, widths[0], H, W], or [N, widths[0], H / 2, W / 2] if halved
+        x = self.blocks(x)  # [N, widths[-1], ...]; each stage after the first halves the resolution
         return torch.mean(x, dim=(2, 3))

@@ -1,4 +1,4 @@
-"""The whole: identity and emotion features joined (the tandem feature), then fully connected layers."""
+"""The tandem network: joined identity and emotion features, followed by fully connected layers."""
 
 from typing import Any
 
@@ -12,20 +12,20 @@ BACKBONES = (*WIDTHS, *PRESETS)
 
 
 def build_backbone(name: str) -> DeepID | ResNet:
-    """A network from crops to features, by its preset's name.
+    """Build a network from crops to features.
 
     Raises:
-        ValueError: the name is no preset.
+        ValueError: The name is not a preset.
     """
     if name in WIDTHS:
         return DeepID(WIDTHS[name])
     if name not in PRESETS:
-        raise ValueError(f"no network is called {name!r}; there are {', '.join(BACKBONES)}")
+        raise ValueError(f"network is {name!r}; it must be one of {', '.join(BACKBONES)}")
     return ResNet(PRESETS[name])
 
 
 class EmotionNet(nn.Module):
-    """The emotion sub-network with its own classifier, as it is trained apart."""
+    """The emotion network with a classifier of its own, as it is trained before the joint stage."""
 
     def __init__(self, backbone: str, classes: int, dropout: float) -> None:
         super().__init__()
@@ -34,12 +34,12 @@ class EmotionNet(nn.Module):
         self.classifier = nn.Linear(self.backbone.features, classes)
 
     def forward(self, crops: Tensor) -> Tensor:
-        """[N, 1, 48, 48] bytes -> logits [N, classes]."""
+        """Map uint8 [N, 1, 48, 48] -> logits [N, classes]."""
         return self.classifier(self.dropout(self.backbone(crops)))  # type: ignore[no-any-return]
 
 
 class TandemNet(nn.Module):
-    """Both sub-networks and the classifier over their joined features."""
+    """Both networks and a classifier of their joined features."""
 
     def __init__(self, identity: str, emotion: str, classes: int, *, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -52,15 +52,15 @@ class TandemNet(nn.Module):
         self.classifier = nn.Sequential(*layers, nn.Linear(hidden or joined, classes))
 
     def forward(self, crops: Tensor) -> Tensor:
-        """[N, 1, 48, 48] bytes -> logits [N, classes]."""
+        """Map uint8 [N, 1, 48, 48] -> logits [N, classes]."""
         tandem = torch.cat([self.identity(crops), self.emotion(crops)], dim=1)  # [N, identity + emotion]
         return self.classifier(tandem)  # type: ignore[no-any-return]
 
     def start_from(self, identity: dict[str, Any], emotion: EmotionNet) -> None:
-        """Take both sub-networks as they were trained apart.
+        """Copy the weights of both networks.
 
-        Without a hidden layer the classifier starts as the emotion network's own, blind to the identity
-        features: joint training then starts from the emotion network's accuracy and can only add to it.
+        Without a hidden layer, the classifier starts as the emotion network's own and ignores the identity
+        features, so that joint training starts from the emotion network's accuracy.
         """
         self.identity.load_state_dict(identity)
         self.emotion.load_state_dict(emotion.backbone.state_dict())

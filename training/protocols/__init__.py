@@ -1,1 +1,1 @@
-"""How results are measured, by the rules of each data set's authors."""
+"""Scores, computed by the rules of each data set's authors."""

@@ -1,4 +1,4 @@
-"""Intervals by the bootstrap: how far a figure would have moved had other rows been drawn.
+"""Confidence intervals by the bootstrap.
 
 Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13 (percentile intervals).
 """
@@ -18,35 +18,35 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Interval:
-    """Bounds of the middle 95 % of the resampled figures."""
+    """Bounds of the middle 95 % of the resampled values."""
 
     low: float
     high: float
 
 
 def interval(rows: int, statistic: Callable[[Indices], float], *, resamples: int = RESAMPLES) -> Interval:
-    """The interval of a statistic of rows drawn with replacement; the same at every call.
+    """Return the interval of a statistic over rows drawn with replacement, with a fixed seed.
 
     Args:
-        rows: how many there are.
-        statistic: of the rows [rows] that were drawn.
-        resamples: how often to draw.
+        rows: Number of rows.
+        statistic: Function of the indices [rows] of the drawn rows.
+        resamples: Number of draws.
     """
     random = np.random.default_rng(SEED)
     return _middle([statistic(random.integers(0, rows, rows)) for _ in range(resamples)])
 
 
 def interval_over_runs(values: NDArray[np.float64], *, resamples: int = RESAMPLES) -> Interval:
-    """The interval of the mean of [runs, rows], over both: another draw of rows, and of runs with other seeds.
+    """Return the interval of the mean of ``values`` [runs, rows], over rows and over runs with other seeds.
 
-    The runs share their rows, so a drawn row counts in every drawn run.
+    All runs score the same rows, so a drawn row counts in every drawn run.
     """
     runs, rows = values.shape
     random = np.random.default_rng(SEED)
     drawn = []
     for _ in range(resamples):
-        of_runs = np.bincount(random.integers(0, runs, runs), minlength=runs) / runs
-        drawn.append(float((of_runs @ values)[random.integers(0, rows, rows)].mean()))
+        run_weights = np.bincount(random.integers(0, runs, runs), minlength=runs) / runs
+        drawn.append(float((run_weights @ values)[random.integers(0, rows, rows)].mean()))
     return _middle(drawn)
 
 

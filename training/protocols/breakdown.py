@@ -1,4 +1,4 @@
-"""FER+ in detail, under one rule: what is taken for what, how sure rightly, and how certain the figures are."""
+"""FER+ scores in detail, under one rule: confusion matrix, reliability and confidence intervals."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,15 +11,19 @@ from training.protocols.bootstrap import Indices, Interval, interval
 from training.protocols.calibration import Bin, reliability
 
 NO_FACE = len(EMOTIONS)
-"""The column of the confusion matrix for images in which no face was found."""
+"""Column of the confusion matrix for images without a found face."""
 
 
 @dataclass(frozen=True)
 class Breakdown:
-    """Counts and intervals of one rule.
+    """Detailed scores under one rule.
 
-    ``confusion`` [8, 9]: rows by label, columns by answer, the last for no face. ``accuracy``, ``macro_recall``
-    and ``macro_f1`` are 95 % intervals. ``reliability`` is of the images in which a face was found.
+    Attributes:
+        confusion: Counts [8, 9]: rows by label, columns by prediction, the last one for no face.
+        reliability: Bins of the images with a found face.
+        accuracy: 95 % interval.
+        macro_recall: 95 % interval.
+        macro_f1: 95 % interval.
     """
 
     confusion: list[list[int]]
@@ -29,27 +33,29 @@ class Breakdown:
     macro_f1: Interval
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return a dictionary for JSON."""
         return asdict(self)
 
 
-def break_down(probabilities: ArrayLike, labels: NDArray[np.int64], answered: ArrayLike) -> Breakdown:
-    """Break down probabilities [n, 8] against labels [n] (``DROPPED`` leaves a row out).
+def break_down(probabilities: ArrayLike, labels: NDArray[np.int64], found: ArrayLike) -> Breakdown:
+    """Score predictions in detail.
 
     Args:
-        answered: [n], False where no face was found.
+        probabilities: Predictions, [n, 8].
+        labels: Labels, [n]; rows with ``DROPPED`` are left out.
+        found: Whether a face was found, [n].
     """
     rows = labels != DROPPED
-    known = np.asarray(answered, bool)[rows]
-    shares, labels = np.asarray(probabilities, np.float64)[rows], labels[rows]
-    predicted = np.where(known, shares.argmax(axis=1), NO_FACE)
+    has_face = np.asarray(found, bool)[rows]
+    kept, labels = np.asarray(probabilities, np.float64)[rows], labels[rows]
+    predicted = np.where(has_face, kept.argmax(axis=1), NO_FACE)
 
     def matrix(drawn: Indices) -> NDArray[np.int64]:
         return confusion_matrix(labels[drawn], predicted[drawn])
 
     return Breakdown(
         confusion=confusion_matrix(labels, predicted).tolist(),
-        reliability=reliability(shares[known].max(axis=1), (predicted == labels)[known]),
+        reliability=reliability(kept[has_face].max(axis=1), (predicted == labels)[has_face]),
         accuracy=interval(len(labels), lambda drawn: float((labels == predicted)[drawn].mean())),
         macro_recall=interval(len(labels), lambda drawn: macro_recall(matrix(drawn))),
         macro_f1=interval(len(labels), lambda drawn: macro_f1(matrix(drawn))),
@@ -57,21 +63,21 @@ def break_down(probabilities: ArrayLike, labels: NDArray[np.int64], answered: Ar
 
 
 def confusion_matrix(labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[8, 9] of counts: rows by label, columns by answer (``NO_FACE`` is the last)."""
+    """Count [8, 9]: rows by label, columns by prediction, the last one being ``NO_FACE``."""
     width = len(EMOTIONS) + 1
     counts: NDArray[np.int64] = np.bincount(labels * width + predicted, minlength=len(EMOTIONS) * width)
     return counts.reshape(len(EMOTIONS), width)
 
 
 def macro_recall(confusion: NDArray[np.int64]) -> float:
-    """Mean recall over the emotions that occur."""
-    of_class = confusion.sum(axis=1)
-    present = of_class > 0
-    return float((np.diag(confusion)[present] / of_class[present]).mean())
+    """Return the mean recall of the emotions that occur."""
+    labels = confusion.sum(axis=1)
+    present = labels > 0
+    return float((np.diag(confusion)[present] / labels[present]).mean())
 
 
 def macro_f1(confusion: NDArray[np.int64]) -> float:
-    """Mean F1 over the emotions that occur."""
-    of_class, answers = confusion.sum(axis=1), confusion[:, : len(EMOTIONS)].sum(axis=0)
-    present = of_class > 0
-    return float((2 * np.diag(confusion)[present] / (of_class + answers)[present]).mean())
+    """Return the mean F1 of the emotions that occur."""
+    labels, predictions = confusion.sum(axis=1), confusion[:, : len(EMOTIONS)].sum(axis=0)
+    present = labels > 0
+    return float((2 * np.diag(confusion)[present] / (labels + predictions)[present]).mean())

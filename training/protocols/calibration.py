@@ -1,4 +1,4 @@
-"""Whether a network is right as often as it says.
+"""Calibration: whether predictions are right as often as their confidence says.
 
 Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
 """
@@ -13,7 +13,7 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Bin:
-    """Answers whose confidence lies in ``low``..``high``: how many, how sure and how often right, 0..1."""
+    """Predictions with a confidence in ``low``..``high``: their number, mean confidence and accuracy, 0..1."""
 
     low: float
     high: float
@@ -22,27 +22,27 @@ class Bin:
     accuracy: float
 
 
-def reliability(confidence: NDArray[np.float64], right: NDArray[np.bool_], bins: int = BINS) -> list[Bin]:
-    """The bins of equal width, of those that hold an answer.
+def reliability(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = BINS) -> list[Bin]:
+    """Return the bins of equal width that are not empty.
 
     Args:
-        confidence: of each answer [n], 0..1.
-        right: whether it was [n].
-        bins: how many.
+        confidence: Confidence of each prediction, 0..1, [n].
+        correct: Whether each prediction is correct, [n].
+        bins: Number of bins.
     """
-    places = np.minimum((confidence * bins).astype(int), bins - 1)
-    found = []
-    for place in range(bins):
-        inside = places == place
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    filled = []
+    for index in range(bins):
+        inside = bin_of == index
         if inside.any():
-            sure, correct = float(confidence[inside].mean()), float(right[inside].mean())
-            found.append(Bin(place / bins, (place + 1) / bins, int(inside.sum()), sure, correct))
-    return found
+            mean, accuracy = float(confidence[inside].mean()), float(correct[inside].mean())
+            filled.append(Bin(index / bins, (index + 1) / bins, int(inside.sum()), mean, accuracy))
+    return filled
 
 
-def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_], bins: int = BINS) -> float:
-    """Expected calibration error: how far confidence and accuracy lie apart, averaged over bins of confidence."""
+def calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = BINS) -> float:
+    """Return the expected calibration error: the mean gap between confidence and accuracy over the bins."""
     total = 0.0
-    for each in reliability(confidence, right, bins):
+    for each in reliability(confidence, correct, bins):
         total += each.count / len(confidence) * abs(each.confidence - each.accuracy)
     return float(total)

@@ -1,4 +1,4 @@
-"""FER+ under both rules: ``majority`` (its authors' own) and ``argmax``."""
+"""FER+ scores under two rules: ``majority``, that of its authors, and ``argmax``."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,17 +12,17 @@ from training.datasets.ferplus import (
     Votes,
     argmax_labels,
     majority_labels,
-    vote_distributions,
 )
+from training.datasets.prepared import PreparedSet
 from training.protocols.calibration import calibration_error
 
-NO_ANSWER = -1
-"""Predicted where no face was found; counts as wrong."""
+NO_FACE = -1
+"""Prediction for an image without a found face; it counts as wrong."""
 
 
 @dataclass(frozen=True)
 class RuleScore:
-    """Scores under one rule, 0..1; ``calibration_error`` is the ECE over 15 bins of confidence."""
+    """Scores under one rule, 0..1; ``calibration_error`` is the ECE over 15 bins."""
 
     rows: int
     accuracy: float
@@ -34,58 +34,59 @@ class RuleScore:
 
 @dataclass(frozen=True)
 class FerPlusScore:
-    """Scores under both rules, and over how many images no face was found."""
+    """Scores under both rules; ``unanswered`` is the number of images without a found face."""
 
     majority: RuleScore
     argmax: RuleScore
     unanswered: int
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return a dictionary for JSON."""
         return asdict(self)
 
 
-def score(probabilities: ArrayLike, votes: Votes, answered: ArrayLike | None = None) -> FerPlusScore:
-    """Score probabilities [n, 8] against votes [n, 10].
+def score(probabilities: ArrayLike, votes: Votes, found: ArrayLike | None = None) -> FerPlusScore:
+    """Score predictions under both rules.
 
     Args:
-        answered: [n], False where no face was found: whatever stands in that row counts as wrong.
+        probabilities: Predictions, [n, 8].
+        votes: Votes, [n, 10].
+        found: Whether a face was found, [n]; without one the prediction counts as wrong. None: in all images.
     """
     probabilities = np.asarray(probabilities, np.float64)
-    known = np.ones(len(votes), bool) if answered is None else np.asarray(answered, bool)
+    has_face = np.ones(len(votes), bool) if found is None else np.asarray(found, bool)
     return FerPlusScore(
-        majority=_score(probabilities, majority_labels(votes), known),
-        argmax=_score(probabilities, argmax_labels(votes), known),
-        unanswered=int((~known).sum()),
+        majority=_score(probabilities, majority_labels(votes), has_face),
+        argmax=_score(probabilities, argmax_labels(votes), has_face),
+        unanswered=int((~has_face).sum()),
     )
 
 
-def _score(probabilities: NDArray[np.float64], labels: NDArray[np.int64], known: NDArray[np.bool_]) -> RuleScore:
+def score_prepared(probabilities: ArrayLike, prepared: PreparedSet) -> FerPlusScore:
+    """Score probabilities [n, 8] of a prepared split."""
+    return score(probabilities, prepared.arrays["votes"], prepared.aligned)
+
+
+def _score(
+    probabilities: NDArray[np.float64], labels: NDArray[np.int64], has_face: NDArray[np.bool_]
+) -> RuleScore:
     rows = labels != DROPPED
-    labels, known, probabilities = labels[rows], known[rows], probabilities[rows]
-    predicted = np.where(known, probabilities.argmax(axis=1), NO_ANSWER)
-    right = predicted == labels
+    labels, has_face, probabilities = labels[rows], has_face[rows], probabilities[rows]
+    predicted = np.where(has_face, probabilities.argmax(axis=1), NO_FACE)
+    correct = predicted == labels
     recall, f1 = {}, []
     for index, emotion in enumerate(EMOTIONS):
         of_class = labels == index
         if not of_class.any():
             continue
-        hits = (right & of_class).sum()
+        hits = (correct & of_class).sum()
         recall[emotion] = float(hits / of_class.sum())
         f1.append(2 * hits / (of_class.sum() + (predicted == index).sum()))
     return RuleScore(
         rows=len(labels),
-        accuracy=float(right.mean()),
+        accuracy=float(correct.mean()),
         macro_recall=float(np.mean(list(recall.values()))),
         macro_f1=float(np.mean(f1)),
         recall=recall,
-        calibration_error=calibration_error(probabilities[known].max(axis=1), right[known]),
+        calibration_error=calibration_error(probabilities[has_face].max(axis=1), correct[has_face]),
     )
-
-
-def negative_log_likelihood(probabilities: ArrayLike, votes: Votes) -> float:
-    """Mean cross-entropy against the vote distributions, in nats, over rows that have one."""
-    targets = vote_distributions(votes)
-    rows = targets.sum(axis=1) > 0
-    logarithms = np.log(np.clip(np.asarray(probabilities)[rows], 1e-12, None))
-    return float(-(targets[rows] * logarithms).sum(axis=1).mean())

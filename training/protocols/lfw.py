@@ -1,4 +1,4 @@
-"""LFW: same person or not, by the cosine between the features of two faces.
+"""LFW scores: same person or not, by the cosine between the features of two faces.
 
 Huang et al., "Labeled Faces in the Wild", University of Massachusetts 07-49 (2007).
 """
@@ -14,14 +14,14 @@ Features = NDArray[np.float32]
 
 
 def pair_similarities(features: Features, pairs: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Cosines [pairs] of the features that ``pairs`` [pairs, 2] names."""
+    """Return the cosine [pairs] between the features of each pair, given as indices [pairs, 2]."""
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     similarities: NDArray[np.float32] = (unit[pairs[:, 0]] * unit[pairs[:, 1]]).sum(axis=1)
     return similarities
 
 
 def best_threshold(similarities: NDArray[np.float32], same: NDArray[np.bool_]) -> float:
-    """The similarity from which on "same" is answered that makes most pairs right."""
+    """Return the threshold of similarity for "same" with the highest accuracy."""
     order = np.sort(similarities)
     candidates = np.concatenate([[order[0] - 1], (order[1:] + order[:-1]) / 2, [order[-1] + 1]])
     right = [((similarities >= candidate) == same).mean() for candidate in candidates]
@@ -29,20 +29,20 @@ def best_threshold(similarities: NDArray[np.float32], same: NDArray[np.bool_]) -
 
 
 def accuracy_at(threshold: float, similarities: NDArray[np.float32], same: NDArray[np.bool_]) -> float:
-    """Share of pairs answered right, 0..1."""
+    """Return the accuracy, 0..1, at a threshold."""
     return float(((similarities >= threshold) == same).mean())
 
 
 @dataclass(frozen=True)
 class View1Score:
-    """Accuracy 0..1 on dev-test, at the threshold that fits dev-train best."""
+    """Accuracy 0..1 on dev-test, at the best threshold of dev-train."""
 
     pairs: int
     accuracy: float
     threshold: float
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return a dictionary for JSON."""
         return asdict(self)
 
 
@@ -50,7 +50,7 @@ class View1Score:
 class View2Score:
     """Mean accuracy 0..1 over the folds and its standard error, as the data set's authors report it.
 
-    ``true_accepts`` is the share of matched pairs accepted where ``FALSE_ACCEPTS`` of the mismatched are.
+    ``true_accepts`` is the true accept rate at a false accept rate of at most ``FALSE_ACCEPTS``.
     """
 
     pairs: int
@@ -61,7 +61,7 @@ class View2Score:
     true_accepts: float
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return a dictionary for JSON."""
         return asdict(self)
 
 
@@ -71,14 +71,14 @@ FALSE_ACCEPTS = 1e-3
 def score_view2(
     similarities: NDArray[np.float32], same: NDArray[np.bool_], folds: NDArray[np.int64]
 ) -> View2Score:
-    """Score the pairs [n]: each fold at the threshold that fits the others best.
+    """Score pairs [n], each fold at the best threshold of the others.
 
     Raises:
-        ValueError: there is only one fold.
+        ValueError: There is only one fold.
     """
     count = int(folds.max()) + 1
     if count < 2:
-        raise ValueError("View 2 needs folds; this list has one")
+        raise ValueError("View 2 needs at least 2 folds; this list has 1")
     thresholds = [best_threshold(similarities[folds != fold], same[folds != fold]) for fold in range(count)]
     accuracies = [
         accuracy_at(threshold, similarities[folds == fold], same[folds == fold])
@@ -97,7 +97,7 @@ def score_view2(
 def roc(
     similarities: NDArray[np.float32], same: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Shares of mismatched and of matched pairs accepted, [points] each, as the threshold falls; both from 0 to 1.
+    """Return false and true accept rates, [points] each, as the threshold falls; both rise from 0 to 1.
 
     Pairs of equal similarity are accepted together.
     """
@@ -109,6 +109,6 @@ def roc(
 
 
 def true_accepts_at(limit: float, similarities: NDArray[np.float32], same: NDArray[np.bool_]) -> float:
-    """The highest share of matched pairs accepted while no more than ``limit`` of the mismatched are."""
+    """Return the highest true accept rate at a false accept rate of at most ``limit``."""
     mismatched, matched = roc(similarities, same)
     return float(matched[mismatched <= limit].max())

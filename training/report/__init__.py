@@ -1,1 +1,1 @@
-"""One page with everything a run reached: tables and plots."""
+"""The report: all tables and plots of a run on one page."""

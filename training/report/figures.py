@@ -1,4 +1,4 @@
-"""The plots of the report, as PNG."""
+"""The plots of the report, as PNG files."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,11 @@ from training.protocols.lfw import FALSE_ACCEPTS, roc
 from training.report.curves import Curve
 
 DPI = 110
-BLUE, ORANGE, GREY = "#1f5fa8", "#d1742a", "#8a8a8a"
+BLUE, ORANGE, GRAY = "#1f5fa8", "#d1742a", "#8a8a8a"
 
 
 def draw_curves(runs: Mapping[str, Mapping[str, Curve]]) -> bytes:
-    """Loss above, what is measured on held-out data below; a column for each run."""
+    """Draw the training loss and the scores on held-out data; a column for each run."""
     figure = Figure(figsize=(3.6 * len(runs), 5.2), layout="constrained")
     grid = figure.subplots(2, len(runs), squeeze=False, sharex="col")
     for column, (name, curves) in enumerate(runs.items()):
@@ -42,18 +42,18 @@ def draw_curves(runs: Mapping[str, Mapping[str, Curve]]) -> bytes:
             if axes.lines:
                 axes.legend(fontsize=8)
             else:
-                axes.text(0.5, 0.5, "nothing logged", ha="center", color=GREY, transform=axes.transAxes)
+                axes.text(0.5, 0.5, "nothing logged", ha="center", color=GRAY, transform=axes.transAxes)
     return _png(figure)
 
 
 def _draw(axes: Axes, label: str, curve: Curve) -> None:
     epochs = sorted(curve)
-    marker = "o" if len(epochs) < 3 else None  # a line needs two points to be seen
+    marker = "o" if len(epochs) < 3 else None  # short lines are hard to see
     axes.plot([epoch + 1 for epoch in epochs], [curve[epoch] for epoch in epochs], label=label, marker=marker)
 
 
 def draw_confusion(detail: Breakdown) -> bytes:
-    """Shares of each row's label, with the counts."""
+    """Draw the confusion matrix in percent of each label, with counts."""
     counts = np.array(detail.confusion)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure = Figure(figsize=(7.4, 6.0), layout="constrained")
@@ -66,14 +66,14 @@ def draw_confusion(detail: Breakdown) -> bytes:
             axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color=ink)
     axes.set_xticks(range(len(EMOTIONS) + 1), [*EMOTIONS, "no face"], rotation=40, ha="right")
     axes.set_yticks(range(len(EMOTIONS)), EMOTIONS)
-    axes.set_xlabel("answer")
+    axes.set_xlabel("prediction")
     axes.set_ylabel("label by majority")
     figure.colorbar(image, ax=axes, label="% of the label", shrink=0.8)
     return _png(figure)
 
 
 def draw_reliability(detail: Breakdown) -> bytes:
-    """How often right over how sure, and how many answers stand behind each bin."""
+    """Draw accuracy over confidence, and the number of predictions in each bin."""
     figure = Figure(figsize=(4.8, 5.4), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     bins = detail.reliability
@@ -81,7 +81,7 @@ def draw_reliability(detail: Breakdown) -> bytes:
     upper.bar(
         left, [each.accuracy for each in bins], width, align="edge", color=BLUE, edgecolor="white", alpha=0.85
     )
-    upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", label="as sure as right")
+    upper.plot([0, 1], [0, 1], color=GRAY, linestyle="--", label="perfect calibration")
     upper.plot(
         [each.confidence for each in bins],
         [each.accuracy for each in bins],
@@ -93,13 +93,13 @@ def draw_reliability(detail: Breakdown) -> bytes:
     upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     upper.legend(fontsize=8, loc="upper left")
     upper.grid(alpha=0.3)
-    lower.bar(left, [each.count for each in bins], width, align="edge", color=GREY, edgecolor="white")
-    lower.set(ylabel="answers", xlabel="confidence", yscale="log")
+    lower.bar(left, [each.count for each in bins], width, align="edge", color=GRAY, edgecolor="white")
+    lower.set(ylabel="predictions", xlabel="confidence", yscale="log")
     return _png(figure)
 
 
 def draw_recall(detail: Breakdown) -> bytes:
-    """Recall of each emotion, with Wilson's 95 % interval: rare ones are uncertain."""
+    """Draw the recall of each emotion with Wilson's 95 % interval, which is wide for rare emotions."""
     counts = np.array(detail.confusion)
     of_class = counts.sum(axis=1)
     present = np.flatnonzero(of_class)
@@ -121,7 +121,7 @@ def draw_recall(detail: Breakdown) -> bytes:
 def wilson(
     shares: NDArray[np.float64], counts: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Wilson's 95 % interval of shares [n] of counts [n] (JASA 22, 1927)."""
+    """Return Wilson's 95 % interval of proportions [n] of counts [n] (JASA 22, 1927)."""
     z = 1.959964
     middle = (shares + z**2 / (2 * counts)) / (1 + z**2 / counts)
     half = z / (1 + z**2 / counts) * np.sqrt(shares * (1 - shares) / counts + z**2 / (4 * counts**2))
@@ -129,19 +129,19 @@ def wilson(
 
 
 def draw_roc(similarities: NDArray[np.float32], same: NDArray[np.bool_]) -> bytes:
-    """Matched pairs accepted over mismatched pairs accepted; the latter on a logarithmic scale."""
+    """Draw the true accept rate over the false accept rate, on a logarithmic scale."""
     mismatched, matched = roc(similarities, same)
     figure = Figure(figsize=(5.0, 4.2), layout="constrained")
     axes = figure.subplots()
-    least = 0.5 / (~same).sum()
-    axes.plot(np.maximum(mismatched, least), matched, color=BLUE, drawstyle="steps-post")
-    axes.axvline(FALSE_ACCEPTS, color=GREY, linestyle="--", label=f"FAR {FALSE_ACCEPTS:g}")
+    smallest = 0.5 / (~same).sum()
+    axes.plot(np.maximum(mismatched, smallest), matched, color=BLUE, drawstyle="steps-post")
+    axes.axvline(FALSE_ACCEPTS, color=GRAY, linestyle="--", label=f"FAR {FALSE_ACCEPTS:g}")
     axes.set(
         xscale="log",
-        xlim=(min(least, FALSE_ACCEPTS / 2), 1),
+        xlim=(min(smallest, FALSE_ACCEPTS / 2), 1),
         ylim=(0, 1.01),
-        xlabel="share of mismatched pairs accepted (FAR)",
-        ylabel="share of matched pairs accepted (TAR)",
+        xlabel="false accept rate (FAR)",
+        ylabel="true accept rate (TAR)",
     )
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8, loc="lower right")
@@ -151,7 +151,7 @@ def draw_roc(similarities: NDArray[np.float32], same: NDArray[np.bool_]) -> byte
 def draw_comparison(
     methods: Sequence[str], means: Sequence[float], low: Sequence[float], high: Sequence[float]
 ) -> bytes:
-    """Accuracy of each method, in per cent, with its interval."""
+    """Draw the accuracy of each method, in percent, with its interval."""
     figure = Figure(figsize=(6.6, 2.8), layout="constrained")
     axes = figure.subplots()
     places = range(len(methods))

@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML page, and as Markdown beside its plots."""
+"""The report as one self-contained HTML page, and as Markdown with separate plots."""
 
 from base64 import b64encode
 from collections.abc import Iterable
@@ -7,17 +7,17 @@ from pathlib import Path
 from string import Template
 
 from training.report.sections import Plot, Section, write_sections
-from training.runs import commit
-from training.settings.evaluation import ReportSettings
+from training.runs import current_commit
+from training.settings.commands import ReportSettings
 from training.tables import Table
 
-TITLE = "Tandem: what was trained and what it reaches"
+TITLE = "Tandem: training and results"
 STATEMENT = "Labels describe what a face shows, not what a person feels."
 PAGE_TEMPLATE = Path(__file__).parent / "page.html.template"
 
 
 def write_report(settings: ReportSettings) -> None:
-    """Write ``report.html``, which needs no other file, and ``report.md`` with its plots as PNG beside it."""
+    """Write ``report.html``, which contains its plots, and ``report.md`` with its plots as PNG files."""
     sections = list(write_sections(settings))
     settings.out.mkdir(parents=True, exist_ok=True)
     (settings.out / "report.html").write_text(render_html(sections))
@@ -30,13 +30,13 @@ def write_report(settings: ReportSettings) -> None:
 
 
 def render_html(sections: Iterable[Section]) -> str:
-    """The page, its plots within."""
+    """Render the report as an HTML page with embedded plots."""
     body = "\n".join(
         f"<section>\n<h2>{escape(section.heading)}</h2>\n" + "\n".join(map(_html, section.parts)) + "\n</section>"
         for section in sections
     )
     return Template(PAGE_TEMPLATE.read_text()).substitute(
-        title=escape(TITLE), statement=escape(STATEMENT), commit=commit(), body=body
+        title=escape(TITLE), statement=escape(STATEMENT), commit=current_commit(), body=body
     )
 
 
@@ -54,8 +54,8 @@ def _html(part: Table | Plot | str) -> str:
 
 
 def render_markdown(sections: Iterable[Section]) -> str:
-    """The page; its plots are files beside it."""
-    lines = [f"# {TITLE}", "", f"{STATEMENT} Commit `{commit()}`.", ""]
+    """Render the report as Markdown that refers to the plots by file name."""
+    lines = [f"# {TITLE}", "", f"{STATEMENT} Commit `{current_commit()}`.", ""]
     for section in sections:
         lines += [f"## {section.heading}", "", *map(_markdown, section.parts)]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What the report says, section by section: tables, plots and the words between them."""
+"""The sections of the report: tables, plots and text."""
 
 import json
 from collections.abc import Iterator
@@ -7,24 +7,20 @@ from pathlib import Path
 
 from training.datasets.ferplus import majority_labels
 from training.datasets.prepared import MANIFEST, load_prepared
-from training.evaluation import compare as comparison
-from training.evaluation import crossvalidate as crossvalidation
-from training.evaluation import robustness
+from training.evaluation import compare, crossvalidate, robustness
 from training.evaluation.verify import Verification, verify_run
 from training.protocols.breakdown import Breakdown, break_down
-from training.protocols.ferplus import FerPlusScore
+from training.protocols.ferplus import FerPlusScore, score_prepared
 from training.report import figures
 from training.report.curves import read_curves
-from training.runs import lineage, load_joint_settings, load_made_by, load_result, load_settings
-from training.settings.evaluation import ReportSettings
-from training.stages.expression import score_prepared
-from training.tables import Table, share, share_between
-from training.trained_networks import read_expressions
+from training.runs import lineage, load_provenance, load_result, load_settings, predict_expressions
+from training.settings.commands import ReportSettings
+from training.tables import Table, percent, percent_range
 
 
 @dataclass(frozen=True, eq=False)
 class Plot:
-    """A PNG, the name of its file, and what it shows."""
+    """A plot: its file name without suffix, PNG data, and caption."""
 
     name: str
     png: bytes
@@ -33,36 +29,38 @@ class Plot:
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """A heading and what stands under it."""
+    """A heading and the tables, plots and paragraphs below it."""
 
     heading: str
     parts: tuple[Table | Plot | str, ...]
 
 
-SOURCE = Table(
-    "The source's figures beside these",
-    ("what", "source", "its data"),
+PUBLISHED = Table(
+    "Results published for the method",
+    ("task", "accuracy", "data"),
     (
         (
             "expressions, FER+",
             "84.29 %",
-            "ResNet-18 beside the identity network; the rule for labels is not stated",
+            "ResNet-18 joined with the identity network; the rule for labels is not stated",
         ),
         ("expressions, CK+", "99.31 %", "327 sequences, 7 emotions; the folds are not stated"),
         ("identity, LFW", "91 %", "trained on the 494 k images of CASIA-WebFace; View 2"),
     ),
-    "These figures are not comparable line by line: the source trains on CASIA-WebFace and reports test splits, "
-    "where this page reports the splits that models are chosen on, under rules that it names.",
+    "These scores cannot be compared directly with those above: the published method was trained on CASIA-WebFace "
+    "and scored on test splits, while this page reports the splits that models are chosen on, under the rules it "
+    "names.",
 )
 
 
 def write_sections(settings: ReportSettings) -> Iterator[Section]:
-    """Every section that the run and the given files have something for.
+    """Write the sections that the run and the given files have results for.
 
     Raises:
-        FileNotFoundError: the run, one before it or a given file is not there.
+        FileNotFoundError: The run, a run it was made from or a given file does not exist.
+        ValueError: The run is of another stage.
     """
-    identity = Path(load_joint_settings(settings.run)["identity"])
+    identity = Path(load_settings(settings.run, "joint")["identity"])
     yield _runs(lineage(settings.run))
     yield _expressions(settings.run)
     lfw = settings.lfw or _trained_with(identity)
@@ -71,14 +69,14 @@ def write_sections(settings: ReportSettings) -> Iterator[Section]:
     if settings.comparison:
         yield _comparison(settings.comparison)
     if settings.crossvalidation:
-        yield Section("CK+", (crossvalidation.table(json.loads(settings.crossvalidation.read_text())),))
+        yield Section("CK+", (crossvalidate.table(json.loads(settings.crossvalidation.read_text())),))
     if settings.robustness:
         yield Section("Faces in photos", (robustness.table(json.loads(settings.robustness.read_text())),))
-    yield Section("The method's source", (SOURCE,))
+    yield Section("Published results", (PUBLISHED,))
 
 
 def _trained_with(run: Path) -> Path | None:
-    """The prepared LFW that chose an identity run's epoch, where it is still there."""
+    """Return the prepared LFW that an identity run was validated on, if it still exists."""
     lfw = load_settings(run)["lfw"]
     return Path(lfw) if lfw and (Path(lfw) / "dev-test" / MANIFEST).is_file() else None
 
@@ -86,59 +84,61 @@ def _trained_with(run: Path) -> Path | None:
 def _runs(runs: dict[str, Path]) -> Section:
     rows = []
     for name, run in runs.items():
-        settings, made_by = load_settings(run), load_made_by(run)
-        network = settings.get("network", "tandem")
+        settings, provenance = load_settings(run), load_provenance(run)
+        network = settings.get("network", settings["stage"])
         shown = (network, f"{load_result(run)['images']:,}", str(settings["epochs"]), str(settings["batch_size"]))
         rows.append(
-            (name, *shown, f"{settings['learning_rate']:g}", str(settings["seed"]), made_by["commit"][:12])
+            (name, *shown, f"{settings['learning_rate']:g}", str(settings["seed"]), provenance["commit"][:12])
         )
     table = Table(
-        "Runs", ("stage", "network", "images", "epochs", "batch", "peak rate", "seed", "commit"), tuple(rows)
+        "Runs", ("run", "network", "images", "epochs", "batch", "peak rate", "seed", "commit"), tuple(rows)
     )
     curves = figures.draw_curves({name: read_curves(run) for name, run in runs.items()})
-    return Section("How it was trained", (table, Plot("curves", curves, "Learning curves.")))
+    return Section("Training", (table, Plot("curves", curves, "Learning curves.")))
 
 
 def _expressions(run: Path) -> Section:
     valid = load_prepared(Path(load_settings(run)["data"]) / "valid")
-    probabilities = read_expressions(run, valid.crops)
-    reached = score_prepared(probabilities, valid)
+    probabilities = predict_expressions(run, valid.crops)
+    scores = score_prepared(probabilities, valid)
     detail = break_down(probabilities, majority_labels(valid.arrays["votes"]), valid.aligned)
     return Section(
         "Expressions: FER+ Valid",
         (
-            "As trained, before the calibration that the export adds. The epoch was chosen on this split.",
-            _scores(reached, detail),
+            "Scores of the network as trained, before calibration. The epoch was chosen on this split.",
+            _scores(scores, detail),
             Plot(
-                "confusion", figures.draw_confusion(detail), "Answers by label: per cent of the label, and images."
+                "confusion",
+                figures.draw_confusion(detail),
+                "Predictions by label: percent of the label, and number of images.",
             ),
-            Plot("recall", figures.draw_recall(detail), "Recall by emotion, with Wilson's intervals."),
+            Plot("recall", figures.draw_recall(detail), "Recall by emotion, with Wilson's 95 % intervals."),
             Plot("reliability", figures.draw_reliability(detail), "Accuracy over confidence (majority rule)."),
         ),
     )
 
 
-def _scores(reached: FerPlusScore, detail: Breakdown) -> Table:
+def _scores(scores: FerPlusScore, detail: Breakdown) -> Table:
     rows = []
-    for rule, figure in (("majority", reached.majority), ("argmax", reached.argmax)):
-        bounds = share_between(detail.accuracy.low, detail.accuracy.high) if rule == "majority" else ""
+    for rule, figure in (("majority", scores.majority), ("argmax", scores.argmax)):
+        bounds = percent_range(detail.accuracy.low, detail.accuracy.high) if rule == "majority" else ""
         shown = (figure.macro_recall, figure.macro_f1, figure.calibration_error)
-        rows.append((rule, f"{figure.rows:,}", share(figure.accuracy), bounds, *map(share, shown)))
+        rows.append((rule, f"{figure.rows:,}", percent(figure.accuracy), bounds, *map(percent, shown)))
     f1, recall = detail.macro_f1, detail.macro_recall
     return Table(
         "FER+ Valid under both rules",
         ("rule", "rows", "accuracy %", "95 %", "macro recall %", "macro F1 %", "ECE %"),
         tuple(rows),
-        f"No face was found in {reached.unanswered:,} images, which count as wrong. 95 % intervals by the "
-        f"bootstrap; by majority, macro recall {share_between(recall.low, recall.high)}, "
-        f"macro F1 {share_between(f1.low, f1.high)}.",
+        f"No face was found in {scores.unanswered:,} images, which count as wrong. 95 % intervals are from the "
+        f"bootstrap. By majority: macro recall {percent_range(recall.low, recall.high)}, "
+        f"macro F1 {percent_range(f1.low, f1.high)}.",
     )
 
 
-def _identity(found: Verification) -> Section:
-    view = "View 2" if found.view2 else "View 1, dev-test"
-    roc = figures.draw_roc(found.similarities, found.same)
-    return Section("Identity: LFW", (found.table(), Plot("roc", roc, f"ROC, {view}.")))
+def _identity(verification: Verification) -> Section:
+    view = "View 2" if verification.view2 else "View 1, dev-test"
+    roc = figures.draw_roc(verification.similarities, verification.same)
+    return Section("Identity: LFW", (verification.table(), Plot("roc", roc, f"ROC, {view}.")))
 
 
 def _comparison(file: Path) -> Section:
@@ -151,5 +151,5 @@ def _comparison(file: Path) -> Section:
         [100 * each["interval"]["low"] for each in major],
         [100 * each["interval"]["high"] for each in major],
     )
-    parts = (comparison.table(result), Plot("comparison", plot, "Accuracy by majority of each method."))
-    return Section("The comparison that the method rests on", parts)
+    parts = (compare.table(result), Plot("comparison", plot, "Accuracy by majority of each method."))
+    return Section("The tandem and its parts", parts)

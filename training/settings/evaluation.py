@@ -1,102 +1,120 @@
-"""The settings of each measurement: typed, checked when made."""
+"""The options of the commands that measure: evaluate, verify, crossvalidate, compare and robustness."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from training.networks.resnet import PRESETS
+from training.settings.stages import check_network
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """Score FER+ images with a TorchScript file and, with --through, with a running service."""
+
+    source: Path
+    """FER+ as downloaded."""
+    split: Literal["valid", "test", "train"] = "valid"
+    """Split to score."""
+    model: Path = Path("model_repository/tandem/1/model.pt")
+    """TorchScript file."""
+    through: str | None = None
+    """URL of a running service that is sent the same images, for example http://127.0.0.1:8080."""
+    limit: int | None = None
+    """Score only this many rows, from the first."""
+    out: Path | None = None
+    """JSON file for the scores."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifySettings:
-    """Score an identity run on LFW: same person or not."""
+    """Score the network of an identity run on LFW: same person or not."""
 
     run: Path
     """Run of the identity stage."""
     data: Path
     """Prepared LFW: View 1, View 2 or both."""
     out: Path | None = None
-    """JSON file for the figures."""
+    """JSON file for the scores."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CrossvalidateSettings:
-    """Train and test on CK+ in folds by person."""
+    """Train and test on CK+, in folds by person."""
 
     data: Path
     """Prepared CK+."""
     out: Path
-    """Folder for each fold's runs and the result; what is complete is not done again."""
+    """Folder for the runs of each fold and the scores; folds that are complete are skipped."""
     folds: int = 10
-    """How many; nobody is in two."""
+    """Number of folds, from 2 to the number of subjects."""
     network: str = "small-resnet"
     """Emotion network: small-resnet, resnet18-half or resnet18."""
     start: Path | None = None
-    """Run of the identity stage with the same network, for the emotion network to start from."""
+    """Identity run with the same network whose weights the emotion networks start from."""
     identity: Path | None = None
-    """Run of the identity stage, to test the tandem; without it the emotion network is tested alone."""
+    """Identity run, to test the tandem; without it the emotion network is tested alone."""
     epochs: int = 60
-    """Of the emotion network."""
+    """Epochs of the emotion network, at least 1."""
     joint_epochs: int = 20
-    """Of the tandem."""
+    """Epochs of the tandem, at least 1."""
     batch_size: int = 64
-    """Samples a step; CK+ is small."""
+    """Samples in a batch, at least 2; CK+ is small."""
     learning_rate: float = 0.05
-    """Peak rate of the emotion network."""
+    """Peak learning rate of the emotion network, above 0."""
     ema_decay: float = 0.98
-    """Share of the running average of weights that stays at each step; CK+ makes few steps."""
+    """Decay per step of the moving average of the weights, at least 0 and below 1; CK+ has few steps."""
     seed: int = 1
-    """Of every fold."""
+    """Seed of every fold."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
-    """Number format of the forward and backward pass."""
+    """Number format of the forward and backward passes."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    """Where to train."""
+    """Device type to train on; auto prefers a GPU."""
 
     def __post_init__(self) -> None:
-        if self.network not in PRESETS:
-            raise ValueError(f"network is {self.network!r}; there are {', '.join(PRESETS)}")
+        check_network(self.network, PRESETS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompareSettings:
-    """Compare identity features, emotion network, their scores fused, and the tandem, frozen and joint."""
+    """Compare identity features, the emotion network, the fusion of their scores, and the tandem."""
 
     data: Path
     """Prepared FER+: a folder with train and valid."""
     out: Path
-    """Folder for every run and the table; what is complete is not done again."""
+    """Folder for every run and the table; runs that are complete are skipped."""
     identity: Path | None = None
-    """Run of the identity stage that every seed uses; otherwise give people."""
+    """Identity run that all seeds share; give either this or people."""
     people: Path | None = None
     """Prepared set of faces by person, to train an identity network for each seed."""
     lfw: Path | None = None
-    """Prepared LFW View 1, to choose the identity networks' epochs by; with people."""
+    """Prepared LFW View 1, to choose the identity networks' epochs by; used with people."""
     network: str = "small-resnet"
     """Emotion network: small-resnet, resnet18-half or resnet18."""
     start: Path | None = None
-    """Run of the identity stage with the same network, for the emotion networks to start from."""
+    """Identity run with the same network whose weights the emotion networks start from."""
     seeds: int = 3
-    """How often everything is trained, with seeds from 1."""
+    """Number of seeds, counted from 1; everything is trained once for each."""
     identity_epochs: int = 60
-    """Of each identity network; with people."""
+    """Epochs of each identity network; used with people."""
     emotion_epochs: int = 40
-    """Of each emotion network."""
+    """Epochs of each emotion network."""
     probe_epochs: int = 8
-    """Of the classifier over identity features alone."""
+    """Epochs of the classifier on identity features alone."""
     joint_epochs: int = 8
-    """Of each tandem, frozen and joint."""
+    """Epochs of each tandem, frozen and joint."""
     batch_size: int = 256
-    """Samples a step."""
+    """Samples in a batch, at least 2."""
     ema_decay: float | None = None
-    """Share of the running average of weights that stays at each step; each stage's own unless given."""
+    """Decay per step of the moving average of the weights, at least 0 and below 1; the default of each stage
+    unless given."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
-    """Number format of the forward and backward pass."""
+    """Number format of the forward and backward passes."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    """Where to train."""
+    """Device type to train on; auto prefers a GPU."""
 
     def __post_init__(self) -> None:
-        if self.network not in PRESETS:
-            raise ValueError(f"network is {self.network!r}; there are {', '.join(PRESETS)}")
+        check_network(self.network, PRESETS)
         if (self.identity is None) == (self.people is None):
             raise ValueError("give either --identity, a run for all seeds, or --people, to train one for each")
         if self.seeds < 1:
@@ -105,35 +123,17 @@ class CompareSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RobustnessSettings:
-    """Score FER+ faces in larger photos: small, blurred, turned, dark, compressed."""
+    """Score FER+ faces pasted into larger photos: small, blurred, rotated, dark or heavily compressed."""
 
     source: Path
-    """FER+ as it is downloaded."""
+    """FER+ as downloaded."""
     split: Literal["valid", "train"] = "valid"
-    """Which rows; a test split is not for choosing what to improve."""
+    """Split to score; the test split is left out because these scores guide what to improve."""
     model: Path = Path("model_repository/tandem/1/model.pt")
     """TorchScript file."""
     limit: int | None = None
-    """Only so many rows, spread evenly over the split."""
+    """Score only this many rows, spread evenly over the split."""
     workers: int | None = None
-    """Processes; as many as there are cores unless given."""
+    """Worker processes; one for each core by default."""
     out: Path | None = None
-    """JSON file for the figures."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportSettings:
-    """Write every table and plot of a joint run as one HTML page and one Markdown page."""
-
-    run: Path
-    """Run of the joint stage; the stages before it are found through it."""
-    out: Path = Path("report")
-    """Folder for report.html, and report.md with its plots."""
-    lfw: Path | None = None
-    """Prepared LFW, for the identity network; the set it was trained with unless given."""
-    comparison: Path | None = None
-    """comparison.json of `training compare`."""
-    crossvalidation: Path | None = None
-    """crossvalidation.json of `training crossvalidate`."""
-    robustness: Path | None = None
-    """JSON file of `training robustness`."""
+    """JSON file for the scores."""

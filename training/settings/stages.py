@@ -1,8 +1,9 @@
-"""The settings of each stage: typed, checked when made, written beside what they produced."""
+"""The settings of each training stage: typed, checked when created, and written into the run's folder."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from training.augmentation import Augmentation
 from training.networks.resnet import PRESETS
@@ -11,220 +12,177 @@ from training.networks.tandem import BACKBONES
 
 @dataclass(frozen=True, kw_only=True)
 class StageSettings:
-    """What every stage needs."""
+    """Settings that all stages have in common."""
+
+    stage: ClassVar[str]
+    """Name of the stage, written into the run's settings.json."""
 
     out: Path
-    """Folder of this run: checkpoints, logs, settings, result. A run that was cut off goes on from here."""
+    """Folder for this run: checkpoints, logs, settings and result. An interrupted run resumes from it."""
     epochs: int = 40
-    """Passes over the training set."""
+    """Passes over the training set, at least 1."""
     batch_size: int = 256
-    """Samples a step, on each device."""
+    """Samples in a batch on each device, at least 2."""
     learning_rate: float = 0.1
-    """Peak rate; it rises over the first epochs and falls along a cosine to nothing."""
+    """Peak learning rate, above 0. It is reached after the warmup and then decays to 0 along a cosine."""
     warmup_epochs: int = 2
-    """Epochs over which the rate rises from nothing."""
+    """Epochs over which the learning rate rises linearly to its peak; 0 turns the warmup off."""
     weight_decay: float = 5e-4
-    """Pull of the weights towards zero."""
+    """L2 penalty on the weights, 0 or more."""
     ema_decay: float = 0.998
-    """The weights that are kept are a running average; this share of it stays at each step."""
+    """Decay per step of the exponential moving average of the weights, which is what is kept; 0 up to, but not
+    including, 1."""
     seed: int = 1
-    """Of initial weights, order, augmentation and dropout."""
+    """Seed for initial weights, sample order, augmentation and dropout."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
-    """Number format of the forward and backward pass."""
+    """Number format of the forward and backward passes."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    """Where to train."""
+    """Device type to train on; auto prefers a GPU."""
     devices: int = 1
-    """Devices of this machine; more than one trains data-parallel."""
+    """Devices of this machine to train on; more than one trains data-parallel."""
     augmentation: Augmentation = field(default_factory=Augmentation)
-    """How far each sample is varied."""
+    """Random changes to each sample."""
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
-            raise ValueError(f"epochs is {self.epochs}; a run needs at least 1")
+            raise ValueError(f"epochs is {self.epochs}; it must be at least 1")
         if self.batch_size < 2:
-            raise ValueError(f"batch_size is {self.batch_size}; batch normalisation needs at least 2")
+            raise ValueError(f"batch_size is {self.batch_size}; it must be at least 2 for batch normalization")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0")
         if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay is {self.ema_decay}; it must lie in 0..1")
+            raise ValueError(f"ema_decay is {self.ema_decay}; it must be at least 0 and below 1")
         if self.warmup_epochs < 0:
-            raise ValueError(f"warmup_epochs is {self.warmup_epochs}; it must not be below 0")
+            raise ValueError(f"warmup_epochs is {self.warmup_epochs}; it must be at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)
 class IdentitySettings(StageSettings):
     """Train a network to tell people apart."""
 
+    stage: ClassVar[str] = "identity"
+
     data: Path
     """Prepared set of faces by person."""
     lfw: Path | None = None
-    """Prepared LFW View 1, to check on and to choose the best epoch by; without it the last epoch is kept."""
+    """Prepared LFW View 1, to validate on and to choose the best epoch by; without it the last epoch is kept."""
     network: str = "deepid"
-    """deepid, deepid-wide, or an emotion network that is to start from what it learnt about people."""
+    """Identity network (deepid, deepid-wide), or an emotion network to pretrain on people (small-resnet,
+    resnet18-half, resnet18)."""
     scale: float = 30.0
-    """Of the cosine classifier's logits."""
+    """Factor that the classifier's cosines are multiplied by to give logits."""
     margin: float = 0.1
-    """Of the cosine classifier: how much closer than the others the right person must be."""
-    people_weight: float = 1.0
-    """Weight of the classification over people in the loss."""
+    """Cosine subtracted from the correct person's logit in training, 0 to 1."""
+    classification_weight: float = 1.0
+    """Weight of the classification loss over people, 0 or more."""
     teacher_weight: float = 0.0
-    """Weight of the second target, 1 - cosine between a linear projection of the features and the teacher's
-    embedding; wants a set prepared with --teacher. 10 is a good one, beside a people_weight of 0.3; 0 is off."""
+    """Weight of the loss 1 - cosine between a linear projection of the features and the teacher's embedding, 0 or
+    more; 0 turns it off. It needs a set prepared with --teacher. 10 works well with a classification_weight of
+    0.3."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.network not in BACKBONES:
-            raise ValueError(f"network is {self.network!r}; there are {', '.join(BACKBONES)}")
-        if min(self.people_weight, self.teacher_weight) < 0 or not self.people_weight + self.teacher_weight:
+        check_network(self.network, BACKBONES)
+        weights = (self.classification_weight, self.teacher_weight)
+        if min(weights) < 0 or not sum(weights):
             raise ValueError(
-                f"people_weight is {self.people_weight} and teacher_weight {self.teacher_weight}; "
-                "neither may be below 0, nor both be 0"
+                f"classification_weight is {self.classification_weight} and teacher_weight is "
+                f"{self.teacher_weight}; both must be at least 0 and one of them above 0"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExpressionSettings(StageSettings):
-    """What every stage that learns expressions needs."""
+    """Settings that all stages trained on expressions have in common."""
 
     data: Path
     """Prepared FER+: a folder with train and valid."""
-    raw_share: float = 0.0
-    """Share of samples that are seen as FER+ frames them, not cropped by their landmarks: the network then reads
-    either framing."""
-    balance: float = 0.0
-    """An emotion's weight in the loss is its frequency to the power of minus this: 0 treats all samples alike,
-    1 all emotions."""
-    taught_by: tuple[Path, ...] = ()
-    """Complete runs of this stage or the joint one. What they answer on average to a face and its mirror image, in
-    both framings where there is a raw_share, is learnt beside the votes: Hinton et al., "Distilling the Knowledge
-    in a Neural Network", 2015."""
-    taught_share: float = 0.5
-    """Share of those answers in the targets; the votes have the rest."""
+    unaligned_prob: float = 0.0
+    """Probability, 0 to 1, of training on a face as FER+ frames it instead of its aligned crop, so that the
+    network learns to read both."""
+    class_weight_power: float = 0.0
+    """An emotion's weight in the loss is its frequency to the power of minus this, 0 to 1: at 0 all samples weigh
+    the same, at 1 all emotions do."""
+    distill_from: tuple[Path, ...] = ()
+    """Complete emotion, joint or probe runs to distill from (Hinton et al., "Distilling the Knowledge in a Neural
+    Network", 2015). Their probabilities are averaged over each face and its mirror image, and over both framings
+    if unaligned_prob is above 0."""
+    distill_weight: float = 0.5
+    """Weight, 0 to 1, of those probabilities in the targets; the votes have the rest."""
     dropout: float = 0.2
-    """Before each fully connected layer."""
+    """Dropout probability before each fully connected layer, 0 to 1."""
     keep: Literal["best", "last"] = "best"
-    """The epoch that reads Valid best, or the last: where what is held out is to be reported on, as in folds."""
+    """Epoch to keep: the one that scores best on Valid, or the last. Choose last if Valid is to be reported on."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("raw_share", "balance", "taught_share"):
+        for name in ("unaligned_prob", "class_weight_power", "distill_weight"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
-                raise ValueError(f"{name} is {value}; it must lie in 0..1")
+                raise ValueError(f"{name} is {value}; it must be between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmotionSettings(ExpressionSettings):
     """Train the emotion network on expressions."""
 
+    stage: ClassVar[str] = "emotion"
+
     network: str = "small-resnet"
-    """small-resnet, resnet18-half (both train on two cores) or resnet18 (wants a GPU)."""
+    """Emotion network: small-resnet, resnet18-half (both train on two CPU cores) or resnet18 (needs a GPU)."""
     start: Path | None = None
-    """Run with the same network to start from: of the identity stage, for what it learnt about people, or of this
-    one, to train on."""
+    """Run with the same network whose weights to start from: an identity run for pretraining on people, or an
+    emotion run to continue."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.network not in PRESETS:
-            raise ValueError(f"network is {self.network!r}; there are {', '.join(PRESETS)}")
+        check_network(self.network, PRESETS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class JointSettings(ExpressionSettings):
     """Join both networks and train the whole on expressions."""
 
+    stage: ClassVar[str] = "joint"
+
     identity: Path
     """Run of the identity stage."""
     emotion: Path
     """Run of the emotion stage."""
     learning_rate: float = 0.01
-    """Peak rate of the classifier and the emotion network; a large one forgets what was learnt apart."""
+    """Peak learning rate of the classifier, above 0. A high one destroys what both networks have learned."""
     identity_rate: float = 0.1
-    """Rate of the identity network as a share of learning_rate; 0 freezes it."""
+    """Learning rate of the identity network as a fraction of learning_rate; 0 freezes it."""
     emotion_rate: float = 1.0
-    """Rate of the emotion network as a share of learning_rate; 0 freezes it."""
+    """Learning rate of the emotion network as a fraction of learning_rate; 0 freezes it."""
     epochs: int = 12
-    """Passes over the training set."""
+    """Passes over the training set, at least 1."""
     ema_decay: float = 0.995
-    """The weights that are kept are a running average; this share of it stays at each step."""
+    """Decay per step of the exponential moving average of the weights, which is what is kept; 0 up to, but not
+    including, 1."""
     hidden: int = 0
-    """Units of a fully connected layer before the last; 0 for none."""
+    """Units of a hidden layer in the classifier; 0 for none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if min(self.identity_rate, self.emotion_rate) < 0:
             raise ValueError(
-                f"identity_rate is {self.identity_rate} and emotion_rate {self.emotion_rate}; "
-                "neither may be below 0"
+                f"identity_rate is {self.identity_rate} and emotion_rate is {self.emotion_rate}; "
+                "both must be at least 0"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeSettings(ExpressionSettings):
-    """Train a classifier of expressions on the features of an identity network, which itself stays as it is."""
+    """Train a linear classifier of expressions on the features of a frozen identity network."""
+
+    stage: ClassVar[str] = "probe"
 
     identity: Path
     """Run of the identity stage."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExportSettings:
-    """Write a joint run into the model repository, with its configuration and card."""
-
-    run: Path
-    """Run of the joint stage."""
-    repository: Path = Path("model_repository")
-    """Model repository that Triton loads."""
-    name: str = "tandem"
-    """Name of the model in it."""
-    version: int = 1
-    """Version to write; a higher one beside an older goes live without a restart."""
-    mirror: bool = False
-    """Average each crop with its mirror image: somewhat more accurate, at twice the computation."""
-
-    def __post_init__(self) -> None:
-        if self.version < 1:
-            raise ValueError(f"version is {self.version}; Triton counts from 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateSettings:
-    """Score FER+ images by a TorchScript file and, with --through, by a service that gets them as PNG files."""
-
-    source: Path
-    """FER+ as it is downloaded."""
-    split: Literal["valid", "test", "train"] = "valid"
-    """Which rows."""
-    model: Path = Path("model_repository/tandem/1/model.pt")
-    """TorchScript file."""
-    through: str | None = None
-    """Address of a running service, for example http://127.0.0.1:8080."""
-    limit: int | None = None
-    """Only the first rows, for a quick look."""
-    out: Path | None = None
-    """JSON file for the figures."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecipeSettings:
-    """Run every step, from preparing the data to the last stage; what is complete is not done again."""
-
-    data: Path
-    """Folder with ferplus/ and identity/ as they are downloaded, and lfw/ where there is one."""
-    out: Path = Path("runs")
-    """Folder for the prepared data and for each stage's run."""
-    network: str = "resnet18-half"
-    """Emotion network: small-resnet, resnet18-half (about two hours on two cores) or resnet18 (wants a GPU)."""
-    teacher: Path | None = None
-    """ONNX embedding network that both stages on people learn from as well."""
-    seed: int = 1
-    """Of every stage."""
-    repository: Path = Path("model_repository")
-    """Model repository to export into."""
-
-    def __post_init__(self) -> None:
-        if self.network not in PRESETS:
-            raise ValueError(f"network is {self.network!r}; there are {', '.join(PRESETS)}")
-        for name in ("ferplus", "identity"):
-            if not (self.data / name).is_dir():
-                raise ValueError(f"data is {self.data}, which holds no folder {name}/")
+def check_network(name: str, known: Iterable[str]) -> None:
+    """Raise a ValueError unless ``name`` is one of the known presets."""
+    if name not in known:
+        raise ValueError(f"network is {name!r}; it must be one of {', '.join(known)}")

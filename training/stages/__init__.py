@@ -1,1 +1,1 @@
-"""The three stages: identity and emotion apart, then joint."""
+"""The training stages: identity and emotion apart, then joint; and the probe that the comparison uses."""

@@ -1,4 +1,4 @@
-"""Stage one: tell people apart."""
+"""The identity stage: classify people."""
 
 import numpy as np
 import torch
@@ -6,27 +6,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy
 
-from training.datasets.loaders import (
-    EVALUATION_BATCH,
-    Batch,
-    CropBatches,
-    OrderedBatches,
-    ShuffledBatches,
-    batches,
-)
+from training.datasets.loaders import Batch, CropBatches, OrderedBatches, ShuffledBatches, batches
 from training.datasets.prepared import PreparedSet, load_prepared
 from training.networks.blocks import CosineClassifier
+from training.networks.inference import EVALUATION_BATCH_SIZE, extract_features, mirrored_features
 from training.networks.tandem import build_backbone
 from training.protocols.lfw import accuracy_at, best_threshold, pair_similarities
-from training.runs import begin, finish, fit
+from training.runs import finish_run, start_run
 from training.settings.stages import IdentitySettings
 from training.stages.module import Stage
+from training.stages.trainer import fit
 
 
 class IdentityStage(Stage):
-    """Classification over people with a cosine margin; checked on LFW's pairs after each epoch.
+    """Classification of people with a cosine margin, validated on LFW's pairs after each epoch.
 
-    Where a teacher's embeddings of ``teacher_size`` numbers are given, the features are drawn to them as well.
+    With a ``teacher_size`` above 0, the features also learn to predict the teacher's embeddings of that size.
     """
 
     settings: IdentitySettings
@@ -50,34 +45,28 @@ class IdentityStage(Stage):
         self._features: list[Tensor] = []
 
     def loss(self, crops: Tensor, people: Tensor, embeddings: Tensor | None = None) -> Tensor:
-        """Cross-entropy over ``people`` [N]; and 1 - cosine to the teacher's ``embeddings`` [N, teacher_size]."""
+        """Add the cross-entropy over ``people`` [N] and 1 - cosine to the ``embeddings`` [N, teacher_size]."""
         features = self.backbone(crops)
-        loss = self.settings.people_weight * cross_entropy(self.classifier(features, people), people)
+        loss = self.settings.classification_weight * cross_entropy(self.classifier(features, people), people)
         if embeddings is None:
             return loss
-        nearness = cosine_similarity(self.projection(features).float(), embeddings.float(), dim=1)
-        return loss + self.settings.teacher_weight * (1 - nearness.mean())
+        cosine = cosine_similarity(self.projection(features).float(), embeddings.float(), dim=1)
+        return loss + self.settings.teacher_weight * (1 - cosine.mean())
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        """Features of each crop and of its mirror image."""
+        """Collect the features of one batch."""
         self._features.append(mirrored_features(self.backbone, batch[0]).cpu())
 
     def on_validation_epoch_end(self) -> None:
-        """Accuracy on the pairs."""
+        """Log the accuracy on LFW's pairs."""
         features = torch.cat(self._features).numpy()
         self._features.clear()
         if self.lfw:
             self.log("lfw_accuracy", self.lfw.accuracy(features), prog_bar=True)
 
 
-def mirrored_features(backbone: torch.nn.Module, crops: Tensor) -> Tensor:
-    """Crops [N, 1, H, W] to the sum of each one's features and its mirror image's, float32 [N, features]."""
-    features: Tensor = backbone(crops).float() + backbone(crops.flip(3)).float()
-    return features
-
-
 class LfwView1:
-    """The prepared pairs of View 1: the threshold comes from dev-train, the accuracy from dev-test."""
+    """The prepared pairs of LFW View 1."""
 
     def __init__(self, train: PreparedSet, test: PreparedSet) -> None:
         self.crops: NDArray[np.uint8] = np.concatenate([train.crops, test.crops])
@@ -85,16 +74,21 @@ class LfwView1:
         self._train, self._test = train.arrays, test.arrays
 
     def accuracy(self, features: NDArray[np.float32]) -> float:
-        """Of features [len(crops), n], 0..1."""
-        fitted = pair_similarities(features[: self._split], self._train["pairs"])
-        threshold = best_threshold(fitted, self._train["same"])
+        """Return the accuracy, 0..1, on dev-test at the best threshold of dev-train, of features [crops, n]."""
+        similarities = pair_similarities(features[: self._split], self._train["pairs"])
+        threshold = best_threshold(similarities, self._train["same"])
         similarities = pair_similarities(features[self._split :], self._test["pairs"])
         return accuracy_at(threshold, similarities, self._test["same"])
 
 
 def train_identity(settings: IdentitySettings) -> None:
-    """Train, keep the epoch that reads LFW best (the last where there is no LFW), and write the run."""
-    begin(settings)
+    """Train an identity network and write its run.
+
+    Raises:
+        ValueError: The folder holds another run, or there is a teacher_weight but no teacher's embeddings.
+        FileNotFoundError: A prepared set is missing.
+    """
+    start_run(settings)
     faces = load_prepared(settings.data)
     labels = faces.arrays["labels"]
     people = int(labels.max()) + 1
@@ -106,7 +100,7 @@ def train_identity(settings: IdentitySettings) -> None:
     if settings.teacher_weight:
         if "teacher" not in faces.arrays:
             raise ValueError(
-                f"teacher_weight is {settings.teacher_weight}; {settings.data} holds no teacher's embeddings: "
+                f"teacher_weight is {settings.teacher_weight}, but {settings.data} has no teacher's embeddings; "
                 "prepare it with --teacher"
             )
         targets.append(faces.arrays["teacher"])
@@ -114,8 +108,8 @@ def train_identity(settings: IdentitySettings) -> None:
     stage = IdentityStage(settings, people, len(sampler), lfw, teacher_size)
     validation = None
     if lfw:
-        checked = CropBatches(lfw.crops, np.zeros(len(lfw.crops)))
-        validation = batches(checked, OrderedBatches(len(checked), EVALUATION_BATCH))
+        crops = CropBatches(lfw.crops, np.zeros(len(lfw.crops)))
+        validation = batches(crops, OrderedBatches(len(crops), EVALUATION_BATCH_SIZE))
     curves = fit(
         stage,
         batches(CropBatches(faces.crops, *targets), sampler),
@@ -124,8 +118,5 @@ def train_identity(settings: IdentitySettings) -> None:
     )
     result = {"curves": curves, "people": people, "images": len(labels)}
     if lfw:
-        with torch.inference_mode():
-            chunks = torch.split(torch.from_numpy(lfw.crops)[:, None], EVALUATION_BATCH)
-            features = torch.cat([mirrored_features(stage.backbone.cpu(), chunk) for chunk in chunks])
-        result["lfw_view1_accuracy"] = lfw.accuracy(features.numpy())
-    finish(settings, stage.backbone.state_dict(), result)
+        result["lfw_view1_accuracy"] = lfw.accuracy(extract_features(stage.backbone.cpu(), lfw.crops))
+    finish_run(settings, stage.backbone.state_dict(), result)

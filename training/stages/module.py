@@ -1,4 +1,4 @@
-"""What the stages share as Lightning modules: augmentation on the device, the optimiser and its schedule."""
+"""The Lightning module that all stages share: augmentation, optimizer and learning rate schedule."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from training.datasets.loaders import Batch
 from training.settings.stages import StageSettings
 
 ParameterGroup = dict[str, Any]
-"""``params`` and, where it differs, ``lr``."""
+"""``params`` and, if it differs from the learning rate of the stage, ``lr``."""
 
 
 class Stage(LightningModule):
-    """A network in training. A subclass says what the loss is and how well an epoch did."""
+    """A network in training. Subclasses define the loss and the validation."""
 
     def __init__(self, settings: StageSettings, steps_per_epoch: int) -> None:
         super().__init__()
@@ -22,31 +22,31 @@ class Stage(LightningModule):
         self.steps_per_epoch = steps_per_epoch
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Parts of the network with a rate of their own; all at one rate unless overridden."""
+        """Group the parameters by learning rate; by default all of them share one."""
         return [{"params": list(self.parameters())}]
 
     def loss(self, crops: Tensor, *targets: Any, **_: Any) -> Tensor:
-        """Of augmented crops, float [N, 1, H, W] 0..255, and the targets that the batch has beside them."""
+        """Compute the loss of augmented crops, float [N, 1, H, W] in 0..255, and the batch's other tensors."""
         raise NotImplementedError
 
-    def view(self, crops: Tensor, generator: torch.Generator) -> Tensor:
-        """Of each face's views [N, views, H, W] the one to train on [N, 1, H, W]: the first unless overridden."""
+    def choose_view(self, crops: Tensor, generator: torch.Generator) -> Tensor:
+        """Choose which view of each face to train on: [N, views, H, W] -> [N, 1, H, W]; by default the first."""
         return crops[:, :1]
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        """One step of the optimiser."""
+        """Return the loss of one batch."""
         crops, *targets = batch
-        # Drawn anew from seed, step and rank, so that a resumed run goes on as if it had not stopped.
+        # Seeded again at each step, by seed, step and rank, so that a resumed run continues as if uninterrupted.
         seed = (self.settings.seed * 1_000_003 + self.global_step) * 1009 + self.global_rank
-        torch.manual_seed(seed)  # dropout
+        torch.manual_seed(seed)  # for dropout
         generator = torch.Generator().manual_seed(seed)
-        crops = self.settings.augmentation(self.view(crops, generator), generator)
+        crops = self.settings.augmentation(self.choose_view(crops, generator), generator)
         loss = self.loss(crops.contiguous(memory_format=torch.channels_last), *targets)
         self.log("loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(crops), sync_dist=True)
         return loss
 
     def configure_optimizers(self) -> Any:
-        """SGD with Nesterov momentum; the rate warms up, then falls along a cosine, step by step."""
+        """Use SGD with Nesterov momentum; the rate warms up linearly and decays along a cosine, step by step."""
         settings = self.settings
         optimizer = torch.optim.SGD(
             self.parameter_groups(),

@@ -1,8 +1,7 @@
-"""What is measured of trained networks: LFW, CK+ in folds, the comparison, the report; run on small sets."""
+"""Measure trained networks on small data sets: LFW, CK+ in folds, the comparison and the report."""
 
 import json
 import re
-import shutil
 from base64 import b64decode
 
 import numpy as np
@@ -12,14 +11,20 @@ from PIL import Image
 from stripes import COMMON, flat, stripes, votes, write_set, write_sets
 
 from training.cli import app
-from training.datasets.prepared import load_prepared, write_prepared
+from training.datasets.prepared import Crops, load_prepared, write_prepared
 from training.evaluation.compare import EMOTION, FROZEN, FUSION, LONGER, METHODS
-from training.preparation.cropping import Crops
 from training.report.curves import read_curves
-from training.runs import lineage, load_result, load_weights
-from training.trained_networks import load_expression, load_identity, read_expressions
+from training.runs import (
+    lineage,
+    load_expression,
+    load_identity,
+    load_result,
+    load_settings,
+    load_weights,
+    predict_expressions,
+)
 
-# Lightning's own calls into torch and its advice about loaders and logging; none is about our code.
+# Raised by Lightning's calls into torch, and its advice on loaders and logging; none concerns this code.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
@@ -35,7 +40,7 @@ def data(tmp_path_factory):
     folder = write_sets(tmp_path_factory.mktemp("prepared"))
     labels = np.arange(96) % 8
     embeddings = np.random.default_rng(1).normal(size=(8, 12)).astype(np.float16)[labels]
-    write_set(folder / "taught", labels, labels=labels, teacher=embeddings)
+    write_set(folder / "embedded", labels, labels=labels, teacher=embeddings)
     for name, folds in (("dev-train", 1), ("dev-test", 1), ("view2", 10)):
         write_pairs(folder / "lfw" / name, folds)
     people = 20
@@ -47,7 +52,7 @@ def data(tmp_path_factory):
 
 
 def write_pairs(folder, folds):
-    """Of each kind of stripes two; a pair is the same kind, or two."""
+    """Write two crops of each kind of stripes; matched pairs are of the same kind."""
     crops = stripes(np.tile(np.arange(8), 2))
     matched = [(index, index + 8) for index in range(8)]
     mismatched = [(index, (index + 3) % 8 + 8) for index in range(8)]
@@ -81,62 +86,44 @@ def test_both_views_of_lfw(data, runs, tmp_path, capsys):
     assert "View 2 (10 folds)" in capsys.readouterr().out
 
 
-def test_other_runs_and_empty_folders_are_refused(data, runs, tmp_path, capsys):
+def test_other_runs_and_empty_folders_are_rejected(data, runs, tmp_path, capsys):
     assert app(["verify", "--run", str(runs / "emotion"), "--data", str(data / "lfw")]) == 1
-    assert "emotion is no run of the identity stage" in capsys.readouterr().err
+    assert "stage 'emotion'; expected identity" in capsys.readouterr().err
     assert app(["verify", "--run", str(runs / "identity"), "--data", str(tmp_path)]) == 1
-    assert "holds neither View 1 nor View 2 of LFW" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="it reads no expressions"):
+    assert str(tmp_path) in capsys.readouterr().err
+    with pytest.raises(ValueError, match="stage 'identity'; expected emotion or joint or probe"):
         load_expression(runs / "identity")
 
 
-def test_a_loaded_network_answers_as_its_run_did(data, runs):
+def test_a_loaded_network_predicts_like_its_run(data, runs):
     valid = load_prepared(data / "ferplus" / "valid")
     for stage in ("emotion", "joint"):
-        right = read_expressions(runs / stage, valid.crops).argmax(axis=1) == valid.arrays["votes"].argmax(axis=1)
-        assert right.mean() == pytest.approx(load_result(runs / stage)["valid"]["majority"]["accuracy"])
+        predicted = predict_expressions(runs / stage, valid.crops).argmax(axis=1)
+        assert (predicted == valid.arrays["votes"].argmax(axis=1)).mean() == pytest.approx(
+            load_result(runs / stage)["valid"]["majority"]["accuracy"]
+        )
     assert not load_identity(runs / "identity").training
 
 
-def test_a_teacher_is_learnt_from(data, tmp_path, capsys):
-    options = {"epochs": 4, "ema_decay": 0.5, "teacher_weight": 10, "people_weight": 0}
+def test_the_identity_network_learns_from_a_teacher(data, tmp_path, capsys):
+    options = {"epochs": 4, "ema_decay": 0.5, "teacher_weight": 10, "classification_weight": 0}
     command = ["identity", *COMMON, *flat(options)]
-    assert app([*command, "--data", str(data / "taught"), "--out", str(tmp_path / "taught")]) == 0
-    loss = read_curves(tmp_path / "taught")["loss"]
-    assert loss[0] < 10.5  # 10 x (1 - cosine), about 0 for a network that knows nothing
+    assert app([*command, "--data", str(data / "embedded"), "--out", str(tmp_path / "embedded")]) == 0
+    loss = read_curves(tmp_path / "embedded")["loss"]
+    assert loss[0] < 10.5  # 10 x (1 - cosine), and the cosine of an untrained network is about 0
     assert loss[3] < 0.7 * loss[0]
-    assert not any("projection" in name for name in load_weights(tmp_path / "taught"))
+    assert not any("projection" in name for name in load_weights(tmp_path / "embedded"))
 
-    assert app([*command, "--data", str(data / "identity"), "--out", str(tmp_path / "untaught")]) == 1
-    assert "holds no teacher's embeddings: prepare it with --teacher" in capsys.readouterr().err
-
-
-def test_a_run_from_before_a_setting_came_goes_on(data, tmp_path, capsys):
-    out = tmp_path / "identity"
-    command = ["identity", "--data", str(data / "identity"), *COMMON, "--out", str(out), "--epochs", "2"]
-    assert app(command) == 0
-    before = load_weights(out)
-    settings = json.loads((out / "settings.json").read_text())
-    for name in ("teacher_weight", "people_weight"):
-        del settings[name]
-    (out / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
-    (out / "result.json").unlink()
-    assert app(command) == 0
-    for name, tensor in load_weights(out).items():
-        assert torch.equal(tensor, before[name]), name
-    assert app([*command, "--teacher_weight", "1"]) == 1
-    assert "holds a run with other settings" in capsys.readouterr().err
+    assert app([*command, "--data", str(data / "identity"), "--out", str(tmp_path / "other")]) == 1
+    assert "prepare it with --teacher" in capsys.readouterr().err
 
 
-def test_a_joint_run_from_before_emotion_had_a_rate_is_loaded(runs, data, tmp_path):
-    old = tmp_path / "joint"
-    shutil.copytree(runs / "joint", old)
-    settings = json.loads((old / "settings.json").read_text())
-    for name in ("emotion_rate", "keep"):
-        del settings[name]
-    (old / "settings.json").write_text(json.dumps(settings))
-    crops = load_prepared(data / "ferplus" / "valid").crops
-    assert np.array_equal(read_expressions(old, crops), read_expressions(runs / "joint", crops))
+def test_a_run_says_which_stage_it_is_of(runs):
+    assert {name: load_settings(runs / name)["stage"] for name in ("identity", "emotion", "joint")} == {
+        "identity": "identity",
+        "emotion": "emotion",
+        "joint": "joint",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -175,13 +162,13 @@ def test_every_fold_is_tested_on_people_it_was_not_trained_on(folds):
         assert load_result(out / fold / "joint")["images"] == len(train)
         tested += sorted(set(valid))
     assert len(tested) == len(set(tested)) == 20
-    assert app(command) == 0  # complete folds are not trained again
+    assert app(command) == 0  # complete folds are skipped
     assert json.loads((out / "crossvalidation.json").read_text()) == result
 
 
-def test_a_set_without_subjects_has_no_folds(data, tmp_path, capsys):
+def test_a_set_without_subjects_is_rejected(data, tmp_path, capsys):
     assert app(["crossvalidate", "--data", str(data / "ferplus" / "train"), "--out", str(tmp_path)]) == 1
-    assert "knows no subjects; prepare it with --kind ckplus" in capsys.readouterr().err
+    assert "has no subjects; prepare it with --kind ckplus" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -208,12 +195,14 @@ def test_the_comparison_has_every_method_and_seed(comparison):
     assert all(fused >= alone for fused, alone in zip(fusion["seeds"], emotion["seeds"], strict=True))
     alone = load_result(comparison / "seed-2" / "emotion")["valid"]["majority"]["accuracy"]
     assert emotion["seeds"][1] == pytest.approx(alone)
-    assert result["methods"][LONGER]["majority"]["mean"] > emotion["mean"] - 0.1  # trained on, not begun anew
+    assert (
+        result["methods"][LONGER]["majority"]["mean"] > emotion["mean"] - 0.1
+    )  # it continues from the trained network
     page = (comparison / "comparison.md").read_text()
     assert all(f"| {method} |" in page for method in METHODS)
 
 
-def test_frozen_parts_stay_as_they_were(comparison):
+def test_frozen_parts_do_not_change(comparison):
     joined = load_weights(comparison / "seed-1" / "frozen")
     parts = {f"identity.{name}": each for name, each in load_weights(comparison / "seed-1" / "identity").items()}
     emotion = load_weights(comparison / "seed-1" / "emotion")
@@ -228,12 +217,12 @@ def test_frozen_parts_stay_as_they_were(comparison):
 
 
 @pytest.mark.parametrize("options", [[], ["--identity", "a", "--people", "b"]])
-def test_the_comparison_wants_one_kind_of_identity_network(tmp_path, capsys, options):
+def test_the_comparison_needs_either_identity_or_people(tmp_path, capsys, options):
     assert app(["compare", "--data", str(tmp_path), "--out", str(tmp_path), *options]) == 1
     assert "give either --identity, a run for all seeds, or --people" in capsys.readouterr().err
 
 
-def test_the_report_needs_no_other_file(data, runs, comparison, folds, tmp_path):
+def test_the_report_is_self_contained(data, runs, comparison, folds, tmp_path):
     robustness = {
         "split": "valid",
         "images": 3,
@@ -254,7 +243,7 @@ def test_the_report_needs_no_other_file(data, runs, comparison, folds, tmp_path)
     for source in sources:
         assert source.startswith("data:image/png;base64,")
         assert b64decode(source.partition(",")[2]).startswith(b"\x89PNG")
-    for heading in ("Expressions: FER+ Valid", "Identity: LFW", "CK+", "Faces in photos", "The method's source"):
+    for heading in ("Expressions: FER+ Valid", "Identity: LFW", "CK+", "Faces in photos", "Published results"):
         assert f"## {heading}" in text
     for name in re.findall(r"\]\((\S+\.png)\)", text):
         assert Image.open(out / name).size[0] > 300
@@ -262,7 +251,7 @@ def test_the_report_needs_no_other_file(data, runs, comparison, folds, tmp_path)
     assert f"| majority | 96 | {100 * accuracy:.2f} |" in text
 
 
-def test_a_report_is_of_a_joint_run(runs, tmp_path, capsys):
+def test_a_report_needs_a_joint_run(runs, tmp_path, capsys):
     assert list(lineage(runs / "joint")) == ["identity", "emotion", "joint"]
     assert app(["report", "--run", str(runs / "emotion"), "--out", str(tmp_path)]) == 1
-    assert "emotion is no run of the joint stage" in capsys.readouterr().err
+    assert "stage 'emotion'; expected joint" in capsys.readouterr().err

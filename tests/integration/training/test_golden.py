@@ -1,6 +1,6 @@
-"""The first five losses of each stage, compared with committed ones: any change of the arithmetic shows here.
+"""Compare the first five losses of each stage with recorded ones, so that any change of the arithmetic shows.
 
-After an intended change write them anew: run this file with ``TANDEM_WRITE_GOLDEN=1``.
+After an intended change, run this file with ``TANDEM_WRITE_GOLDEN=1`` to record them again.
 """
 
 import json
@@ -15,7 +15,7 @@ from stripes import COMMON, stripes, votes, write_set
 from training.cli import app
 from training.stages.module import Stage
 
-# Lightning's own calls into torch and its advice about loaders and logging; none is about our code.
+# Raised by Lightning's calls into torch, and its advice on loaders and logging; none concerns this code.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
@@ -24,14 +24,14 @@ pytestmark = [
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
 STEPS = 5
-# Other CPUs add in another order. Without AVX, in torch and in oneDNN, the losses differed by 5.4e-4 at most; a
-# rate half as high again makes 1e-2 of difference (the test below makes sure that it would be noticed).
+# Other CPUs sum in another order: without AVX, in torch and in oneDNN, the losses differed by up to 5.4e-4. A
+# learning rate 1.5 times as high makes a difference of 1e-2, which the last test checks.
 TOLERANCE = 3e-3
 
 
 @pytest.fixture(scope="module")
 def losses(tmp_path_factory):
-    """Of each stage, by the commands that a user types."""
+    """Record the losses of each stage, run by its command."""
     folder = tmp_path_factory.mktemp("golden")
     labels = np.arange(16 * STEPS) % 8
     embeddings = np.random.default_rng(2).normal(size=(8, 12)).astype(np.float16)[labels]
@@ -44,7 +44,7 @@ def losses(tmp_path_factory):
     parts = ["--identity", str(folder / "identity run"), "--emotion", str(folder / "emotion")]
     commands = {
         "identity run": ["identity", *people],
-        "taught": ["identity", *people, "--teacher_weight", "10", "--people_weight", "0.3"],
+        "teacher": ["identity", *people, "--teacher_weight", "10", "--classification_weight", "0.3"],
         "emotion": ["emotion", *expressions],
         "joint": ["joint", *expressions, *parts],
         "faster": ["emotion", *expressions, "--learning_rate", "0.003"],
@@ -71,14 +71,14 @@ def losses(tmp_path_factory):
     return recorded
 
 
-@pytest.mark.parametrize("stage", ["identity run", "taught", "emotion", "joint"])
-def test_the_first_losses_are_the_committed_ones(losses, stage):
+@pytest.mark.parametrize("stage", ["identity run", "teacher", "emotion", "joint"])
+def test_the_first_losses_match_the_recorded_ones(losses, stage):
     expected = json.loads(GOLDEN.read_text())[stage]
     assert len(losses[stage]) == STEPS
     assert losses[stage] == pytest.approx(expected, rel=TOLERANCE)
 
 
-def test_the_tolerance_would_notice_a_rate_half_as_high_again(losses):
+def test_the_tolerance_is_too_small_for_another_learning_rate(losses):
     changed = np.abs(np.array(losses["faster"]) / losses["emotion"] - 1)
     assert changed[0] < TOLERANCE
     assert changed.max() > 2 * TOLERANCE

@@ -1,13 +1,12 @@
-"""Two processes against one.
+"""Compare data-parallel training in two processes with training in one.
 
-What equals what, on the CPU, where batch statistics cannot be shared between processes:
+Processes on CPUs do not share batch statistics. Therefore:
 
-- with the batch statistics fixed (a tandem with frozen parts), two processes with half the batch each reach the
-  weights, their running average and the figures of one process with the whole batch;
-- where batch statistics are computed, each process normalises by its own half. The weights are then those of one
-  process that normalises each half by itself and averages the gradients, and not those of one whole batch;
-- augmentation and dropout are drawn by rank, so both are off here: switched on, each run is as random as the
-  other, but not in the same way.
+- With fixed batch statistics (a tandem with frozen parts), two processes with half the batch each reach the same
+  weights, moving average and scores as one process with the whole batch.
+- With computed batch statistics, each process normalizes by its own half. The weights are then those of one
+  process that normalizes each half separately and averages the gradients, not those of one whole batch.
+- Augmentation and dropout are drawn by rank and therefore turned off here.
 """
 
 import subprocess
@@ -41,7 +40,7 @@ EXACT = {
 
 
 def train(stage, out, **options):
-    """By the installed command: a second process can only be started from a real one."""
+    """Run the installed command, because Lightning starts the second process from it."""
     command = [str(TRAINING), stage, "--out", str(out), *flat({**EXACT, **options})]
     ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert ran.returncode == 0, ran.stderr[-3000:]
@@ -55,7 +54,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def apart(data, tmp_path_factory):
-    """The networks that the tandem is made of."""
+    """Train the networks that the tandem joins."""
     folder = tmp_path_factory.mktemp("apart")
     options = {"epochs": 1, "batch_size": 16, "ema_decay": 0.5, "warmup_epochs": 0}
     without = {name: value for name, value in EXACT.items() if name != "dropout"}
@@ -65,7 +64,7 @@ def apart(data, tmp_path_factory):
     return folder
 
 
-def test_two_processes_are_one_where_batch_statistics_are_fixed(data, apart, tmp_path):
+def test_two_processes_match_one_with_fixed_batch_statistics(data, apart, tmp_path):
     options = {"data": data / "ferplus", "identity": apart / "identity", "emotion": apart / "emotion"}
     options |= {"identity_rate": 0, "emotion_rate": 0, "epochs": 3, "ema_decay": 0.7, "learning_rate": 0.05}
     one = train("joint", tmp_path / "one", batch_size=16, **options)
@@ -74,16 +73,18 @@ def test_two_processes_are_one_where_batch_statistics_are_fixed(data, apart, tmp
     for name, tensor in one.items():
         assert torch.allclose(tensor, two[name], atol=1e-5), name
     start = load_weights(apart / "emotion")["classifier.weight"]
-    assert not torch.allclose(one["classifier.1.weight"][:, -start.shape[1] :], start, atol=1e-3)  # it did learn
+    assert not torch.allclose(
+        one["classifier.1.weight"][:, -start.shape[1] :], start, atol=1e-3
+    )  # the weights did change
     figures = [load_result(tmp_path / name)["valid"]["majority"] for name in ("one", "two")]
     assert figures[0]["accuracy"] == figures[1]["accuracy"]
     assert figures[0]["recall"] == figures[1]["recall"]
 
 
-def test_two_processes_are_one_that_normalises_each_half_by_itself(tmp_path):
-    data = write_sets(tmp_path, 32)  # two steps: over more of them rounding grows, as batch statistics magnify it
+def test_two_processes_match_one_that_normalizes_each_half(tmp_path):
+    data = write_sets(tmp_path, 32)  # only two steps, because batch statistics magnify rounding errors
     options = {"data": data / "ferplus", "epochs": 1, "ema_decay": 0, "warmup_epochs": 0, "learning_rate": 0.01}
-    options["keep"] = "last"  # there is nothing to choose in the reference below
+    options["keep"] = "last"  # the reference below keeps its last epoch
     two = train("emotion", tmp_path / "two", batch_size=8, devices=2, **options)
     whole = train("emotion", tmp_path / "whole", batch_size=16, **options)
     reference = dict(train_by_halves(data, tmp_path, options).named_parameters())
@@ -91,13 +92,13 @@ def test_two_processes_are_one_that_normalises_each_half_by_itself(tmp_path):
     def distance(weights):
         return max(float((tensor - weights[name]).detach().abs().max()) for name, tensor in reference.items())
 
-    # Measured: 3e-4, as much as grey values changed by a millionth make, against 1e-2.
+    # Measured: 3e-4, which is also the effect of changing gray values by a millionth, and 1e-2.
     assert distance(two) < 1e-3
     assert distance(whole) > 5e-3
 
 
 def train_by_halves(data, folder, options):
-    """One process that does by hand what two do: a gradient from each half of a batch, then their mean."""
+    """Train in one process like two: compute a gradient from each half of a batch and average both."""
     settings = EmotionSettings(out=folder, dropout=0, augmentation=NONE, batch_size=8, devices=2, **options)
     train = load_prepared(data / "ferplus" / "train")
     crops = NONE(torch.from_numpy(train.crops)[:, None], torch.Generator())

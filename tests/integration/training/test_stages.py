@@ -1,4 +1,4 @@
-"""Every stage and the export, really run on sets small enough for a test."""
+"""Run every stage and the export on small data sets."""
 
 import json
 import os
@@ -18,11 +18,10 @@ from service.inference.model_spec import ModelSpec
 from training.cli import app
 from training.crop_spec import TEMPLATE
 from training.datasets.prepared import load_prepared
-from training.export.repository import MAX_DIFFERENCE
-from training.runs import load_result, load_weights
-from training.trained_networks import load_tandem
+from training.export.torchscript import MAX_DIFFERENCE
+from training.runs import load_result, load_tandem, load_weights
 
-# Lightning's own calls into torch and its advice about loaders and logging; none is about our code.
+# Raised by Lightning's calls into torch, and its advice on loaders and logging; none concerns this code.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
@@ -46,11 +45,11 @@ def emotion(data, out, **options):
 
 @pytest.fixture(scope="module")
 def runs(data, tmp_path_factory):
-    """The three stages one after the other, by the commands that a user types."""
+    """Run the three stages one after the other, by their commands."""
     folder = tmp_path_factory.mktemp("runs")
     assert app(identity(data, folder / "identity", epochs=1)) == 0
-    assert app(identity(data, folder / "people", epochs=1, network="small-resnet")) == 0
-    assert app(emotion(data, folder / "emotion", epochs=8, start=folder / "people", ema_decay=0.8)) == 0
+    assert app(identity(data, folder / "pretrain", epochs=1, network="small-resnet")) == 0
+    assert app(emotion(data, folder / "emotion", epochs=8, start=folder / "pretrain", ema_decay=0.8)) == 0
     joint = ["joint", "--data", str(data / "ferplus"), "--out", str(folder / "joint"), *COMMON]
     joint += ["--identity", str(folder / "identity"), "--emotion", str(folder / "emotion"), "--epochs", "1"]
     joint += ["--learning_rate", "0.001"]
@@ -62,45 +61,47 @@ def test_the_emotion_network_learns(runs):
     assert load_result(runs / "emotion")["valid"]["majority"]["accuracy"] > 0.6  # chance is 0.125
 
 
-def test_answers_are_learnt_where_votes_say_nothing(data, runs, tmp_path):
+def test_distillation_teaches_what_the_votes_do_not(data, runs, tmp_path):
     shutil.copytree(data / "ferplus", tmp_path / "ferplus")
     arrays = tmp_path / "ferplus" / "train" / "arrays.npz"
     with np.load(arrays) as file:
         known = dict(file)
-    known["votes"][:] = [3] * 8 + [0, 0]  # as many for each emotion
+    known["votes"][:] = [3] * 8 + [0, 0]  # the same number for each emotion
     np.savez(arrays, **known)
-    options = {"epochs": 16, "start": runs / "people", "ema_decay": 0.8}
+    options = {"epochs": 16, "start": runs / "pretrain", "ema_decay": 0.8}
     assert app(emotion(tmp_path, tmp_path / "alone", **options)) == 0
-    taught = {"taught_by": f"[{runs / 'emotion'}]", "taught_share": 1}
-    assert app(emotion(tmp_path, tmp_path / "taught", **options, **taught)) == 0
-    alone, taught = (load_result(tmp_path / name)["valid"]["majority"]["accuracy"] for name in ("alone", "taught"))
+    distill = {"distill_from": f"[{runs / 'emotion'}]", "distill_weight": 1}
+    assert app(emotion(tmp_path, tmp_path / "distilled", **options, **distill)) == 0
+    alone, distilled = (
+        load_result(tmp_path / name)["valid"]["majority"]["accuracy"] for name in ("alone", "distilled")
+    )
     assert alone < 0.4
-    assert taught > alone + 0.2
+    assert distilled > alone + 0.2
 
 
-def test_the_tandem_keeps_what_the_emotion_network_learnt(runs):
-    # Started anew it would be at chance, 0.125, after its one epoch.
+def test_the_tandem_keeps_what_the_emotion_network_has_learned(runs):
+    # Without the weights of the emotion network it would be at chance, 0.125, after one epoch.
     assert load_result(runs / "joint")["valid"]["majority"]["accuracy"] > 0.4
 
 
-def test_both_networks_moved_in_joint_training(runs):
+def test_joint_training_changes_both_networks(runs):
     apart, joined = load_weights(runs / "identity"), load_weights(runs / "joint")
     assert not torch.equal(apart["conv1.0.weight"], joined["identity.conv1.0.weight"])
 
 
-def test_a_frozen_identity_network_stays_as_it_was(data, runs, tmp_path):
+def test_a_frozen_identity_network_does_not_change(data, runs, tmp_path):
     joint = ["joint", "--data", str(data / "ferplus"), "--out", str(tmp_path), *COMMON, "--epochs", "1"]
     joint += ["--identity", str(runs / "identity"), "--emotion", str(runs / "emotion"), "--identity_rate", "0"]
     assert app(joint) == 0
     apart, joined = load_weights(runs / "identity"), load_weights(tmp_path)
     for name, tensor in apart.items():
-        # The running average of equal numbers differs from them by rounding.
+        # The moving average of equal numbers differs from them by rounding.
         assert torch.allclose(tensor.float(), joined[f"identity.{name}"].float(), atol=1e-6), name
 
 
-def test_the_export_answers_as_the_trained_network(data, runs, tmp_path, capsys):
+def test_the_export_predicts_like_the_trained_network(data, runs, tmp_path, capsys):
     assert app(["export", "--run", str(runs / "joint"), "--repository", str(tmp_path), "--version", "3"]) == 0
-    assert "largest difference" in capsys.readouterr().out
+    assert "differs from eager mode by at most" in capsys.readouterr().out
     crops = torch.from_numpy(load_prepared(data / "ferplus" / "valid").crops)[:, None]
     card = json.loads((tmp_path / "tandem" / "3" / "model_card.json").read_text())
     exported = torch.jit.load(tmp_path / "tandem" / "3" / "model.pt")
@@ -111,28 +112,30 @@ def test_the_export_answers_as_the_trained_network(data, runs, tmp_path, capsys)
     assert "Not for decisions about people" in (tmp_path / "tandem" / "3" / "MODEL_CARD.md").read_text()
 
 
-def test_the_gateway_reads_the_exported_contract(runs, tmp_path):
+def test_the_gateway_reads_the_exported_configuration(runs, tmp_path):
     assert app(["export", "--run", str(runs / "joint"), "--repository", str(tmp_path)]) == 0
     config = text_format.Parse((tmp_path / "tandem" / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
-    contract = ModelSpec.from_config(config, "1")
-    assert contract.labels[:2] == ("neutral", "happiness")
-    assert contract.crop_size == (48, 48)
-    assert np.allclose(contract.alignment_template, TEMPLATE, atol=1e-6)
+    spec = ModelSpec.from_config(config, "1")
+    assert spec.labels[:2] == ("neutral", "happiness")
+    assert spec.crop_size == (48, 48)
+    assert np.allclose(spec.alignment_template, TEMPLATE, atol=1e-6)
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(data, tmp_path):
+def test_a_killed_run_resumes_to_the_same_weights(data, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     options = {"epochs": 6, "ema_decay": 0.8}
     assert app(emotion(data, whole, **options)) == 0
 
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # sums of another number of threads round otherwise
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # another number of threads rounds differently
     command = [sys.executable, "-c", "import sys; from training.cli import app; sys.exit(app())"]
     process = subprocess.Popen(
         [*command, *emotion(data, cut, **options)], stderr=subprocess.DEVNULL, env=one_thread
     )
     last = cut / "checkpoints" / "last.ckpt"
     wait_until(
-        lambda: last.exists() and torch.load(last, weights_only=True)["epoch"] >= 1, "an epoch is kept", 120
+        lambda: last.exists() and torch.load(last, weights_only=True)["epoch"] >= 1,
+        "a checkpoint after the first epoch",
+        120,
     )
     process.kill()
     process.wait()
@@ -145,26 +148,28 @@ def test_a_killed_run_goes_on_to_the_same_weights(data, tmp_path):
     assert load_result(whole)["valid"] == load_result(cut)["valid"]
 
 
-def test_other_settings_in_the_same_folder_are_refused(data, runs, capsys):
+def test_other_settings_in_the_same_folder_are_rejected(data, runs, capsys):
     assert app(emotion(data, runs / "emotion", epochs=7)) == 1
     assert "holds a run with other settings" in capsys.readouterr().err
 
 
-def test_a_start_from_another_network_is_refused(data, runs, tmp_path, capsys):
+def test_a_start_from_another_network_is_rejected(data, runs, tmp_path, capsys):
     assert app(emotion(data, tmp_path, start=runs / "identity")) == 1
-    assert "trained a deepid; --network is small-resnet" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "deepid" in error
+    assert "small-resnet" in error
 
 
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("epochs", 0, "epochs is 0; a run needs at least 1"),
-        ("batch_size", 1, "batch_size is 1; batch normalisation needs at least 2"),
+        ("epochs", 0, "epochs is 0; it must be at least 1"),
+        ("batch_size", 1, "batch_size is 1; it must be at least 2"),
         ("learning_rate", 0, "learning_rate is 0.0; it must be above 0"),
-        ("network", "vgg", "network is 'vgg'; there are small-resnet, resnet18-half, resnet18"),
-        ("data", "nowhere", "nowhere/train holds no prepared set; make one with `training prepare`"),
+        ("network", "vgg", "network is 'vgg'; it must be one of small-resnet, resnet18-half, resnet18"),
+        ("data", "nowhere", "nowhere/train holds no prepared set"),
     ],
 )
-def test_wrong_input_is_named_with_its_limit(data, tmp_path, capsys, option, value, message):
+def test_invalid_input_is_named_with_its_limit(data, tmp_path, capsys, option, value, message):
     assert app([*emotion(data, tmp_path / "run"), f"--{option}", str(value)]) == 1
     assert message in capsys.readouterr().err

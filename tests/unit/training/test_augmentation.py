@@ -21,7 +21,7 @@ def test_zeros_change_nothing():
     assert torch.allclose(NOTHING(batch, seeded()), batch.float(), atol=1e-2)
 
 
-def test_a_seed_decides_everything():
+def test_the_result_depends_on_the_seed_only():
     batch, augmentation = crops(), Augmentation()
     once, again, other = (augmentation(batch, seeded(seed)) for seed in (1, 1, 2))
     assert torch.equal(once, again)
@@ -39,9 +39,9 @@ def test_flipping_mirrors_about_half():
     assert 60 < sum(mirrored) < 140
 
 
-def test_a_turn_keeps_distances():
+def test_rotation_keeps_distances():
     batch = torch.zeros(50, 1, 48, 48, dtype=torch.uint8)
-    batch[:, :, 23:25, 38:40] = 255  # a dot 15 right of the centre
+    batch[:, :, 23:25, 38:40] = 255  # a dot 15 pixels right of the center
     out = Augmentation(**{**NOTHING.__dict__, "rotation": 30})(batch, seeded())[:, 0]
     rows, columns = torch.meshgrid(torch.arange(48.0), torch.arange(48.0), indexing="ij")
     weight = out.sum(dim=(1, 2))
@@ -51,7 +51,7 @@ def test_a_turn_keeps_distances():
     assert torch.atan2(y, x).std() > 0.2
 
 
-def test_erasing_leaves_at_least_four_fifths_of_a_crop():
+def test_erasing_keeps_at_least_four_fifths_of_a_crop():
     batch = torch.full((100, 1, 48, 48), 77, dtype=torch.uint8)
     out = Augmentation(**{**NOTHING.__dict__, "erase": 1.0})(batch, seeded())
     kept = (out == 77).float().mean(dim=(1, 2, 3))
@@ -60,6 +60,6 @@ def test_erasing_leaves_at_least_four_fifths_of_a_crop():
 
 
 @pytest.mark.parametrize("name", ["scale", "shift", "contrast", "blur", "erase"])
-def test_a_share_beyond_one_is_refused(name):
-    with pytest.raises(ValueError, match=f"augmentation: {name} is 1.5; it must lie in 0..1"):
+def test_a_value_above_one_is_rejected(name):
+    with pytest.raises(ValueError, match=f"augmentation.{name} is 1.5"):
         Augmentation(**{name: 1.5})

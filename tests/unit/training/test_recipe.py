@@ -1,14 +1,14 @@
-"""The order of the recipe's stages, and which run each of them stands on."""
+"""The order of the stages in the recipe, and the runs that each is made from."""
 
 import pytest
 
 from training import recipe
-from training.settings.stages import RecipeSettings
+from training.settings.commands import RecipeSettings
 
 
 @pytest.fixture
 def made(monkeypatch, tmp_path):
-    """The settings of every stage that the recipe starts; the stages themselves are tested elsewhere."""
+    """Record the settings of each stage instead of running it; the stages themselves are tested elsewhere."""
     made = []
     for name in ("train_identity", "train_emotion", "train_joint", "export"):
         monkeypatch.setattr(recipe, name, made.append)
@@ -22,21 +22,21 @@ def run(tmp_path):
     recipe.run_recipe(RecipeSettings(data=tmp_path / "data", out=tmp_path / "runs"))
 
 
-def test_every_stage_stands_on_runs_that_come_before_it(made, tmp_path):
+def test_every_stage_uses_runs_that_come_before_it(made, tmp_path):
     run(tmp_path)
     *stages, exported = made
     before = []
     for stage in stages:
         parents = [getattr(stage, name, None) for name in ("start", "identity", "emotion")]
-        for parent in (*filter(None, parents), *getattr(stage, "taught_by", ())):
+        for parent in (*filter(None, parents), *getattr(stage, "distill_from", ())):
             assert parent in before
         before.append(stage.out)
     assert len(set(before)) == 6
     assert exported.run == before[-1]
 
 
-def test_what_is_complete_is_not_done_again(made, tmp_path):
-    for name in ("identity", "people", "emotion-first"):
+def test_complete_runs_are_skipped(made, tmp_path):
+    for name in ("identity", "pretrain", "emotion-first"):
         (tmp_path / "runs" / name).mkdir()
         (tmp_path / "runs" / name / "result.json").write_text("{}")
     run(tmp_path)

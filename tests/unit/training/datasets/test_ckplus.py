@@ -9,7 +9,7 @@ def write_sequence(folder, subject, sequence, frames, label=None):
     images = folder / "cohn-kanade-images" / subject / sequence
     labels = folder / "Emotion" / subject / sequence
     images.mkdir(parents=True)
-    labels.mkdir(parents=True)  # the original has the folder without a file where there is no label
+    labels.mkdir(parents=True)  # the original has an empty folder for a sequence without a label
     (images / ".DS_Store").write_bytes(b"")
     for frame in range(1, frames + 1):
         Image.new("L", (64, 49)).save(images / f"{subject}_{sequence}_{frame:08d}.png")
@@ -49,22 +49,22 @@ def test_the_first_frame_as_neutral(original):
     frames = read_ckplus(original, neutral=True)
     assert emotions(frames) == ["neutral", *["disgust"] * 3, "neutral", *["surprise"] * 3]
     assert frames.paths[0].name == "S005_001_00000001.png"
-    assert frames.skipped["sequences too short"] == 1  # S011's only three frames are its peak
+    assert frames.skipped["sequences too short"] == 1  # S011 has only its three peak frames
 
 
 @pytest.mark.parametrize("text", ["9.0", "1.5", "happy", "", "nan", "inf"])
-def test_a_label_that_is_none_is_named(original, text):
+def test_an_invalid_label_is_named(original, text):
     (original / "Emotion" / "S005" / "001" / "S005_001_00000011_emotion.txt").write_text(text)
-    with pytest.raises(ValueError, match=f"says '{text}'; a label is a number from 0 to 7"):
+    with pytest.raises(ValueError, match=rf"'{text}'.* 0 to 7"):
         read_ckplus(original)
 
 
-def test_images_without_their_labels_are_named(tmp_path):
+def test_missing_labels_are_named(tmp_path):
     (tmp_path / "cohn-kanade-images").mkdir()
-    with pytest.raises(FileNotFoundError, match="holds cohn-kanade-images/ but no Emotion/"):
+    with pytest.raises(FileNotFoundError, match="Emotion/"):
         read_ckplus(tmp_path)
     (tmp_path / "Emotion").mkdir()
-    with pytest.raises(ValueError, match="holds no sequence that"):
+    with pytest.raises(ValueError, match="no sequence with a label"):
         read_ckplus(tmp_path)
 
 
@@ -86,17 +86,17 @@ def test_the_folders_of_ck48(tmp_path):
 
 def test_ck48_has_no_neutral_frames(tmp_path):
     write_ck48(tmp_path)
-    with pytest.raises(ValueError, match="CK\\+48 has no neutral frames"):
+    with pytest.raises(ValueError, match="no neutral frames"):
         read_ckplus(tmp_path, neutral=True)
 
 
-def test_a_name_without_its_subject_is_refused(tmp_path):
+def test_a_name_without_its_subject_is_rejected(tmp_path):
     write_ck48(tmp_path)
     (tmp_path / "fear" / "extra.png").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"extra\.png does not name its subject"):
+    with pytest.raises(ValueError, match=r"extra\.png"):
         read_ckplus(tmp_path)
 
 
 def test_an_empty_folder_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"holds neither cohn-kanade-images/ nor images in anger/, contempt/"):
+    with pytest.raises(ValueError, match=r"cohn-kanade-images/.* anger/, contempt/"):
         read_ckplus(tmp_path)

@@ -22,7 +22,7 @@ VOTES = np.array(
         [4, 3, 1, 1, 1, 0, 0, 0, 0, 0],  # single votes do not count: 4 of 7
         [0, 1, 0, 0, 0, 0, 0, 0, 9, 0],  # unknown
         [1, 0, 0, 0, 0, 0, 0, 0, 0, 9],  # no face
-        [1, 1, 1, 1, 1, 1, 1, 1, 1, 1],  # nothing left
+        [1, 1, 1, 1, 1, 1, 1, 1, 1, 1],  # no votes left
         [0, 0, 0, 0, 3, 2, 0, 0, 4, 0],  # unknown on top, no majority
     ]
 )
@@ -68,21 +68,21 @@ def test_rows_without_an_image_are_counted(tmp_path):
     assert [image.name for image in rows.images] == ["a.png"]
     assert rows.votes.tolist() == [votes]
     assert rows.missing == 2
-    with pytest.raises(ValueError, match=r"FER2013Valid holds no image that .* names"):
+    with pytest.raises(ValueError, match="FER2013Valid"):
         read_split(tmp_path, "valid")
 
 
-def test_a_table_without_its_columns_is_refused(tmp_path):
+def test_a_missing_column_is_named(tmp_path):
     write_ferplus(tmp_path, [], columns=COLUMNS[:-1])
-    with pytest.raises(ValueError, match=r"lacks the columns \['NF'\]"):
+    with pytest.raises(ValueError, match=r"\['NF'\]"):
         read_split(tmp_path, "train")
 
 
-def test_a_vote_that_is_no_number_names_its_line(tmp_path):
+def test_an_invalid_vote_is_named_with_its_line(tmp_path):
     write_ferplus(tmp_path, [("Training", "a.png", ["ten"] + [0] * 9)])
     (tmp_path / "FER2013Train").mkdir()
     Image.new("L", (48, 48)).save(tmp_path / "FER2013Train" / "a.png")
-    with pytest.raises(ValueError, match="line 2: a vote is no whole number"):
+    with pytest.raises(ValueError, match=r"line 2: .*'ten'"):
         read_split(tmp_path, "train")
 
 
@@ -95,7 +95,7 @@ def pixel_string(image):
     return " ".join(map(str, np.asarray(image).ravel()))
 
 
-def test_kaggles_table_gives_the_same_images_as_the_folders(tmp_path):
+def test_the_kaggle_table_gives_the_same_images_as_the_folders(tmp_path):
     random = np.random.default_rng(0)
     images = [random.integers(0, 256, (48, 48)).astype(np.uint8) for _ in range(4)]
     usages, names = ["Training", "Training", "PublicTest", "Training"], ["a.png", "", "v.png", "b.png"]
@@ -130,22 +130,22 @@ def test_a_broken_pixel_string_is_an_unreadable_image(tmp_path, pixels):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([("Training", "0"), ("Training", "0")], r"line 3 is 'PublicTest'; fer2013\.csv has 'Training' there"),
-        ([("Training", "0")], r"line 3 is 'PublicTest'; fer2013\.csv ends before it"),
-        ([("Training", "0"), ("PublicTest", "0"), ("PublicTest", "0")], "has more rows than the 2 of"),
+        ([("Training", "0"), ("Training", "0")], r"line 3 is 'PublicTest'.* 'Training'"),
+        ([("Training", "0")], r"line 3 is 'PublicTest'.* ends"),
+        ([("Training", "0"), ("PublicTest", "0"), ("PublicTest", "0")], "more rows than the 2"),
     ],
 )
-def test_tables_that_do_not_belong_together_are_refused(tmp_path, rows, message):
+def test_tables_that_do_not_match_are_rejected(tmp_path, rows, message):
     write_ferplus(tmp_path, [("Training", "a.png", [10] + [0] * 9), ("PublicTest", "b.png", [10] + [0] * 9)])
     write_fer2013(tmp_path, rows)
     with pytest.raises(ValueError, match=message):
         read_split(tmp_path, "train")
 
 
-def test_kaggles_table_without_its_columns_is_refused(tmp_path):
+def test_a_missing_column_of_the_kaggle_table_is_named(tmp_path):
     write_ferplus(tmp_path, [("Training", "a.png", [10] + [0] * 9)])
     write_fer2013(tmp_path, [], columns="emotion, Usage, pixels")
-    with pytest.raises(ValueError, match=r"lacks the columns \['Usage', 'pixels'\]"):
+    with pytest.raises(ValueError, match=r"\['Usage', 'pixels'\]"):
         read_split(tmp_path, "train")
 
 
@@ -161,7 +161,7 @@ def test_scores_under_both_rules():
 
 def test_an_image_without_a_face_is_wrong():
     probabilities = np.tile([0.93, *[0.01] * 7], (7, 1))
-    reached = score(probabilities, VOTES, answered=[False, *[True] * 6])
+    reached = score(probabilities, VOTES, found=[False, *[True] * 6])
     assert reached.unanswered == 1
     assert reached.majority.accuracy == 0.5
 

@@ -34,14 +34,14 @@ def test_the_folds_of_view_2(lfw):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("2\nAnn_Lee\t1\t2\nAnn_Lee\t1\tBob_Ray\t1\n", r"has 1 matched of 2 pairs.* announces 1 x \(2 matched"),
-        ("2 1\nAnn_Lee\t1\t2\nAnn_Lee\t1\tBob_Ray\t1\n", r"announces 2 x \(1 matched"),
+        ("2\nAnn_Lee\t1\t2\nAnn_Lee\t1\tBob_Ray\t1\n", r"1 matched among 2 pairs.* 1 x \(2 matched"),
+        ("2 1\nAnn_Lee\t1\t2\nAnn_Lee\t1\tBob_Ray\t1\n", r"2 x \(1 matched"),
         ("1\nAnn_Lee\t1\tBob_Ray\t1\nAnn_Lee\t1\t2\n", "out of order"),
-        ("Ann_Lee\t1\t2\n", "it should be a count, or folds and a count"),
-        ("", "it should be a count, or folds and a count"),
+        ("Ann_Lee\t1\t2\n", "a count, or folds and a count"),
+        ("", "a count, or folds and a count"),
     ],
 )
-def test_a_list_of_other_length_than_announced_is_refused(lfw, text, message):
+def test_a_list_that_does_not_match_its_first_line_is_rejected(lfw, text, message):
     (lfw / "pairs.txt").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_pairs(lfw, "pairs.txt")
@@ -49,13 +49,13 @@ def test_a_list_of_other_length_than_announced_is_refused(lfw, text, message):
 
 def test_a_missing_image_names_its_line(lfw):
     (lfw / "pairsDevTest.txt").write_text("1\nAnn_Lee\t1\t3\n")
-    with pytest.raises(FileNotFoundError, match=r"line 2 names .*Ann_Lee_0003\.jpg"):
+    with pytest.raises(FileNotFoundError, match=r"Ann_Lee_0003\.jpg.* line 2"):
         read_pairs(lfw, "pairsDevTest.txt")
 
 
-def test_a_malformed_line_is_refused(lfw):
+def test_a_malformed_line_is_rejected(lfw):
     (lfw / "pairsDevTest.txt").write_text("1\nAnn_Lee 1\n")
-    with pytest.raises(ValueError, match="line 2: 'Ann_Lee 1' has 2 columns, not 3 or 4"):
+    with pytest.raises(ValueError, match="line 2: 'Ann_Lee 1' has 2 columns"):
         read_pairs(lfw, "pairsDevTest.txt")
 
 

@@ -26,7 +26,7 @@ from training.evaluation.robustness_photos import (
 
 
 def face():
-    """The astronaut's face, framed as FER2013 frames."""
+    """Return the astronaut's face as FER2013 frames it."""
     image = Image.fromarray(data.astronaut()).crop((165, 50, 285, 170)).convert("L").resize((48, 48))
     return np.asarray(image.convert("RGB"))
 
@@ -35,12 +35,12 @@ def decode(photo):
     return decode_photo(photo, max_pixels=HEIGHT * WIDTH)
 
 
-def test_every_condition_makes_a_photo_of_one_size():
+def test_every_condition_keeps_the_size_of_the_photo():
     for condition in CONDITIONS.values():
         assert decode(make_photo(face(), condition)).shape == (HEIGHT, WIDTH, 3)
 
 
-def test_conditions_do_what_they_say():
+def test_conditions_degrade_the_photo_as_they_say():
     plain = decode(make_photo(face(), Condition())).astype(float)
     dark = decode(make_photo(face(), Condition(light=0.1)))
     assert dark.mean() == pytest.approx(plain.mean() / 10, abs=1.5)
@@ -52,16 +52,16 @@ def test_conditions_do_what_they_say():
     assert len(make_photo(face(), Condition(quality=30))) < len(make_photo(face(), Condition())) / 2
 
 
-@pytest.mark.parametrize("turn", [30, -30])
-def test_a_turned_face_is_found_and_cut_out_upright(turn):
-    finder, crops, angles = FacePipeline(), [], []
-    for condition in (Condition(), Condition(turn=turn)):
+@pytest.mark.parametrize("angle", [30, -30])
+def test_a_rotated_face_is_found_and_cropped_upright(angle):
+    pipeline, crops, angles = FacePipeline(), [], []
+    for condition in (Condition(), Condition(rotation=angle)):
         photo = decode(make_photo(face(), condition))
-        found = find_pasted(finder.find_faces(photo), condition.side)
+        found = find_pasted(pipeline.find_faces(photo), condition.side)
         eyes = found.landmarks[1] - found.landmarks[0]
         angles.append(np.degrees(np.arctan2(eyes[1], eyes[0])))
         crops.append(crop_faces(photo, [found], template=TEMPLATE, size=CROP_SIZE)[0, 0].astype(float))
-    assert angles[0] - angles[1] == pytest.approx(turn, abs=12)  # what the landmarks allow
+    assert angles[0] - angles[1] == pytest.approx(angle, abs=12)  # the accuracy of the landmarks
     assert np.corrcoef(crops[0].ravel(), crops[1].ravel())[0, 1] > 0.5
 
 
@@ -79,7 +79,7 @@ class BrokenImage:
         return b"no image"
 
 
-def test_a_broken_image_holds_no_face():
+def test_an_unreadable_image_counts_as_no_face():
     crops, found = crop_all([BrokenImage()], workers=1)
     assert crops.shape == (1, len(CONDITIONS), 48, 48)
     assert not found.any()
@@ -90,7 +90,7 @@ class AlwaysHappy(torch.nn.Module):
         return torch.nn.functional.one_hot(torch.ones(len(face), dtype=torch.long), 8).float()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.jit's own
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised by torch.jit itself
 def test_the_command_scores_every_condition(tmp_path, capsys):
     rows = {"happy.png": 1, "sad.png": 3, "unknown.png": 8}
     lines = [",".join(["Usage", "Image name", *COLUMNS])]
@@ -108,7 +108,7 @@ def test_the_command_scores_every_condition(tmp_path, capsys):
     command = ["robustness", "--source", str(tmp_path), "--model", str(tmp_path / "model.pt"), "--workers", "1"]
     assert app([*command, "--out", str(tmp_path / "out.json")]) == 0
     result = json.loads((tmp_path / "out.json").read_text())
-    assert result["images"] == 2  # what most found to be unknown is in no majority
+    assert result["images"] == 2  # the image with a majority for unknown is dropped
     plain = result["conditions"]["face of 160 px"]
     assert plain["faces_found"] == 1
     assert plain["accuracy"] == 0.5

@@ -13,14 +13,15 @@ from training.cli import app
 from training.crop_spec import CROP_SIZE, TEMPLATE
 from training.datasets.ferplus import COLUMNS
 from training.datasets.people import read_people
-from training.datasets.prepared import load_prepared, prepare_ferplus, prepare_identity
+from training.datasets.prepared import ALIGNED, NO_FACE, UNREADABLE, load_prepared
 from training.preparation import cropping
-from training.preparation.cropping import ALIGNED, NO_FACE, UNREADABLE, crop_image, crop_images
+from training.preparation.cropping import crop_image, crop_images
+from training.preparation.prepare import prepare_ferplus, prepare_identity
 from training.preparation.teacher import TEMPLATE as ARCFACE
 
 
 def face(seed):
-    """The astronaut's face, framed a little differently for each seed."""
+    """Return the astronaut's face, framed slightly differently for each seed."""
     left, top = 150 + seed, 40 + seed
     return Image.fromarray(data.astronaut()[top : top + 150, left : left + 150]).convert("L").resize((96, 96))
 
@@ -33,15 +34,15 @@ def save(image, path):
 
 def test_a_training_crop_is_the_serving_crop(tmp_path):
     path = save(Image.fromarray(data.astronaut()), tmp_path / "a.png")
-    finder = FacePipeline()
-    crop, outcome = crop_image(path.read_bytes(), finder)
-    served = crop_faces(data.astronaut(), finder.find_faces(data.astronaut()), template=TEMPLATE, size=CROP_SIZE)
+    pipeline = FacePipeline()
+    crop, outcome = crop_image(path.read_bytes(), pipeline)
+    served = crop_faces(data.astronaut(), pipeline.find_faces(data.astronaut()), template=TEMPLATE, size=CROP_SIZE)
     assert outcome == ALIGNED
     assert np.array_equal(crop, served[0, 0])
 
 
 def test_parts_are_resumed_and_bad_images_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(cropping, "CHUNK", 2)
+    monkeypatch.setattr(cropping, "PART_SIZE", 2)
     paths = [save(face(seed), tmp_path / f"{seed}.png") for seed in range(3)]
     paths.append(save(Image.new("L", (48, 48)), tmp_path / "blank.png"))
     (tmp_path / "broken.png").write_bytes(b"no image")
@@ -61,7 +62,7 @@ def test_parts_are_resumed_and_bad_images_counted(tmp_path, monkeypatch):
     assert first.stat().st_mtime_ns == written
 
 
-def test_prepared_ferplus_drops_what_also_stands_in_valid(tmp_path):
+def test_prepared_ferplus_drops_training_images_that_are_in_valid(tmp_path):
     source = tmp_path / "ferplus"
     for seed in range(3):
         save(face(seed), source / "FER2013Train" / f"t{seed}.png")
@@ -78,24 +79,26 @@ def test_prepared_ferplus_drops_what_also_stands_in_valid(tmp_path):
     assert train.manifest["also in another split"] == 1
     assert valid.crops.shape == (1, 48, 48)
     framed = np.asarray(Image.open(source / "FER2013Valid" / "v0.png").resize((48, 48), Image.Resampling.BOX))
-    assert np.abs(valid.arrays["raw"][0].astype(int) - framed).max() <= 1  # the whole picture, not the face's crop
+    assert (
+        np.abs(valid.arrays["unaligned"][0].astype(int) - framed).max() <= 1
+    )  # the whole image, not the aligned crop
     assert np.abs(valid.crops[0].astype(int) - framed).mean() > 5
     assert not (tmp_path / "out" / "train" / "parts").exists()
 
 
-def test_a_changed_set_is_not_read(tmp_path):
+def test_a_changed_set_is_rejected(tmp_path):
     for person in ("ann", "bob"):
         save(face(3), tmp_path / "people" / person / "1.png")
     prepare_identity(tmp_path / "people", tmp_path / "out", workers=1)
     assert load_prepared(tmp_path / "out").arrays["labels"].tolist() == [0, 1]
     manifest = tmp_path / "out" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"crops_sha256": "', '"crops_sha256": "0'))
-    with pytest.raises(ValueError, match=r"is not what .* describes: prepare it anew"):
+    with pytest.raises(ValueError, match=r"crops\.npy does not match"):
         load_prepared(tmp_path / "out")
 
 
 def write_teacher(path, shape=(1, 3, 112, 112)):
-    """A network whose embedding is the mean of each colour, red first."""
+    """Write a network whose embedding is the mean of each color channel, red first."""
     take = helper.make_tensor_value_info("input.1", TensorProto.FLOAT, shape)
     give = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [shape[0], 3, 1, 1])
     node = helper.make_node("GlobalAveragePool", ["input.1"], ["embedding"])
@@ -104,7 +107,7 @@ def write_teacher(path, shape=(1, 3, 112, 112)):
     return path
 
 
-def test_a_teacher_sees_the_aligned_face_in_colour(tmp_path):
+def test_a_teacher_gets_the_aligned_face_in_color(tmp_path):
     photo = Image.fromarray(data.astronaut())
     for person in ("ann", "bob"):
         save(photo, tmp_path / "people" / person / "1.png")
@@ -131,17 +134,17 @@ def test_a_teacher_sees_the_aligned_face_in_colour(tmp_path):
     crop = cv2.warpAffine(data.astronaut(), places, (112, 112), borderMode=cv2.BORDER_REPLICATE)
     mean = ((crop.astype(np.float32) - 127.5) / 128).mean(axis=(0, 1))
     assert prepared.arrays["teacher"][0] == pytest.approx(mean / np.linalg.norm(mean), abs=0.01)
-    assert mean[0] > mean[2] + 0.1  # a face is redder than blue: swapped colours would show
+    assert mean[0] > mean[2] + 0.1  # faces are red rather than blue, so swapped channels would show
 
 
-def test_a_teacher_of_another_form_is_refused(tmp_path):
+def test_an_unsuitable_teacher_is_rejected(tmp_path):
     for person in ("ann", "bob"):
         save(face(3), tmp_path / "people" / person / "1.png")
     teacher = write_teacher(tmp_path / "small.onnx", (1, 3, 96, 96))
-    with pytest.raises(ValueError, match=r"takes \[1, 3, 96, 96\]; a teacher takes \[1, 3, 112, 112\]"):
+    with pytest.raises(ValueError, match=r"\[1, 3, 96, 96\].* \[1, 3, 112, 112\]"):
         prepare_identity(tmp_path / "people", tmp_path / "out", workers=1, teacher=teacher)
     teacher.write_bytes(b"no network")
-    with pytest.raises(ValueError, match="is no ONNX network"):
+    with pytest.raises(ValueError, match="not an ONNX network"):
         prepare_identity(tmp_path / "people", tmp_path / "out", workers=1, teacher=teacher)
 
 
@@ -166,7 +169,7 @@ def test_a_record_container_becomes_the_same_set_as_folders(tmp_path):
     assert container.manifest["outcomes"] == {"aligned": 4, "no face": 0, "unreadable": 1}
 
 
-def test_prepared_lfw_has_the_lists_that_are_there(tmp_path, capsys):
+def test_prepared_lfw_has_the_lists_that_are_present(tmp_path, capsys):
     source = tmp_path / "lfw"
     for name, count in (("Ann_Lee", 2), ("Bob_Ray", 1)):
         for index in range(1, count + 1):
@@ -183,7 +186,7 @@ def test_prepared_lfw_has_the_lists_that_are_there(tmp_path, capsys):
         "1",
     ]
     assert app(command) == 1
-    assert "holds none of pairsDevTrain.txt, pairsDevTest.txt, pairs.txt" in capsys.readouterr().err
+    assert "pairsDevTrain.txt, pairsDevTest.txt, pairs.txt" in capsys.readouterr().err
     (source / "pairs.txt").write_text("2\t1\n" + 2 * "Ann_Lee\t1\t2\nAnn_Lee\t1\tBob_Ray\t1\n")
     assert app(command) == 0
     view2 = load_prepared(tmp_path / "out" / "view2")
@@ -207,22 +210,22 @@ def test_prepared_ckplus_knows_its_subjects(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--kind", "mnist"], "kind is 'mnist'; there are ferplus, identity, lfw, ckplus"),
-        (["--kind", "lfw", "--teacher", "t.onnx"], "teacher is t.onnx; it goes with kind identity, not lfw"),
-        (["--kind", "identity", "--neutral", "true"], "neutral goes with kind ckplus, not identity"),
+        (["--kind", "mnist"], "kind is 'mnist'; it must be one of ferplus, identity, lfw, ckplus"),
+        (["--kind", "lfw", "--teacher", "t.onnx"], "teacher is t.onnx; it needs kind identity, not lfw"),
+        (["--kind", "identity", "--neutral", "true"], "neutral is set; it needs kind ckplus, not identity"),
     ],
 )
-def test_options_of_another_kind_are_refused(tmp_path, capsys, options, message):
+def test_options_of_another_kind_are_rejected(tmp_path, capsys, options, message):
     assert app(["prepare", *options, "--source", str(tmp_path), "--out", str(tmp_path)]) == 1
     assert message in capsys.readouterr().err
 
 
-def test_what_is_not_prepared_says_how_to(tmp_path):
-    with pytest.raises(FileNotFoundError, match="make one with `training prepare`"):
+def test_a_folder_without_a_prepared_set_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="`training prepare`"):
         load_prepared(tmp_path)
 
 
-def test_one_person_is_too_few(tmp_path):
+def test_a_single_person_is_rejected(tmp_path):
     save(face(0), tmp_path / "ann" / "1.png")
-    with pytest.raises(ValueError, match="holds images of 1 people; training needs at least 2"):
+    with pytest.raises(ValueError, match="images of 1 people; at least 2"):
         read_people(tmp_path)

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import httpx
+import httpx  # noqa: TID251 - calls a gateway for its user
 from pydantic import BaseModel, ValidationError
 
 from service.schemas import BatchLine, ModelDescription, PhotoEmotions, Problem

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from urllib.parse import urlsplit
 
-import httpx
+import httpx  # noqa: TID251 - calls a gateway for its user
 
 from service.api.app import create_app
 from service.client import DEFAULT_URL, AsyncClient

@@ -6,7 +6,7 @@ import os
 # they store in the user's home. This variable must be set before the library is loaded.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-import onnxruntime
+import onnxruntime  # noqa: TID251 - telemetry is off
 
 
 def open_session(network: bytes) -> onnxruntime.InferenceSession:

@@ -7,7 +7,7 @@ over its process, through a flaw in a decoder, is not to make the gateway run an
 """
 
 import json
-import pickle
+import pickle  # noqa: TID251 - workers unpickle what the gateway sends, never the reverse
 import struct
 from collections.abc import Callable
 from typing import Any, Final, TypeVar

@@ -86,7 +86,7 @@ def serve(
 
     try:
         server.serve(settings, announce=announce)
-    except (server.PortTaken, server.NotReady, LocalTritonError, TracingUnavailable, OSError) as error:
+    except (server.PortInUse, server.NotReady, LocalTritonError, TracingUnavailable, OSError) as error:
         print_error(str(error))
         raise typer.Exit(EXIT_FAILURE) from None
     except KeyboardInterrupt:  # while Triton was starting

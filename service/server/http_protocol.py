@@ -1,4 +1,4 @@
-"""HTTP connections that nobody can hold for ever: not by a head that never ends, nor by not reading the answer."""
+"""HTTP connections with deadlines: for request headers that never end, and for clients that never read."""
 
 import asyncio
 import uuid
@@ -11,81 +11,89 @@ from service.api.problems import PROBLEM_TYPE, describe
 from service.errors import HeadTooLarge, SlowUpload, TandemError
 
 MAX_HEAD_BYTES = 64 * 1024
-"""Bytes of a request line and its headers; uvicorn itself would collect them without end."""
+"""Maximum size of a request line and its headers; uvicorn has no limit of its own."""
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's connection with two deadlines and an ear for callers who close their sending side only.
+    """uvicorn's protocol with two deadlines, and with support for clients that close only their sending side.
 
-    uvicorn itself waits without end for the rest of a request's head, and for a caller to read.
+    uvicorn itself waits without limit for the rest of a request's headers and for a client to read its answer.
     """
 
-    def __init__(self, *arguments: Any, patience_s: float, **options: Any) -> None:
-        """As uvicorn does it; ``patience_s`` is for a whole head, and for an answer of which nothing is read."""
+    def __init__(self, *arguments: Any, timeout_s: float, **options: Any) -> None:
+        """Create a connection; all arguments but ``timeout_s`` are uvicorn's.
+
+        Args:
+            arguments: passed to uvicorn.
+            timeout_s: seconds for complete headers to arrive, and for a client to read any part of its answer.
+            options: passed to uvicorn.
+        """
         super().__init__(*arguments, **options)
-        self._patience_s = patience_s
-        self._head: asyncio.TimerHandle | None = None
+        self._timeout_s = timeout_s
+        self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._in_body = False
-        self._unread: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Expect a head from now on."""
+        """Start the timer for the first request's headers."""
         super().connection_made(transport)
-        self._expect_head()
+        self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Expect nothing more."""
-        for timer in (self._head, self._unread):
+        """Cancel all timers."""
+        for timer in (self._head_timer, self._write_timer):
             if timer:
                 timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Expect a head after an answer, too; uvicorn's own deadline for the next request ends with any byte."""
-        if self._head is None and (self.cycle is None or self.cycle.response_complete):
-            self._expect_head()
-        # What is left of a body that was refused is dropped, and is no head.
+        """Start the timer for the next request's headers; uvicorn's keep-alive timer stops at their first byte."""
+        if self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
+            self._start_head_timer()
+        # The rest of a refused request's body is discarded and does not count as headers.
         self._head_bytes += 0 if self._in_body else len(data)
         super().data_received(data)
-        if self._head and self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse(HeadTooLarge(f"the request's head has more than {MAX_HEAD_BYTES:,} bytes"))
+        if self._head_timer and self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(HeadTooLarge(f"the request headers are larger than {MAX_HEAD_BYTES:,} bytes"))
 
     def on_headers_complete(self) -> None:
-        """The head is there."""
-        if self._head:
-            self._head.cancel()
-            self._head = None
+        """Stop the timer for the headers."""
+        if self._head_timer:
+            self._head_timer.cancel()
+            self._head_timer = None
         self._in_body = True
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """The body is there."""
+        """Count bytes as headers again."""
         self._in_body = False
         super().on_message_complete()
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Whether an answer is still owed: then the connection stays open for it, and for no other request."""
+        """Keep the connection open if an answer is still due, but do not accept another request on it."""
         if self.cycle is None or self.cycle.more_body or self.cycle.response_complete:
             return False
         self.cycle.keep_alive = False
         return True
 
     def pause_writing(self) -> None:
-        """The caller reads more slowly than we write."""
+        """Start the timer for a client that reads too slowly."""
         super().pause_writing()
-        self._watch_reader()
+        self._start_write_timer()
 
     def resume_writing(self) -> None:
-        """The caller has read most of it."""
-        if self._unread:
-            self._unread.cancel()
-            self._unread = None
+        """Stop the timer: the client has read most of the buffer."""
+        if self._write_timer:
+            self._write_timer.cancel()
+            self._write_timer = None
         super().resume_writing()
 
-    def _expect_head(self) -> None:
-        error = SlowUpload(f"the request's head did not arrive within {self._patience_s:g} s")
-        self._head = self.loop.call_later(self._patience_s, self._refuse, error)
+    def _start_head_timer(self) -> None:
+        error = SlowUpload(
+            f"the request headers did not arrive within {self._timeout_s:g} s (TANDEM_UPLOAD_TIMEOUT_S)"
+        )
+        self._head_timer = self.loop.call_later(self._timeout_s, self._refuse, error)
         self._head_bytes = 0
 
     def _refuse(self, error: TandemError) -> None:
@@ -98,13 +106,12 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.write(head.encode() + b"Connection: close\r\n\r\n" + body)
         self.transport.close()
 
-    def _watch_reader(self) -> None:
-        self._unread = self.loop.call_later(
-            self._patience_s, self._give_up, self.transport.get_write_buffer_size()
-        )
+    def _start_write_timer(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        self._write_timer = self.loop.call_later(self._timeout_s, self._abort_unless_read, unread)
 
-    def _give_up(self, unread: int) -> None:
+    def _abort_unless_read(self, unread: int) -> None:
         if self.transport.get_write_buffer_size() < unread:
-            self._watch_reader()  # slow, but it reads
+            self._start_write_timer()  # slow, but the client does read
         else:
             self.transport.abort()

@@ -1,4 +1,4 @@
-"""Runs the gateway as a process, with a local Triton beside it unless there is one elsewhere."""
+"""Runs the gateway, and a local Triton unless it is told to use an existing one."""
 
 import asyncio
 import logging
@@ -22,60 +22,63 @@ from service.settings import Settings
 from service.triton.server import LocalTriton
 from service.workers.gc_tuning import freeze_heap
 
-ASK_S = 0.25
-"""How often Triton is asked, until an inference works."""
+READY_POLL_S = 0.25
+"""Seconds between inferences at the start, until the first one succeeds."""
 
-logger = logging.getLogger("tandem.serving")
+LISTEN_BACKLOG = 2048
+
+logger = logging.getLogger("tandem.server")
 
 
-class PortTaken(Exception):
-    """The HTTP port belongs to another process."""
+class PortInUse(Exception):
+    """Another process listens on the HTTP port."""
 
 
 class NotReady(Exception):
-    """No inference worked within ``start_timeout_s``."""
+    """No inference succeeded within ``start_timeout_s``."""
 
 
-def bind(host: str, port: int, *, setting: str = "TANDEM_PORT") -> socket.socket:
-    """A listening socket; listening at once, since two that are only bound may share a port.
+def listen(host: str, port: int, *, setting: str = "TANDEM_PORT") -> socket.socket:
+    """Open a listening socket. It listens right away, because two sockets that are only bound can share a port.
 
     Raises:
-        PortTaken: somebody listens there.
-        OSError: the address is none of this machine's.
+        PortInUse: another process listens there.
+        OSError: ``host`` is not an address of this machine, or the port is not permitted.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        return socket.create_server((host, port), family=family, backlog=LISTEN_BACKLOG)
     except OSError as error:
         with socket.socket(family) as probe:
             probe.settimeout(1)
-            taken = port != 0 and probe.connect_ex((host, port)) == 0
-        if taken:
-            raise PortTaken(f"port {port} on {host} is taken ({setting})") from None
+            in_use = port != 0 and probe.connect_ex((host, port)) == 0
+        if in_use:
+            raise PortInUse(f"port {port} on {host} is already in use ({setting})") from None
         raise OSError(f"cannot listen on {host} port {port}: {error.strerror or error}") from None
 
 
-def _url(listener: socket.socket) -> str:
+def _base_url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or Ctrl-C; the local Triton is stopped whatever happens.
+    """Serve until SIGTERM or Ctrl-C. The local Triton is always stopped.
 
     Args:
-        settings: without a ``triton_url`` a local Triton is started.
-        announce: called with the base URL once a real inference has worked.
+        settings: if ``triton_url`` is unset, a local Triton is started.
+        announce: called with the base URL once a real inference has succeeded.
 
     Raises:
-        PortTaken, OSError: the HTTP port cannot be had; nothing was started.
+        PortInUse: another process listens on the HTTP port; nothing was started.
+        OSError: the HTTP port cannot be opened; nothing was started.
         LocalTritonError: the local Triton cannot be started.
-        NotReady: it runs, but no inference works.
+        NotReady: the local Triton runs, but no inference succeeds.
     """
     with ExitStack() as sockets:
-        listeners = [sockets.enter_context(bind(settings.host, settings.port))]
+        listeners = [sockets.enter_context(listen(settings.host, settings.port))]
         if settings.operations_port is not None:
-            operations = bind(settings.host, settings.operations_port, setting="TANDEM_OPERATIONS_PORT")
+            operations = listen(settings.host, settings.operations_port, setting="TANDEM_OPERATIONS_PORT")
             listeners.append(sockets.enter_context(operations))
         if settings.triton_url is not None:
             _run(settings, listeners, announce, triton=None)
@@ -86,14 +89,14 @@ def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
             start_timeout_s=settings.start_timeout_s,
             log_level=settings.log_level,
         )
-        # Before uvicorn's handlers are there, and after them, SIGTERM would end us without stopping Triton.
-        former = signal.signal(signal.SIGTERM, _exit)
+        # Before uvicorn installs its handlers and after it removes them, SIGTERM must not skip stopping Triton.
+        previous = signal.signal(signal.SIGTERM, _exit)
         try:
             triton.start()
             _run(settings.model_copy(update={"triton_url": triton.grpc_url}), listeners, announce, triton)
         finally:
             triton.stop()
-            signal.signal(signal.SIGTERM, former)
+            signal.signal(signal.SIGTERM, previous)
 
 
 def _exit(_number: int, _frame: FrameType | None) -> None:
@@ -109,7 +112,7 @@ def _run(
     app = create_app(settings)
     config = uvicorn.Config(
         app,
-        http=partial(HttpProtocol, patience_s=settings.upload_timeout_s),  # type: ignore[arg-type]
+        http=partial(HttpProtocol, timeout_s=settings.upload_timeout_s),  # type: ignore[arg-type]
         log_config=None,
         access_log=False,
         server_header=False,
@@ -125,7 +128,7 @@ def _run(
 
 
 class _OperationsServer(uvicorn.Server):
-    """A second server in the same loop, for the operations routes; it stops last."""
+    """A second server on the same event loop, for the operations routes. It stops last."""
 
     def __init__(self, app: FastAPI, listener: socket.socket) -> None:
         config = uvicorn.Config(
@@ -133,25 +136,25 @@ class _OperationsServer(uvicorn.Server):
         )
         super().__init__(config)
         self._listener = listener
-        self._running: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave the signals to the other server."""
+        """Leave signals to the main server."""
         yield
 
-    def begin(self) -> None:
-        self._running = asyncio.create_task(self.serve(sockets=[self._listener]))
-        logger.info("operations routes at %s", _url(self._listener))
+    def start(self) -> None:
+        self._task = asyncio.create_task(self.serve(sockets=[self._listener]))
+        logger.info("operations routes at %s", _base_url(self._listener))
 
-    async def end(self) -> None:
+    async def stop(self) -> None:
         self.should_exit = True
-        if self._running:
-            await self._running
+        if self._task:
+            await self._task
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, with the watch over Triton beside it and a draining that load balancers can see."""
+    """uvicorn plus the watchdog of a local Triton, and draining that load balancers can see."""
 
     def __init__(
         self,
@@ -169,75 +172,77 @@ class _Server(uvicorn.Server):
         self._settings = settings
         self._triton = triton
         self._announce = announce
-        self._drained_at = float("inf")
-        self._watch: asyncio.Task[None] | None = None
+        self._drain_deadline = float("inf")
+        self._watchdog: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started and sockets:
             if self._operations:
-                self._operations.begin()
-            self._watch = asyncio.create_task(self._watch_triton(_url(sockets[0])))
+                self._operations.start()
+            self._watchdog = asyncio.create_task(self._run_watchdog(_base_url(sockets[0])))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        if self._watch:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
-        # Before uvicorn, which would tell them of a restart of this very service (1012).
+        if self._watchdog:
+            self._watchdog.cancel()
+            await asyncio.gather(self._watchdog, return_exceptions=True)
+        # Close streams before uvicorn does: it would use code 1012, which announces a restart of this service.
         await self._app_state.streams.close()
         await super().shutdown(sockets)
         if self._operations:
-            await self._operations.end()
+            await self._operations.stop()
 
     async def on_tick(self, counter: int) -> bool:
-        if time.monotonic() >= self._drained_at:
+        if time.monotonic() >= self._drain_deadline:
             self.should_exit = True
         return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """SIGTERM: drain, then exit. Ctrl-C or a second signal: exit without draining; a third: at once.
+        """Drain on SIGTERM; exit without draining on Ctrl-C or a second signal; exit immediately on a third.
 
-        uvicorn would raise the signal again afterwards, which would end us before Triton is stopped.
+        Unlike uvicorn's handler, this one does not raise the signal again later: that would end the process
+        before Triton is stopped.
         """
         if self.should_exit:
             self.force_exit = True
-        elif sig == signal.SIGTERM and self._drained_at == float("inf"):
-            self._drained_at = time.monotonic() + self._settings.drain_s
+        elif sig == signal.SIGTERM and self._drain_deadline == float("inf"):
+            self._drain_deadline = time.monotonic() + self._settings.drain_s
         else:
             self.should_exit = True
-        if hasattr(self._app.state, "app_state"):  # not so early in its start
+        if hasattr(self._app.state, "app_state"):  # not yet set early in the startup
             self._app_state.draining = True
 
     @property
     def _app_state(self) -> AppState:
         return app_state_of(self._app)
 
-    async def _watch_triton(self, url: str) -> None:
+    async def _run_watchdog(self, url: str) -> None:
         try:
             await self._await_ready()
             freeze_heap()
             self._announce(url)
             if self._triton:
-                await TritonWatchdog(self._triton, self._app_state.triton).keep_alive()
+                await TritonWatchdog(self._triton, self._app_state.triton).run()
         except Exception as error:
-            # In a task of its own it would be seen by nobody.
+            # An exception in this task would go unnoticed; `serve` raises it when the server has stopped.
             self.failure = error
             self.should_exit = True
 
     async def _await_ready(self) -> None:
-        """Return when an inference works. A local Triton must come within time; a remote one is waited for."""
-        ends_at = time.monotonic() + self._settings.start_timeout_s
+        """Wait for a successful inference, for a local Triton at most ``start_timeout_s``."""
+        deadline = time.monotonic() + self._settings.start_timeout_s
         reported = ""
         while True:
             try:
                 await self._app_state.triton.ready()
                 return
             except TandemError as error:
-                if self._triton and time.monotonic() > ends_at:
+                if self._triton and time.monotonic() > deadline:
                     raise NotReady(
-                        f"no inference worked within {self._settings.start_timeout_s:g} s: {error.detail}"
+                        f"no inference succeeded within {self._settings.start_timeout_s:g} s "
+                        f"(TANDEM_START_TIMEOUT_S): {error.detail}"
                     ) from None
                 if error.detail != reported:
                     reported = error.detail
                     logger.warning("waiting for Triton: %s", reported)
-            await asyncio.sleep(ASK_S)
+            await asyncio.sleep(READY_POLL_S)

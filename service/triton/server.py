@@ -47,7 +47,7 @@ LOG_FLAGS: dict[str, list[str]] = {
 }
 
 
-class PortTaken(StartFailed):
+class PortInUse(StartFailed):
     """Another process took the port after it was found free and before Triton listened on it."""
 
 
@@ -104,7 +104,7 @@ class LocalTriton:
                 self._launch(installation)
                 self._await_live(deadline)
                 return
-            except PortTaken:
+            except PortInUse:
                 self.stop()
                 if attempt == MAX_START_ATTEMPTS:
                     raise
@@ -211,7 +211,7 @@ class LocalTriton:
                 assert self._log_thread  # noqa: S101 - started with the process
                 self._log_thread.join(5)
                 log = "\n".join(self._log)
-                failure = PortTaken if "in use" in log else StartFailed
+                failure = PortInUse if "in use" in log else StartFailed
                 raise failure(f"Triton exited with status {self.wait()} during its start:\n{log}")
             if time.monotonic() > deadline:
                 log = "\n".join(self._log)

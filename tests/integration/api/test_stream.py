@@ -27,7 +27,7 @@ from websockets.sync.client import connect as connect_blocking
 from service.api.app import create_app
 from service.api.dependencies import AppState
 from service.api_keys import create_key
-from service.server.main import bind
+from service.server.main import listen
 from service.settings import Settings
 from service.triton.server import LocalTriton
 
@@ -62,7 +62,7 @@ class Served:
 async def served(**settings: object) -> AsyncIterator[Served]:
     app = create_app(Settings(**settings))  # type: ignore[arg-type]
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", ws_max_size=64 * 1024 * 1024))
-    with bind("127.0.0.1", 0) as listener:
+    with listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         # Without its capture of signals, which is the test runner's.
         serving = asyncio.create_task(server._serve([listener]))

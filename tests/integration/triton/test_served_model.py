@@ -112,5 +112,5 @@ def test_the_card_describes_the_committed_file(contract: ModelSpec) -> None:
     card = json.loads((VERSION / "model_card.json").read_text())
     assert card["export"]["sha256"] == sha256((VERSION / "model.pt").read_bytes()).hexdigest()
     assert contract.provenance["sha256"] == card["export"]["sha256"]
-    assert contract.provenance["commit"] == list(card["stages"].values())[-1]["made_by"]["commit"]
+    assert contract.provenance["commit"] == list(card["stages"].values())[-1]["provenance"]["commit"]
     assert card["valid"]["majority"]["accuracy"] >= 0.86

@@ -15,7 +15,7 @@ from rich.text import Text
 from service.schemas import PhotoEmotions
 from service.settings import ConfigUnusable, Settings, allowed, environment_name, format_errors, origin_of
 
-errors = Console(stderr=True)
+stderr = Console(stderr=True)
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -27,12 +27,12 @@ BAR_WIDTH = 20
 
 def print_error(message: str) -> None:
     """Print an error message to standard error."""
-    errors.print(message, style="red", soft_wrap=True, markup=False, highlight=False)
+    stderr.print(message, style="red", soft_wrap=True, markup=False, highlight=False)
 
 
 def print_status(message: str) -> None:
     """Print a status message to standard error; standard output is for results."""
-    errors.print(message, soft_wrap=True, markup=False, highlight=False)
+    stderr.print(message, soft_wrap=True, markup=False, highlight=False)
 
 
 def read_settings(**options: Any) -> Settings:

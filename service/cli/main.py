@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from service.cli.console import EXIT_FAILURE, EXIT_INTERRUPTED, errors, print_error, read_settings
+from service.cli.console import EXIT_FAILURE, EXIT_INTERRUPTED, print_error, read_settings, stderr
 from service.cli.models import app as model_commands
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def install_triton(triton_home: TritonHome = None) -> None:
 
     settings = read_settings(triton_home=triton_home)
     try:
-        with errors.status("Downloading Triton"):
+        with stderr.status("Downloading Triton"):
             folder = install.install(settings.triton_home)
     except (LocalTritonError, OSError) as error:
         print_error(str(error))
@@ -160,9 +160,7 @@ def predict(
 
 @app.command()
 def video(
-    path: Annotated[
-        Path, typer.Argument(metavar="VIDEO", help="Video file in any format FFmpeg reads.", show_default=False)
-    ],
+    video: Annotated[Path, typer.Argument(help="Video file in any format FFmpeg reads.", show_default=False)],
     out: Annotated[
         Path | None,
         typer.Option(help="Write the video with boxes, labels and its audio to this .mp4, .mov or .mkv file."),
@@ -205,14 +203,14 @@ def video(
     for option, (output, suffixes) in allowed.items():
         if output and output.suffix.lower() not in suffixes:
             raise typer.BadParameter(f"the suffix of {output} is none of {', '.join(suffixes)}", param_hint=option)
-        if output and output.resolve() == path.resolve():
+        if output and output.resolve() == video.resolve():
             raise typer.BadParameter(f"{output} is the input video", param_hint=option)
     outputs = OutputPaths(out, csv, plot)
     if not outputs.wanted:
         raise typer.BadParameter("give at least one of --out, --csv and --plot")
     run = run_video(
         open_client(url, settings, api_key),
-        path,
+        video,
         outputs,
         FrameSampling(every, fps),
         smooth=smooth,
@@ -250,9 +248,9 @@ def create_api_key(
         key = create_key(name)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="NAME") from None
-    errors.print("The key, for its owner; it cannot be shown again:", highlight=False)
+    stderr.print("The key, for its owner; it cannot be shown again:", highlight=False)
     typer.echo(key.secret)
-    errors.print("Its line, for the gateway's TANDEM_API_KEYS_FILE:", highlight=False)
+    stderr.print("Its line, for the gateway's TANDEM_API_KEYS_FILE:", highlight=False)
     typer.echo(key.line)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from service.cli.console import errors, face_table, print_error, print_status, progress_bar
+from service.cli.console import face_table, print_error, print_status, progress_bar, stderr
 from service.cli.gateway import ClientContext
 from service.cli.output_files import ResultLog, finish_output, log_path
 from service.cli.photo_files import write_annotated
@@ -87,7 +87,7 @@ async def write_predictions(context: ClientContext, photos: list[Path], out: Pat
     log = ResultLog(log_path(out))
     failures = 0
     try:
-        with progress_bar(errors, "photos", total=len(photos)) as advance:
+        with progress_bar(stderr, "photos", total=len(photos)) as advance:
             already = sum(str(photo) in log.done for photo in photos)
             advance(already)
 

@@ -61,6 +61,7 @@ def test_problems_are_raised_with_status_and_type(url: str) -> None:
     with Client(url) as client, pytest.raises(Refused) as missing:
         client.read(PHOTO)
     assert missing.value.problem.status == 401
+    assert missing.value.problem.type == "urn:tandem:problem:unauthorized"
     assert missing.value.problem.detail == str(missing.value)
     with Client(url, api_key="wrong") as client, pytest.raises(Refused) as unknown:
         list(client.read_batch([("a", PHOTO)]))
@@ -129,7 +130,7 @@ async def test_an_aborted_run_continues_where_it_stopped(url: str, tmp_path: Pat
             log.close()
 
     await run(url, found[:2])
-    with pytest.raises(RunAborted):
+    with pytest.raises(RunAborted, match=r"127\.0\.0\.1:9"):
         await run("http://127.0.0.1:9", found)
     assert sorted(done) == ["0.jpg", "2.jpg"]
     await run(url, found)

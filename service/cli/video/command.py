@@ -11,7 +11,7 @@ from pathlib import Path
 
 import simplejpeg
 
-from service.cli.console import errors, print_error, print_status, progress_bar
+from service.cli.console import print_error, print_status, progress_bar, stderr
 from service.cli.gateway import ClientContext
 from service.cli.predict import PhotoFailed, RunAborted, predict_photo
 from service.cli.video.io import Frame, VideoReader, VideoWriter
@@ -60,7 +60,7 @@ async def run_video(
     """
     with VideoReader(path) as source:
         async with context as client:
-            with progress_bar(errors, "frames", total=source.frame_count) as advance:
+            with progress_bar(stderr, "frames", total=source.frame_count) as advance:
                 summary = await analyze_video(
                     client,
                     source,

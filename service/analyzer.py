@@ -37,8 +37,8 @@ from service.workers.tasks import (
     DetectionOptions,
     FaceCrops,
     WorkerResult,
-    annotate_encoded,
-    find,
+    draw_answer,
+    find_faces,
     recrop,
 )
 
@@ -97,10 +97,9 @@ class Analyzer:
             TritonUnavailable: Triton cannot be reached, failed, or its model's spec cannot be read.
             DeadlineExceeded: The deadline passed.
         """
-        self._queue.check_room(deadline)
         timer = StageTimer()
         try:
-            with self._queue.photo():
+            with self._queue.admit(deadline):
                 async with asyncio.timeout_at(deadline):  # the loop's clock is time.monotonic, too
                     analysis = await self._analyze(photo, options, deadline, draw_as, timer)
         except TimeoutError:
@@ -123,12 +122,12 @@ class Analyzer:
         crop = _crop_spec(spec)
         max_pixels = self._settings.max_pixels
         found = await self._queue.run(
-            partial(find, max_pixels=max_pixels, options=options, crop=crop, handed_over_at=timer.last),
+            partial(find_faces, max_pixels=max_pixels, options=options, crop=crop, waiting_since=timer.last),
             photo,
-            partial(WorkerResult.read, crop=crop),
+            partial(WorkerResult.from_reply, crop=crop),
         )
         timer.extend(found.stages)
-        crops, probabilities = found.portraits, np.empty((0, len(spec.labels)), np.float32)
+        crops, probabilities = found.crops, np.empty((0, len(spec.labels)), np.float32)
         if found.faces:
             spec, crops, probabilities = await self._classify(photo, found, spec, deadline)
             timer.end_stage("triton")
@@ -136,7 +135,7 @@ class Analyzer:
         picture = None
         if draw_as is not None:
             picture = await self._queue.run(
-                partial(annotate_encoded, max_pixels=max_pixels, answer=answer, media_type=draw_as),
+                partial(draw_answer, max_pixels=max_pixels, answer=answer, media_type=draw_as),
                 photo,
                 lambda _, raw: raw,
             )
@@ -147,11 +146,11 @@ class Analyzer:
         self, photo: bytes, found: WorkerResult, spec: ModelSpec, deadline: float
     ) -> tuple[ModelSpec, FaceCrops, NDArray[np.float32]]:
         """Infer, and crop the faces again where another version of the model has gone live meanwhile."""
-        crops = found.portraits
+        crops = found.crops
         changes = 0
         while True:
             try:
-                return spec, crops, await self._infer(crops.crops, spec, deadline)
+                return spec, crops, await self._infer(crops.pixels, spec, deadline)
             except ModelChanged:
                 changes += 1
                 if changes > MAX_MODEL_CHANGES:
@@ -161,7 +160,7 @@ class Analyzer:
             crops = await self._queue.run(
                 partial(recrop, max_pixels=self._settings.max_pixels, faces=found.faces, crop=crop),
                 photo,
-                partial(FaceCrops.read, crop=crop),
+                partial(FaceCrops.from_reply, crop=crop),
             )
 
     async def _infer(self, crops: NDArray[np.uint8], spec: ModelSpec, deadline: float) -> NDArray[np.float32]:

@@ -54,7 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if settings.triton_url is None:
             raise ValueError("no Triton: set TANDEM_TRITON_URL, or let `tandem serve` start one")
-        processes = WorkerPool(
+        pool = WorkerPool(
             settings.workers,
             memory=Budget(
                 settings.max_decoding_bytes,
@@ -62,12 +62,12 @@ def create_app(settings: Settings) -> FastAPI:
                 setting="TANDEM_MAX_DECODING_BYTES",
                 show=mebibytes,
             ),
-            patience_s=settings.request_timeout_s,
+            task_timeout_s=settings.request_timeout_s,
         )
         triton = connect(settings, settings.triton_url, metrics)
-        await processes.start()
-        metrics.registry.register(WorkerMetrics(processes.ids))
-        queue = WorkQueue(processes, settings.max_waiting, metrics)
+        await pool.start()
+        metrics.registry.register(WorkerMetrics(pool.pids))
+        queue = WorkQueue(pool, settings.max_waiting, metrics)
         analyzer = Analyzer(settings, triton=triton, queue=queue, metrics=metrics, tracing=tracing)
         streams = Streams(settings.max_streams)
         batches = Budget(settings.max_batches, what="batches", setting="TANDEM_MAX_BATCHES")
@@ -85,8 +85,8 @@ def create_app(settings: Settings) -> FastAPI:
         finally:
             app_state.draining = True
             await streams.close()
-            await queue.finish()
-            await processes.close()
+            await queue.drain()
+            await pool.close()
             await triton.close()
             await asyncio.to_thread(tracing.close)
 

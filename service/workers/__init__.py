@@ -1,1 +1,1 @@
-"""What is done to a photo before Triton sees its faces: in processes of their own, behind a line."""
+"""Worker processes that decode photos and find faces, and the queue of photos that wait for them."""

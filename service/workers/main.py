@@ -1,4 +1,4 @@
-"""What a photo process runs: one step after another, as the gateway sends them."""
+"""The program of a worker process: it runs one task after another, as the gateway sends them."""
 
 import os
 import signal
@@ -10,86 +10,94 @@ from collections import deque
 from service.errors import TandemError
 from service.triton.supervisor import die_with
 from service.workers.gc_tuning import freeze_heap
-from service.workers.protocol import BROKEN, DONE, GRANTED, ORDER, READY, REFUSED, ROOM, answer, read_order
-from service.workers.tasks import finder
+from service.workers.protocol import (
+    CRASH,
+    DONE,
+    ERROR,
+    GRANTED,
+    READY,
+    RESERVE,
+    TASK_HEADER,
+    decode_task,
+    encode_message,
+)
+from service.workers.tasks import face_pipeline
 
 NICENESS = 5
-"""How far photo processes stand back where cores are scarce (see ``nice(2)``): behind the gateway, so that a
-refusal comes at once under any load, and behind a local Triton, so that photos end before others begin."""
+"""How far workers stand back where cores are scarce, see ``nice(2)``: behind the gateway, so that it refuses
+requests at once under any load, and behind a local Triton, so that photos in progress finish first."""
 
 MIN_RESERVED_BYTES = 8 * 1024 * 1024
-"""Bytes of pixels for which nobody asks: few beside what a process has anyway."""
+"""Memory that a task may use without reserving it; little compared to what the process needs anyway."""
 
 
 def main() -> None:
-    """Work until the gateway ends.
+    """Run tasks until the gateway ends.
 
-    The first argument is the descriptor of a socket to the gateway, whose messages ``service.workers.protocol``
-    describes; the second is the gateway's process id. The process ends with that socket or that process.
+    The first argument is the descriptor of a socket to the gateway, see ``service.workers.protocol``; the second
+    is the gateway's process id. The worker ends when either of them does.
     """
-    # Those who stop the service often signal all its processes; photos in work are finished all the same.
+    # Whoever stops the service often signals all its processes; photos in progress are finished nevertheless.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     die_with(int(sys.argv[2]))
     os.nice(NICENESS)
-    link = Connection(int(sys.argv[1]))
-    finder()  # a broken installation shows now, and the first photo finds everything loaded
+    connection = Connection(int(sys.argv[1]))
+    face_pipeline()  # a broken installation fails now, and the first photo finds everything loaded
     freeze_heap()
     try:
-        link.say(answer(READY, None))
+        connection.send(encode_message(READY, None))
         while True:
-            link.say(_work(link))
+            connection.send(_run_next_task(connection))
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        return  # the gateway has closed the socket, or has ended
+        return  # the gateway has closed the socket or has ended
 
 
-def _work(link: "Connection") -> bytes:
-    """The answer to the next order."""
-    pickled, photo = link.order()
-    step = read_order(pickled)
+def _run_next_task(connection: "Connection") -> bytes:
+    pickled, photo = connection.next_task()
+    task = decode_task(pickled)
     try:
-        return answer(DONE, *step(link.room, photo))
+        return encode_message(DONE, *task(connection.reserve, photo))
     except TandemError as error:
-        return answer(REFUSED, (type(error).__name__, str(error)))
+        return encode_message(ERROR, (type(error).__name__, str(error)))
     except Exception:
-        return answer(BROKEN, traceback.format_exc())
+        return encode_message(CRASH, traceback.format_exc())
 
 
 class Connection:
-    """The socket to the gateway."""
+    """The worker's end of the socket to the gateway."""
 
     def __init__(self, descriptor: int) -> None:
-        """From the descriptor of the socket."""
         self._socket = socket.socket(fileno=descriptor)
-        self._ahead: deque[tuple[bytes, bytes]] = deque()
+        self._tasks: deque[tuple[bytes, bytes]] = deque()
 
-    def order(self) -> tuple[bytes, bytes]:
-        """The next order: a pickled step, and the photo to do it with."""
-        while not self._ahead:
-            self._hear()
-        return self._ahead.popleft()
+    def next_task(self) -> tuple[bytes, bytes]:
+        """Wait for the next pickled task and its photo."""
+        while not self._tasks:
+            self.receive()
+        return self._tasks.popleft()
 
-    def room(self, count: int) -> None:
-        """Wait until there is room for ``count`` bytes of pixels."""
+    def reserve(self, count: int) -> None:
+        """Wait until the gateway grants ``count`` bytes of memory; it takes them back when the task is done."""
         if count > MIN_RESERVED_BYTES:
-            self.say(answer(ROOM, count))
-            while self._hear() != GRANTED:
+            self.send(encode_message(RESERVE, count))
+            while self.receive() != GRANTED:
                 pass
 
-    def say(self, message: bytes) -> None:
+    def send(self, message: bytes) -> None:
         """Send a message."""
         self._socket.sendall(message)
 
-    def _hear(self) -> bytes:
-        """The head of the gateway's next message; an order is kept."""
-        head = self._receive(ORDER.size)
-        if head != GRANTED:
-            pickled, photo = ORDER.unpack(head)
-            self._ahead.append((self._receive(pickled), self._receive(photo)))
-        return head
+    def receive(self) -> bytes:
+        """Return the header of the gateway's next message; a task that follows it is kept for ``next_task``."""
+        header = self._receive_exactly(TASK_HEADER.size)
+        if header != GRANTED:
+            pickled, photo = TASK_HEADER.unpack(header)
+            self._tasks.append((self._receive_exactly(pickled), self._receive_exactly(photo)))
+        return header
 
-    def _receive(self, count: int) -> bytes:
-        received = self._socket.recv(count, socket.MSG_WAITALL)  # all, but for a signal: megabytes without a copy
+    def _receive_exactly(self, count: int) -> bytes:
+        received = self._socket.recv(count, socket.MSG_WAITALL)  # all at once, unless a signal intervenes
         while len(received) < count:
             more = self._socket.recv(count - len(received))
             if not more:

@@ -1,4 +1,4 @@
-"""What photo processes use, among the gateway's metrics."""
+"""Metrics of the worker processes' resources."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -8,19 +8,19 @@ from prometheus_client.registry import Collector
 
 
 class WorkerMetrics(Collector):
-    """CPU time, memory and open files of each photo process, as the library tells them of the gateway's own."""
+    """CPU time, memory and open files of each worker, as ``ProcessCollector`` reports them for the gateway."""
 
-    def __init__(self, ids: Callable[[], Sequence[int | None]]) -> None:
-        """``ids`` gives the system's number for each process, None for one that is away."""
-        self._ids = ids
+    def __init__(self, pids: Callable[[], Sequence[int | None]]) -> None:
+        """``pids`` returns the process id of each worker; None for one that is being replaced."""
+        self._pids = pids
 
     def collect(self) -> Iterable[Metric]:
-        """Metrics ``tandem_photo_process_*``; the label «process» stays when a process is replaced."""
+        """Return metrics ``tandem_photo_process_*``; a worker that is replaced keeps its label ``process``."""
         metrics: dict[str, Metric] = {}
-        for number, process in enumerate(self._ids()):
-            if process is None:
+        for number, pid in enumerate(self._pids()):
+            if pid is None:
                 continue
-            collector = ProcessCollector("tandem_photo", pid=partial(str, process), registry=None)
+            collector = ProcessCollector("tandem_photo", pid=partial(str, pid), registry=None)
             for found in collector.collect():
                 metric = metrics.setdefault(found.name, Metric(found.name, found.documentation, found.type))
                 for sample in found.samples:

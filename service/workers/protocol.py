@@ -1,9 +1,10 @@
-"""What the gateway and its photo processes say to each other over a socket.
+"""The messages between the gateway and its worker processes, sent over a socket.
 
-The gateway sends orders: the lengths (``ORDER``) of a pickled step and of the photo to do it with, then these
-two. The next may come while one is worked on. A process answers with the lengths (``ANSWER``) of a JSON pair, one
-of the words below and what goes with it, and of raw bytes, then these two. It sends no pickles: a photo that takes
-over its process, through a flaw in a decoder, is not to make the gateway run anything.
+The gateway sends tasks: a header (``TASK_HEADER``) with the lengths of a pickled task and of the photo it is for,
+then both. The next task may arrive while one is in progress. A worker answers with a header (``MESSAGE_HEADER``)
+with the lengths of a JSON pair, one of the kinds below and its fields, and of raw bytes, then both. It never sends
+pickles: a photo that takes over its worker through a flaw in a decoder must not be able to make the gateway run
+code.
 """
 
 import json
@@ -12,68 +13,68 @@ import struct
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from service.workers.tasks import Reply, Room
+from service.workers.tasks import Reply, Reserve
 
 Result = TypeVar("Result")
 
-Step = Callable[[Room, bytes], Reply]
-"""What a process does with a photo: a function of a module, or a ``functools.partial`` of one."""
+Task = Callable[[Reserve, bytes], Reply]
+"""What a worker does with a photo: a function of a module, or a ``functools.partial`` of one."""
 
-Reader = Callable[[Any, bytes], Result]
-"""Makes a result of a reply; whatever it raises tells that the reply is none."""
+ParseReply = Callable[[Any, bytes], Result]
+"""Makes a result of a reply's fields and raw bytes; any exception means that the reply is malformed."""
 
-ORDER: Final = struct.Struct("!II")
-ANSWER: Final = struct.Struct("!II")
+TASK_HEADER: Final = struct.Struct("!II")
+MESSAGE_HEADER: Final = struct.Struct("!II")
 
 MAX_MESSAGE_BYTES: Final = 256 * 1024 * 1024
-"""Bytes of either part of an answer; a picture of the largest photo has less."""
+"""Limit for either part of a message; a picture of the largest photo is smaller."""
 
 READY: Final = "ready"
-"""All is loaded; the first thing that a process says, and once."""
+"""Everything is loaded. A worker's first message, sent once."""
 
 DONE: Final = "done"
-"""With the step's reply."""
+"""The task's reply."""
 
-REFUSED: Final = "refused"
-"""With the name and the detail of the TandemError that the step raised."""
+ERROR: Final = "error"
+"""The name and the detail of a TandemError that the task raised."""
 
-BROKEN: Final = "broken"
-"""With the traceback of anything else that it raised, which is a bug."""
+CRASH: Final = "crash"
+"""The traceback of any other exception that the task raised, which is a bug."""
 
-ROOM: Final = "room"
-"""With the bytes of pixels that it asks room for; ``GRANTED`` is the reply."""
+RESERVE: Final = "reserve"
+"""The number of bytes of memory that the task needs before it goes on; ``GRANTED`` is the reply."""
 
-GRANTED: Final = ORDER.pack(0, 0)
-
-
-def order(step: Step, photo: bytes) -> tuple[bytes, bytes]:
-    """An order in two parts, so that megabytes of photo need not be copied."""
-    pickled = pickle.dumps(step, pickle.HIGHEST_PROTOCOL)
-    return ORDER.pack(len(pickled), len(photo)) + pickled, photo
+GRANTED: Final = TASK_HEADER.pack(0, 0)
 
 
-def read_order(pickled: bytes) -> Step:
-    """The step; for the process, which believes the gateway."""
-    step: Step = pickle.loads(pickled)  # noqa: S301
-    return step
+def encode_task(task: Task, photo: bytes) -> tuple[bytes, bytes]:
+    """Encode a task in two parts, so that megabytes of photo need not be copied."""
+    pickled = pickle.dumps(task, pickle.HIGHEST_PROTOCOL)
+    return TASK_HEADER.pack(len(pickled), len(photo)) + pickled, photo
 
 
-def answer(word: str, fields: object, raw: bytes = b"") -> bytes:
-    """What a process says; ``fields`` is what JSON can carry."""
-    text = json.dumps((word, fields)).encode()
-    return ANSWER.pack(len(text), len(raw)) + text + raw
+def decode_task(pickled: bytes) -> Task:
+    """Decode a task; for workers only, which trust the gateway."""
+    task: Task = pickle.loads(pickled)  # noqa: S301
+    return task
 
 
-def read_answer(text: bytes) -> tuple[str, Any]:
-    """One of the words above, and what goes with it.
+def encode_message(kind: str, fields: object, raw: bytes = b"") -> bytes:
+    """Encode a worker's message; ``fields`` must be serializable as JSON."""
+    text = json.dumps((kind, fields)).encode()
+    return MESSAGE_HEADER.pack(len(text), len(raw)) + text + raw
+
+
+def decode_message(text: bytes) -> tuple[str, Any]:
+    """Return the kind and the fields of a worker's message.
 
     Raises:
-        ValueError: it is none of them.
+        ValueError: The message is malformed or of an unknown kind.
     """
     try:
-        word, fields = json.loads(text)
+        kind, fields = json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"a photo process cannot be understood: {error}") from error
-    if word not in (READY, DONE, REFUSED, BROKEN) and not (word == ROOM and type(fields) is int and fields > 0):
-        raise ValueError(f"a photo process says «{word!s:.50}»")
-    return word, fields
+        raise ValueError(f"a worker sent a malformed message: {error}") from error
+    if kind not in (READY, DONE, ERROR, CRASH) and not (kind == RESERVE and type(fields) is int and fields > 0):
+        raise ValueError(f'a worker sent a message of unknown kind "{kind!s:.50}"')
+    return kind, fields

@@ -1,4 +1,4 @@
-"""The line of photos that wait for a process: bounded in length and in time."""
+"""The queue of photos that wait for a worker, limited in length and in waiting time."""
 
 import asyncio
 import math
@@ -8,159 +8,179 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from service.budget import Budget
 from service.errors import NoWorkerAvailable, Overloaded
 from service.observability.metrics import Metrics
 from service.workers.pool import WorkerPool
 from service.workers.process import WorkerProcess
-from service.workers.protocol import Reader, Step
+from service.workers.protocol import ParseReply, Task
 
 Result = TypeVar("Result")
 
 NEWEST_SHARE = 0.1
-"""Weight of the newest photo in the mean time that a photo takes."""
+"""Weight of the newest photo in the moving average of the time that a photo takes."""
 
 
 class WorkQueue:
-    """A line of bounded length before the processes that do what keeps a core busy."""
+    """A queue of limited length in front of the workers. Use it within one event loop."""
 
-    def __init__(self, processes: WorkerPool, max_waiting: int, metrics: Metrics) -> None:
-        """Start the line empty.
+    def __init__(self, pool: WorkerPool, max_waiting: int, metrics: Metrics) -> None:
+        """Create an empty queue.
 
         Args:
-            processes: what photos wait for.
-            max_waiting: photos that may wait.
-            metrics: is told how many do.
+            pool: The workers.
+            max_waiting: Photos that may wait for a worker.
+            metrics: Where to report how many do.
         """
-        self._processes = processes
-        self._workers = processes.count
-        self._max_waiting = max_waiting
-        self._inside = 0
+        self._pool = pool
+        self._places = Budget(
+            pool.count + max_waiting,
+            what=f"places for {pool.count} photos in progress and {max_waiting} waiting",
+            setting="TANDEM_MAX_WAITING",
+        )
+        self._metrics = metrics
         self._unanswered = 0
         self._seconds: float | None = None
-        self._idle: deque[asyncio.Future[None]] = deque()
-        self._at_work: set[asyncio.Task[Any]] = set()
-        self._metrics = metrics
+        self._idle_waiters: deque[asyncio.Future[None]] = deque()
+        self._running: set[asyncio.Task[Any]] = set()
 
-    def check_processes(self) -> None:
-        """Tell that no photo can be worked on.
-
-        Raises:
-            NoPhotoProcess: all processes have ended, and none is back yet.
-        """
-        if not any(self._processes.ids()):
-            raise NoWorkerAvailable(f"none of {self._workers} processes runs; the log has why")
+    @property
+    def in_flight(self) -> int:
+        """Photos that wait for a worker or have one."""
+        return self._places.used
 
     def saturated(self) -> bool:
-        """Whether photos wait for a process."""
-        return self._inside > self._workers
+        """Whether photos wait for a worker."""
+        return self.in_flight > self._pool.count
 
-    def check_room(self, deadline: float = math.inf) -> None:
-        """Refuse before anything is read of a photo that could not be worked on, or not in time.
+    def check_workers(self) -> None:
+        """Check that a worker is running.
 
         Raises:
-            Overloaded: ``max_waiting`` photos are waiting already, or a photo is expected to be done after
-                ``deadline``, in seconds of ``time.monotonic``.
+            NoWorkerAvailable: All workers have ended, and none is replaced yet.
         """
-        self._check_length()
+        if not any(self._pool.pids()):
+            raise NoWorkerAvailable(f"none of {self._pool.count} worker processes is available; see the log")
+
+    def check(self, deadline: float = math.inf) -> None:
+        """Check that a photo would be worked on, and in time, if it came now.
+
+        Args:
+            deadline: When the answer is due, in seconds of ``time.monotonic``.
+
+        Raises:
+            Overloaded: ``max_waiting`` photos wait already, or the answer is expected after the deadline.
+        """
+        self._places.check()
         expected_s = self.expected_s()
-        # A photo for each process is always let in: what it takes is the only way to learn that times are better.
-        if self._unanswered >= self._workers and time.monotonic() + expected_s > deadline:
+        # One photo for each worker is always admitted: only its duration can show that photos have become faster.
+        if self._unanswered >= self._pool.count and time.monotonic() + expected_s > deadline:
             raise Overloaded(
-                f"with {self._unanswered} photos before it, a photo is expected to take {expected_s:.1f} s; "
-                f"it has {deadline - time.monotonic():.3g} s (TANDEM_REQUEST_TIMEOUT_S)"
+                f"with {self._unanswered} photos ahead, a photo is expected to take {expected_s:.1f} s; "
+                f"{deadline - time.monotonic():.3g} s are left (TANDEM_REQUEST_TIMEOUT_S)"
             )
-
-    def _check_length(self) -> None:
-        if self._inside >= self._workers + self._max_waiting:
-            raise Overloaded(
-                f"{self._workers} photos are worked on and {self._max_waiting} wait (TANDEM_MAX_WAITING)"
-            )
-
-    def expected_s(self) -> float:
-        """Seconds that a photo is expected to take if it comes now; 0 while nothing is known.
-
-        By Little's law: those before it and itself, times what each of the latest added to the wait of those
-        behind it. That counts the wait for Triton too.
-        """
-        turns = max(1.0, (self._unanswered + 1) / self._workers)
-        return (self._seconds or 0.0) * turns
 
     @contextmanager
-    def photo(self) -> Iterator[None]:
-        """Around all that is done for one photo, so that it is known how long photos take."""
+    def admit(self, deadline: float = math.inf) -> Iterator[None]:
+        """Check as ``check`` does, then measure how long the enclosed work takes for one photo.
+
+        Raises:
+            Overloaded: The photo is not admitted.
+        """
+        self.check(deadline)
         self._unanswered += 1
-        turns = max(1.0, self._unanswered / self._workers)
+        turns = max(1.0, self._unanswered / self._pool.count)
         started = time.monotonic()
         try:
             yield
         finally:
             self._unanswered -= 1
-            self._learn((time.monotonic() - started) / turns)
+            self._record((time.monotonic() - started) / turns)
 
-    def _learn(self, seconds: float) -> None:
+    def expected_s(self) -> float:
+        """Return the seconds that a photo is expected to take if it comes now; 0 while nothing is known.
+
+        By Little's law: the number of photos before it, and itself, times what each recent photo added to the wait
+        of those behind it. That includes waiting for Triton.
+        """
+        turns = max(1.0, (self._unanswered + 1) / self._pool.count)
+        return (self._seconds or 0.0) * turns
+
+    def _record(self, seconds: float) -> None:
         known = seconds if self._seconds is None else self._seconds
         self._seconds = known + (seconds - known) * NEWEST_SHARE
 
-    async def idle(self) -> None:
-        """Wait until a process has nothing to do, first come, first served: for work that gives way."""
-        while self._inside >= self._workers:
+    async def wait_for_idle_worker(self) -> None:
+        """Wait until fewer photos are in flight than there are workers, first come, first served.
+
+        For work that gives way to other photos. Nothing is reserved.
+        """
+        while self.in_flight >= self._pool.count:
             turn = asyncio.get_running_loop().create_future()
-            self._idle.append(turn)
+            self._idle_waiters.append(turn)
             try:
                 await turn
             except asyncio.CancelledError:
-                if turn in self._idle:
-                    self._idle.remove(turn)
+                if turn in self._idle_waiters:
+                    self._idle_waiters.remove(turn)
                 elif not turn.cancelled():
-                    self._wake()  # the turn had come; it is the next one's
+                    self._wake()  # the turn had come, and passes to the next waiter
                 raise
 
-    async def run(self, step: Step, photo: bytes, read: Reader[Result]) -> Result:
-        """Let a process do ``step`` with a photo; ``read`` makes the result of its reply.
+    async def run(self, task: Task, photo: bytes, parse: ParseReply[Result]) -> Result:
+        """Let a worker run a task for a photo.
 
-        A caller who gives up leaves the line; a step that runs already is finished, and keeps its process till
+        A caller that is canceled leaves the queue. A task that has started is finished, and keeps its worker until
         then.
 
+        Args:
+            task: What to run.
+            photo: The encoded image.
+            parse: Makes the result of the task's reply.
+
         Raises:
-            Overloaded: ``max_waiting`` photos are waiting already.
-            WorkerCrashed: the process did not survive it.
+            Overloaded: ``max_waiting`` photos wait already.
+            WorkerCrashed: The worker ended while it ran the task.
+            TandemError: The task raised it.
         """
-        self._check_length()
-        self._count(1)
+        self._places.reserve()
+        self._report()
         try:
-            process = await self._processes.take()
+            worker = await self._pool.acquire()
         except BaseException:
-            self._count(-1)
+            self._release()
             raise
-        work = asyncio.create_task(self._work(process, step, photo, read))
-        self._at_work.add(work)
-        work.add_done_callback(self._done)
-        return await asyncio.shield(work)
+        running = asyncio.create_task(self._run(worker, task, photo, parse))
+        self._running.add(running)
+        running.add_done_callback(self._on_done)
+        return await asyncio.shield(running)
 
-    async def _work(self, process: WorkerProcess, step: Step, photo: bytes, read: Reader[Result]) -> Result:
+    async def _run(self, worker: WorkerProcess, task: Task, photo: bytes, parse: ParseReply[Result]) -> Result:
         try:
-            return await self._processes.call(process, step, photo, read)
+            return await self._pool.run(worker, task, photo, parse)
         finally:
-            self._count(-1)
+            self._release()
 
-    def _done(self, work: asyncio.Task[Any]) -> None:
-        self._at_work.discard(work)
-        if not work.cancelled():
-            work.exception()  # whose caller has left is of no interest
+    def _on_done(self, running: asyncio.Task[Any]) -> None:
+        self._running.discard(running)
+        if not running.cancelled():
+            running.exception()  # retrieved, because its caller may have left
 
-    def _count(self, change: int) -> None:
-        self._inside += change
-        self._metrics.waiting.set(max(0, self._inside - self._workers))
-        if change < 0:
-            self._wake()
+    def _release(self) -> None:
+        self._places.release()
+        self._report()
+        self._wake()
+
+    def _report(self) -> None:
+        self._metrics.waiting.set(max(0, self.in_flight - self._pool.count))
 
     def _wake(self) -> None:
-        while self._idle and self._inside < self._workers:
-            turn = self._idle.popleft()
-            if not turn.done():  # else its waiter was cancelled and has not run since
+        while self._idle_waiters and self.in_flight < self._pool.count:
+            turn = self._idle_waiters.popleft()
+            if not turn.done():  # otherwise its waiter was canceled and has not run since
                 turn.set_result(None)
                 return
 
-    async def finish(self) -> None:
-        """Wait until all that runs is done."""
-        await asyncio.gather(*self._at_work, return_exceptions=True)
+    async def drain(self) -> None:
+        """Wait until all running tasks are done."""
+        await asyncio.gather(*self._running, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""The steps between a photo's bytes and the crops that Triton gets; they run in a photo process."""
+"""The tasks of a worker: from a photo's bytes to the face crops that Triton receives, and the answer drawn."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,19 +19,23 @@ from service.vision.face_pipeline import FacePipeline
 from service.vision.quality import FaceQuality, measure_quality
 
 DETAIL = 2
-"""A face whose box has at least so many times the crop's pixels in a reduced photo is cut out of that."""
+"""A face is cropped from a reduced photo if its box has at least this many times the crop's side there."""
 
-Room = Callable[[int], None]
-"""Waits until there is room for so many bytes of pixels; it is given back when the step is done."""
+Reserve = Callable[[int], None]
+"""Waits until that many bytes of memory are reserved for the task; they are released when it is done."""
 
 Reply = tuple[Any, bytes]
-"""What a step gives back to the gateway: what JSON can carry, and raw bytes."""
+"""What a task returns to the gateway: fields that JSON can carry, and raw bytes."""
 
 
 @dataclass(frozen=True)
 class DetectionOptions:
-    """What a caller asks for: at most ``max_faces``, largest first; boxes whose shorter side has at least
-    ``min_face_size`` pixels; detection scores of at least ``threshold``.
+    """Which faces a caller asks for.
+
+    Attributes:
+        max_faces: How many at most, largest first.
+        min_face_size: Minimum length of the shorter side of a face's box, in pixels.
+        threshold: Minimum detection score, from 0 to 1.
     """
 
     max_faces: int
@@ -41,8 +45,11 @@ class DetectionOptions:
 
 @dataclass(frozen=True, eq=False)
 class CropSpec:
-    """How the served model wants a face: ``size`` (height, width) in pixels; ``template`` float64 [5, 2], where
-    its landmarks should lie, x and y as fractions of that.
+    """How the served model wants faces cropped.
+
+    Attributes:
+        size: (height, width) in pixels.
+        template: float64 [5, 2], where the landmarks should lie, x and y as fractions of the crop.
     """
 
     size: tuple[int, int]
@@ -51,121 +58,137 @@ class CropSpec:
 
 @dataclass(frozen=True, eq=False)
 class FaceCrops:
-    """Grey crops of faces, uint8 [N, 1, height, width], and what each is worth."""
+    """Aligned grayscale crops of faces, uint8 [N, 1, height, width], and the quality of each."""
 
-    crops: NDArray[np.uint8]
+    pixels: NDArray[np.uint8]
     qualities: list[FaceQuality]
 
-    def reply(self) -> Reply:
-        """For the gateway."""
-        return [astuple(each) for each in self.qualities], self.crops.tobytes()
+    def to_reply(self) -> Reply:
+        """Return the reply that ``from_reply`` reads."""
+        return [astuple(each) for each in self.qualities], self.pixels.tobytes()
 
     @classmethod
-    def read(cls, fields: Any, raw: bytes, *, crop: CropSpec) -> "FaceCrops":
-        """What ``reply`` gave."""
+    def from_reply(cls, fields: Any, raw: bytes, *, crop: CropSpec) -> "FaceCrops":
+        """Read a reply; any exception means that it is malformed."""
         qualities = [
-            FaceQuality(float(roll), float(yaw), float(size), float(sharpness), float(brightness), tuple(doubts))
-            for roll, yaw, size, sharpness, brightness, doubts in fields
+            FaceQuality(float(roll), float(yaw), float(size), float(sharpness), float(brightness), tuple(reasons))
+            for roll, yaw, size, sharpness, brightness, reasons in fields
         ]
         return cls(np.frombuffer(raw, np.uint8).reshape(len(qualities), 1, *crop.size), qualities)
 
 
 @dataclass(frozen=True, eq=False)
 class WorkerResult:
-    """The faces that a caller asked for in a photo of ``size`` (height, width), and the steps of finding them."""
+    """The faces that a caller asked for in a photo of ``size`` (height, width), and the stages of finding them."""
 
     size: tuple[int, int]
     faces: list[Face]
-    portraits: FaceCrops
+    crops: FaceCrops
     stages: list[StageTiming]
 
-    def reply(self) -> Reply:
-        """For the gateway."""
+    def to_reply(self) -> Reply:
+        """Return the reply that ``from_reply`` reads."""
         faces = [[astuple(each.box), each.score, each.landmarks.tolist()] for each in self.faces]
-        qualities, raw = self.portraits.reply()
+        qualities, raw = self.crops.to_reply()
         return [self.size, faces, qualities, self.stages], raw
 
     @classmethod
-    def read(cls, fields: Any, raw: bytes, *, crop: CropSpec) -> "WorkerResult":
-        """What ``reply`` gave."""
+    def from_reply(cls, fields: Any, raw: bytes, *, crop: CropSpec) -> "WorkerResult":
+        """Read a reply; any exception means that it is malformed."""
         (height, width), faces, qualities, stages = fields
-        portraits = FaceCrops.read(qualities, raw, crop=crop)
-        if len(faces) != len(portraits.qualities):
-            raise ValueError(f"{len(faces)} faces, {len(portraits.qualities)} qualities")
+        crops = FaceCrops.from_reply(qualities, raw, crop=crop)
+        if len(faces) != len(crops.qualities):
+            raise ValueError(f"{len(faces)} faces, {len(crops.qualities)} qualities")
         return cls(
             (int(height), int(width)),
             [
                 Face(Box(*map(float, box)), float(score), np.array(points, np.float32).reshape(5, 2))
                 for box, score, points in faces
             ],
-            portraits,
+            crops,
             [(str(name), float(start), float(end)) for name, start, end in stages],
         )
 
 
 @cache
-def finder() -> FacePipeline:
-    """This process's."""
+def face_pipeline() -> FacePipeline:
+    """Return the pipeline that all tasks of this process share."""
     return FacePipeline()
 
 
-def find(
-    room: Room, data: bytes, *, max_pixels: int, options: DetectionOptions, crop: CropSpec, handed_over_at: float
+def find_faces(
+    reserve: Reserve,
+    photo: bytes,
+    *,
+    max_pixels: int,
+    options: DetectionOptions,
+    crop: CropSpec,
+    waiting_since: float,
 ) -> Reply:
-    """The faces of a photo, and their crops, as ``WorkerResult``.
+    """Find the faces of a photo and crop them; replies with a ``WorkerResult``.
 
-    ``handed_over_at``, in seconds of ``time.perf_counter``, is when it began to wait for this process.
+    ``waiting_since`` is when the photo started to wait for this worker, in seconds of ``time.perf_counter``.
 
     Raises:
-        UnsupportedPhoto, PhotoTooLarge, UnreadablePhoto: the bytes are no photo that can be read.
+        UnsupportedPhoto, PhotoTooLarge, UnreadablePhoto: The bytes are not a photo that can be read.
     """
-    timer = StageTimer(handed_over_at)
-    with opened(room, data, max_pixels) as photo:
+    timer = StageTimer(waiting_since)
+    with _opened(reserve, photo, max_pixels) as encoded:
         timer.end_stage("wait")
-        sighting = finder().decode_and_find(
-            photo, min_box_side=DETAIL * max(crop.size), threshold=options.threshold, end_stage=timer.end_stage
+        found = face_pipeline().decode_and_find(
+            encoded, min_box_side=DETAIL * max(crop.size), threshold=options.threshold, end_stage=timer.end_stage
         )
-        faces = select(sighting.faces, options)
-        portraits = _portraits(sighting.pixels, faces, crop, sighting.size, sighting.divisor)
+        faces = select(found.faces, options)
+        crops = _crop(found.pixels, faces, crop, found.size, found.divisor)
         timer.end_stage("align")
-    return WorkerResult(sighting.size, faces, portraits, timer.stages).reply()
+    return WorkerResult(found.size, faces, crops, timer.stages).to_reply()
 
 
-def recrop(room: Room, data: bytes, *, max_pixels: int, faces: Sequence[Face], crop: CropSpec) -> Reply:
-    """``FaceCrops`` of faces that were found already, for a model that wants others. Raises as ``find`` does."""
-    with opened(room, data, max_pixels) as photo:
-        pixels = photo.decode()
-        return _portraits(pixels, faces, crop, pixels.shape[:2]).reply()
+def recrop(reserve: Reserve, photo: bytes, *, max_pixels: int, faces: Sequence[Face], crop: CropSpec) -> Reply:
+    """Crop known faces for a model that wants other crops; replies with ``FaceCrops``.
+
+    Raises:
+        UnsupportedPhoto, PhotoTooLarge, UnreadablePhoto: The bytes are not a photo that can be read.
+    """
+    with _opened(reserve, photo, max_pixels) as encoded:
+        pixels = encoded.decode()
+        return _crop(pixels, faces, crop, pixels.shape[:2]).to_reply()
+
+
+def draw_answer(
+    reserve: Reserve, photo: bytes, *, max_pixels: int, answer: PhotoEmotions, media_type: str
+) -> Reply:
+    """Draw the answer in a photo; replies with the encoded picture as raw bytes.
+
+    Raises:
+        UnsupportedPhoto, PhotoTooLarge, UnreadablePhoto: The bytes are not a photo that can be read.
+    """
+    with _opened(reserve, photo, max_pixels, to_draw=True) as encoded:
+        return None, annotate(encoded.decode(), answer, media_type)
 
 
 @contextmanager
-def opened(room: Room, data: bytes, max_pixels: int, *, to_draw: bool = False) -> Iterator[EncodedPhoto]:
-    """The photo, once there is room for its pixels.
+def _opened(reserve: Reserve, photo: bytes, max_pixels: int, *, to_draw: bool = False) -> Iterator[EncodedPhoto]:
+    """Open a photo once memory for its pixels is reserved.
 
-    They are decoded anew for each step: while a photo waits for Triton or for a process, they would lie there,
-    many times the upload's bytes, and without a limit to how many photos wait.
+    Every task decodes the photo anew. Pixels that were kept while a photo waits for Triton or for a worker would
+    take many times the upload's bytes, with no limit to how many photos wait.
     """
-    with open_photo(data, max_pixels=max_pixels) as photo:
-        room(photo.drawing_bytes if to_draw else photo.decoding_bytes)
-        yield photo
+    with open_photo(photo, max_pixels=max_pixels) as encoded:
+        reserve(encoded.drawing_bytes if to_draw else encoded.decoding_bytes)
+        yield encoded
 
 
 def select(faces: Sequence[Face], options: DetectionOptions) -> list[Face]:
-    """The faces that the caller asked for; they come largest first and stay so."""
+    """Return the faces that the caller asked for, in the given order, which is largest first."""
     large = [face for face in faces if min(face.box.width, face.box.height) >= options.min_face_size]
     return large[: options.max_faces]
 
 
-def _portraits(
-    photo: NDArray[np.uint8], faces: Sequence[Face], crop: CropSpec, size: tuple[int, int], divisor: int = 1
+def _crop(
+    pixels: NDArray[np.uint8], faces: Sequence[Face], crop: CropSpec, size: tuple[int, int], divisor: int = 1
 ) -> FaceCrops:
-    crops = crop_faces(photo, faces, template=crop.template, size=crop.size, divisor=divisor)
+    crops = crop_faces(pixels, faces, template=crop.template, size=crop.size, divisor=divisor)
     return FaceCrops(
         crops, [measure_quality(face, each[0], size) for face, each in zip(faces, crops, strict=True)]
     )
-
-
-def annotate_encoded(room: Room, data: bytes, *, max_pixels: int, answer: PhotoEmotions, media_type: str) -> Reply:
-    """A photo with its answer drawn in it, as raw bytes; runs in a photo process."""
-    with opened(room, data, max_pixels, to_draw=True) as photo:
-        return None, annotate(photo.decode(), answer, media_type)

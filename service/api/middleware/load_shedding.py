@@ -26,7 +26,7 @@ class LoadSheddingMiddleware:
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == PHOTO_ROUTE:
             app_state = app_state_of(scope["app"])
             try:
-                app_state.queue.check_room(time.monotonic() + app_state.settings.request_timeout_s)
+                app_state.queue.check(time.monotonic() + app_state.settings.request_timeout_s)
             except Overloaded as error:
                 scope["route"] = self._route  # for the metrics, as if it had been found
                 await from_error(scope, error)(scope, receive, send)

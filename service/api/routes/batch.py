@@ -138,7 +138,7 @@ class BatchReader:
         """Wait until a process is idle."""
         try:
             async with asyncio.timeout(max(0.0, gives_up_at - time.monotonic())):
-                await self._app_state.queue.idle()
+                await self._app_state.queue.wait_for_idle_worker()
         except TimeoutError:
             patience_s = self._app_state.settings.batch_patience_s
             raise Overloaded(

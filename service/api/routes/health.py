@@ -23,7 +23,7 @@ async def readyz(app_state: AppStateDep) -> Ready:
     """Makes a real inference, at most one a second."""
     if app_state.draining:
         raise Draining("the service was told to stop")
-    app_state.queue.check_processes()
+    app_state.queue.check_workers()
     spec = await app_state.triton.ready()
     return Ready(model=ModelIdentity(name=spec.name, version=spec.version))
 

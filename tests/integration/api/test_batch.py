@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 
 import httpx
-import photo_steps
 import pytest
+import worker_tasks
 from gateways import gateway, post, problem
 from photos import astronaut, encoded, oriented, png_bomb, tiles
 from PIL import Image
@@ -120,15 +120,15 @@ async def test_a_batch_waits_while_single_requests_go_first(toy_triton: LocalTri
 
 
 async def test_patience_ends(toy_triton: LocalTriton, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(photo_steps.__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(worker_tasks.__file__).parent))
     app = create_app(Settings(triton_url=toy_triton.grpc_url, workers=1, batch_patience_s=0.2))
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://tandem", timeout=60) as client,
     ):
-        hold = partial(photo_steps.hold, begun=tmp_path / "begun", go=tmp_path / "go")
-        held = asyncio.create_task(app.state.app_state.queue.run(hold, b"", photo_steps.fields_of))
+        hold = partial(worker_tasks.hold, begun=tmp_path / "begun", go=tmp_path / "go")
+        held = asyncio.create_task(app.state.app_state.queue.run(hold, b"", worker_tasks.parse_fields))
         (line,) = lines(await send(client, [("a", PHOTO)]))
         (tmp_path / "go").touch()
         await held

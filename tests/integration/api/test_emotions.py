@@ -368,11 +368,11 @@ async def test_is_not_ready_while_no_process_can_work_on_photos(
         assert used in (await client.get("/metrics")).text
         with monkeypatch.context() as patch:
             patch.setattr(process_module, "_spawn", Mock(side_effect=OSError("no memory")))
-            (process,) = parts(client).queue._processes.ids()
+            (process,) = parts(client).queue._pool.pids()
             assert process
             os.kill(process, signal.SIGKILL)
             response = await until(client, 503)
-            assert "none of 1 processes runs" in problem(response, 503, "no-photo-process")
+            assert "none of 1 worker processes" in problem(response, 503, "no-photo-process")
             assert used not in (await client.get("/metrics")).text
         await until(client, 200)
         assert used in (await client.get("/metrics")).text
@@ -403,10 +403,10 @@ async def test_a_photo_that_cannot_be_done_in_time_is_refused_unread(toy_triton:
 
     async with gateway(triton_url=toy_triton.grpc_url, workers=1) as client:
         queue = parts(client).queue
-        queue._learn(1000)  # as if photos had taken so long of late
-        with queue.photo():
+        queue._record(1000)  # as if photos had taken so long of late
+        with queue.admit():
             response = await client.post("/v1/emotions", content=upload())
-        assert "is expected to take 2000.0 s; it has 30 s" in problem(response, 503, "overloaded")
+        assert "is expected to take 2000.0 s; 30 s are left" in problem(response, 503, "overloaded")
         assert not read
         metrics = (await client.get("/metrics")).text
         assert 'tandem_requests_total{method="POST",route="/v1/emotions",status="503"} 1.0' in metrics

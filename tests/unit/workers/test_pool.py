@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import photo_steps
 import pytest
+import worker_tasks
 
 from service.budget import Budget
 from service.errors import UnreadablePhoto, WorkerCrashed
 from service.workers.pool import WorkerPool
-from service.workers.protocol import Reader, Step, read_answer
+from service.workers.protocol import ParseReply, Task, decode_message
 
 pytestmark = pytest.mark.anyio
 
@@ -30,8 +30,8 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(autouse=True)
-def importable_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(photo_steps.__file__).parent))
+def importable_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(worker_tasks.__file__).parent))
 
 
 def memory_of(limit: int) -> Budget:
@@ -39,20 +39,20 @@ def memory_of(limit: int) -> Budget:
 
 
 @asynccontextmanager
-async def started(count: int = 1, *, memory: int = 100 * MIB, patience_s: float = 60) -> AsyncIterator[Run]:
-    """Lets one of ``count`` processes do a step."""
-    processes = WorkerPool(count, memory=memory_of(memory), patience_s=patience_s)
-    await processes.start()
+async def started(count: int = 1, *, memory: int = 100 * MIB, task_timeout_s: float = 60) -> AsyncIterator[Run]:
+    """Give a function that lets one of ``count`` workers run a task."""
+    pool = WorkerPool(count, memory=memory_of(memory), task_timeout_s=task_timeout_s)
+    await pool.start()
     try:
-        yield partial(do, processes)
+        yield partial(do, pool)
     finally:
-        await processes.close()
+        await pool.close()
 
 
 async def do(
-    processes: WorkerPool, step: Step, photo: bytes = b"", read: Reader[Any] = photo_steps.fields_of
+    pool: WorkerPool, task: Task, photo: bytes = b"", parse: ParseReply[Any] = worker_tasks.parse_fields
 ) -> Any:
-    return await processes.call(await processes.take(), step, photo, read)
+    return await pool.run(await pool.acquire(), task, photo, parse)
 
 
 def gone(process: int) -> bool:
@@ -63,21 +63,21 @@ def gone(process: int) -> bool:
     return False
 
 
-async def test_a_step_is_done_elsewhere_and_large_data_pass_both_ways() -> None:
+async def test_a_task_runs_in_another_process_and_large_data_pass_both_ways() -> None:
     async with started() as run:
-        assert await run(photo_steps.process_id) != os.getpid()
+        assert await run(worker_tasks.process_id) != os.getpid()
         data = os.urandom(5 * MIB)
-        assert await run(photo_steps.length, data) == len(data)
-        assert await run(partial(photo_steps.answer, fields=None, raw=data), read=lambda _, raw: raw) == data
+        assert await run(worker_tasks.length, data) == len(data)
+        assert await run(partial(worker_tasks.reply, fields=None, raw=data), parse=lambda _, raw: raw) == data
 
 
-async def test_errors_come_back_as_they_are_and_a_bug_with_where_it_was() -> None:
+async def test_errors_keep_their_type_and_bugs_their_traceback() -> None:
     async with started() as run:
         with pytest.raises(UnreadablePhoto, match=r"^cut off$"):
-            await run(partial(photo_steps.fail, error=UnreadablePhoto("cut off")))
+            await run(partial(worker_tasks.fail, error=UnreadablePhoto("cut off")))
         with pytest.raises(RuntimeError, match=r"(?s)in fail.*ZeroDivisionError: a bug"):
-            await run(partial(photo_steps.fail, error=ZeroDivisionError("a bug")))
-        assert await run(partial(photo_steps.answer, fields=1)) == 1
+            await run(partial(worker_tasks.fail, error=ZeroDivisionError("a bug")))
+        assert await run(partial(worker_tasks.reply, fields=1)) == 1
 
 
 def of_two(fields: Any, _raw: bytes) -> tuple[int, int]:
@@ -86,43 +86,43 @@ def of_two(fields: Any, _raw: bytes) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("fields", [None, [1], [1, "x"], [[[[]]]]], ids=str)
-async def test_a_process_whose_answer_makes_no_sense_is_replaced(fields: object) -> None:
+async def test_a_worker_whose_reply_is_malformed_is_replaced(fields: object) -> None:
     async with started() as run:
-        former = await run(photo_steps.process_id)
-        with pytest.raises(WorkerCrashed, match="what it said makes no sense"):
-            await run(partial(photo_steps.answer, fields=fields), read=of_two)
-        assert await run(photo_steps.process_id) != former
+        former = await run(worker_tasks.process_id)
+        with pytest.raises(WorkerCrashed):
+            await run(partial(worker_tasks.reply, fields=fields), parse=of_two)
+        assert await run(worker_tasks.process_id) != former
         assert gone(former)
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"{}", b'["done"]', b'["eval", 1]', b'["room", -1]', b'["room", true]', b"[" * 100_000]
+    "text", [b"", b"{}", b'["done"]', b'["eval", 1]', b'["reserve", -1]', b'["reserve", true]', b"[" * 100_000]
 )
-def test_what_is_no_answer_is_told(text: bytes) -> None:
-    with pytest.raises(ValueError, match="a photo process"):
-        read_answer(text)
+def test_a_malformed_message_is_refused(text: bytes) -> None:
+    with pytest.raises(ValueError, match="a worker sent a"):
+        decode_message(text)
 
 
-async def test_a_photo_that_was_given_up_leaves_no_answer_for_the_next(tmp_path: Path) -> None:
+async def test_a_canceled_photo_leaves_no_answer_for_the_next(tmp_path: Path) -> None:
     async with started() as run:
-        step = partial(photo_steps.hold, begun=tmp_path / "begun", go=tmp_path / "go")
-        given_up = asyncio.create_task(run(step))
-        await photo_steps.exists(tmp_path / "begun")
+        task = partial(worker_tasks.hold, begun=tmp_path / "begun", go=tmp_path / "go")
+        given_up = asyncio.create_task(run(task))
+        await worker_tasks.exists(tmp_path / "begun")
         given_up.cancel()
         with pytest.raises(asyncio.CancelledError):
             await given_up
         (tmp_path / "go").touch()
-        assert await run(partial(photo_steps.answer, fields="mine")) == "mine"
+        assert await run(partial(worker_tasks.reply, fields="mine")) == "mine"
 
 
-async def test_who_waits_longest_is_next(tmp_path: Path) -> None:
+async def test_photos_are_served_first_come_first_served(tmp_path: Path) -> None:
     async with started() as run:
-        first = asyncio.create_task(run(partial(photo_steps.hold, begun=tmp_path / "begun", go=tmp_path / "go")))
-        await photo_steps.exists(tmp_path / "begun")
+        first = asyncio.create_task(run(partial(worker_tasks.hold, begun=tmp_path / "begun", go=tmp_path / "go")))
+        await worker_tasks.exists(tmp_path / "begun")
         order: list[int] = []
 
         async def wait(number: int) -> None:
-            order.append(await run(partial(photo_steps.answer, fields=number)))
+            order.append(await run(partial(worker_tasks.reply, fields=number)))
 
         async with asyncio.TaskGroup() as group:
             for number in range(9):
@@ -132,47 +132,47 @@ async def test_who_waits_longest_is_next(tmp_path: Path) -> None:
         assert order == list(range(9))
 
 
-async def test_a_process_that_dies_takes_one_photo_with_it_and_is_replaced(tmp_path: Path) -> None:
+async def test_a_worker_that_dies_fails_one_photo_and_is_replaced(tmp_path: Path) -> None:
     async with started(2) as run:
         begun, go = tmp_path / "begun", tmp_path / "go"
-        other = asyncio.create_task(run(partial(photo_steps.hold, begun=begun, go=go)))
-        await photo_steps.exists(begun)
-        with pytest.raises(WorkerCrashed, match="it ended with status -9"):
-            await run(photo_steps.die)
-        assert await run(partial(photo_steps.answer, fields="next")) == "next"
+        other = asyncio.create_task(run(partial(worker_tasks.hold, begun=begun, go=go)))
+        await worker_tasks.exists(begun)
+        with pytest.raises(WorkerCrashed, match="status -9"):
+            await run(worker_tasks.die)
+        assert await run(partial(worker_tasks.reply, fields="next")) == "next"
         go.touch()
         await other
 
 
-async def test_while_many_wait_a_process_has_its_next_photo_at_hand() -> None:
+async def test_while_many_wait_a_worker_has_its_next_photo_at_hand() -> None:
     async with started() as run:
-        tasks = [asyncio.create_task(run(photo_steps.next_at_hand)) for _ in range(3)]
+        tasks = [asyncio.create_task(run(worker_tasks.next_task_at_hand)) for _ in range(3)]
         assert await asyncio.gather(*tasks) == [True, False, False]
 
 
-async def test_a_process_that_dies_takes_nothing_of_what_it_had_not_begun(tmp_path: Path) -> None:
+async def test_a_worker_that_dies_does_not_fail_photos_that_it_had_not_started(tmp_path: Path) -> None:
     async with started() as run:
-        process = await run(photo_steps.process_id)
+        process = await run(worker_tasks.process_id)
         first = asyncio.create_task(
-            run(partial(photo_steps.hold, begun=tmp_path / "begun", go=tmp_path / "never"))
+            run(partial(worker_tasks.hold, begun=tmp_path / "begun", go=tmp_path / "never"))
         )
-        await photo_steps.exists(tmp_path / "begun")
-        others = [asyncio.create_task(run(partial(photo_steps.answer, fields=n))) for n in range(3)]
-        await asyncio.sleep(0.1)  # the first of them is with the process by now
+        await worker_tasks.exists(tmp_path / "begun")
+        others = [asyncio.create_task(run(partial(worker_tasks.reply, fields=n))) for n in range(3)]
+        await asyncio.sleep(0.1)  # the first of them has been sent to the worker by now
         os.kill(process, signal.SIGKILL)
         with pytest.raises(WorkerCrashed):
             await first
         assert await asyncio.gather(*others) == [0, 1, 2]
 
 
-async def test_no_photo_waits_behind_a_slow_one_while_a_process_is_idle(tmp_path: Path) -> None:
+async def test_no_photo_waits_behind_a_slow_one_while_a_worker_is_idle(tmp_path: Path) -> None:
     async with started(2) as run:
         slow, quick = (
-            asyncio.create_task(run(partial(photo_steps.hold, begun=tmp_path / f"{n}", go=tmp_path / f"go{n}")))
+            asyncio.create_task(run(partial(worker_tasks.hold, begun=tmp_path / f"{n}", go=tmp_path / f"go{n}")))
             for n in range(2)
         )
-        await asyncio.gather(*(photo_steps.exists(tmp_path / f"{n}") for n in range(2)))
-        others = [asyncio.create_task(run(partial(photo_steps.answer, fields=n))) for n in range(2)]
+        await asyncio.gather(*(worker_tasks.exists(tmp_path / f"{n}") for n in range(2)))
+        others = [asyncio.create_task(run(partial(worker_tasks.reply, fields=n))) for n in range(2)]
         await asyncio.sleep(0.1)
         (tmp_path / "go1").touch()
         async with asyncio.timeout(30):
@@ -183,39 +183,39 @@ async def test_no_photo_waits_behind_a_slow_one_while_a_process_is_idle(tmp_path
         await slow
 
 
-async def test_a_process_that_dies_while_idle_is_replaced_at_once() -> None:
-    processes = WorkerPool(1, memory=memory_of(1), patience_s=60)
-    await processes.start()
+async def test_a_worker_that_dies_while_idle_is_replaced_at_once() -> None:
+    pool = WorkerPool(1, memory=memory_of(1), task_timeout_s=60)
+    await pool.start()
     try:
-        (former,) = processes.ids()
+        (former,) = pool.pids()
         assert former
         os.kill(former, signal.SIGKILL)
         async with asyncio.timeout(30):
-            while processes.ids() in ([former], [None]):
+            while pool.pids() in ([former], [None]):
                 await asyncio.sleep(0.01)
         assert gone(former)
-        assert [await do(processes, photo_steps.process_id)] == processes.ids()
+        assert [await do(pool, worker_tasks.process_id)] == pool.pids()
     finally:
-        await processes.close()
+        await pool.close()
 
 
-async def test_a_photo_that_takes_too_long_is_given_up_with_its_process(tmp_path: Path) -> None:
-    async with started(patience_s=0.5) as run:
-        former = await run(photo_steps.process_id)
-        with pytest.raises(WorkerCrashed, match=r"ended after 0\.5 s with one photo"):
-            await run(partial(photo_steps.hold, begun=tmp_path / "begun", go=tmp_path / "never"))
-        assert await run(photo_steps.process_id) != former
+async def test_a_task_that_takes_too_long_is_killed_with_its_worker(tmp_path: Path) -> None:
+    async with started(task_timeout_s=0.5) as run:
+        former = await run(worker_tasks.process_id)
+        with pytest.raises(WorkerCrashed, match=r"0\.5 s"):
+            await run(partial(worker_tasks.hold, begun=tmp_path / "begun", go=tmp_path / "never"))
+        assert await run(worker_tasks.process_id) != former
         assert gone(former)
 
 
-async def test_steps_run_side_by_side_only_as_far_as_their_pixels_have_room(tmp_path: Path) -> None:
+async def test_tasks_run_in_parallel_only_while_memory_for_their_pixels_is_left(tmp_path: Path) -> None:
     async with started(2, memory=100 * MIB) as run:
         begun, go = [tmp_path / f"begun{n}" for n in range(2)], [tmp_path / f"go{n}" for n in range(2)]
-        steps = [
-            asyncio.create_task(run(partial(photo_steps.hold, begun=begun[n], go=go[n], memory=60 * MIB)))
+        tasks = [
+            asyncio.create_task(run(partial(worker_tasks.hold, begun=begun[n], go=go[n], memory=60 * MIB)))
             for n in range(2)
         ]
-        done = asyncio.gather(*steps)
+        done = asyncio.gather(*tasks)
         async with asyncio.timeout(30):
             while not any(path.exists() for path in begun):
                 await asyncio.sleep(0.01)
@@ -223,70 +223,70 @@ async def test_steps_run_side_by_side_only_as_far_as_their_pixels_have_room(tmp_
         await asyncio.sleep(0.2)
         assert not begun[1 - first].exists()
         go[first].touch()
-        await photo_steps.exists(begun[1 - first])
+        await worker_tasks.exists(begun[1 - first])
         go[1 - first].touch()
         await done
 
 
-async def test_a_process_gets_its_next_photo_while_it_waits_for_room(tmp_path: Path) -> None:
+async def test_a_worker_receives_its_next_photo_while_it_waits_for_memory(tmp_path: Path) -> None:
     async with started(2, memory=100 * MIB) as run:
         go = tmp_path / "go"
         holds = [
-            asyncio.create_task(run(partial(photo_steps.hold, begun=tmp_path / f"{n}", go=go, memory=90 * MIB)))
+            asyncio.create_task(run(partial(worker_tasks.hold, begun=tmp_path / f"{n}", go=go, memory=90 * MIB)))
             for n in range(2)
         ]
-        others = [asyncio.create_task(run(partial(photo_steps.answer, fields=n))) for n in range(5)]
-        await asyncio.sleep(0.5)  # both processes have a photo ahead by now, one of them asks for room
+        others = [asyncio.create_task(run(partial(worker_tasks.reply, fields=n))) for n in range(5)]
+        await asyncio.sleep(0.5)  # both workers have a photo ahead by now, one of them waits for memory
         go.touch()
         await asyncio.gather(*holds)
         assert await asyncio.gather(*others) == list(range(5))
 
 
-async def test_room_is_given_back_by_a_process_that_dies_with_it(tmp_path: Path) -> None:
+async def test_memory_is_released_when_a_worker_dies(tmp_path: Path) -> None:
     async with started(2, memory=100 * MIB) as run:
-        one = await run(photo_steps.process_id)
+        one = await run(worker_tasks.process_id)
         held = asyncio.create_task(
-            run(partial(photo_steps.hold, begun=tmp_path / "begun", go=tmp_path / "never", memory=90 * MIB))
+            run(partial(worker_tasks.hold, begun=tmp_path / "begun", go=tmp_path / "never", memory=90 * MIB))
         )
-        await photo_steps.exists(tmp_path / "begun")
-        os.kill(one, signal.SIGKILL)  # the one that worked last works next
+        await worker_tasks.exists(tmp_path / "begun")
+        os.kill(one, signal.SIGKILL)  # the worker that was busy last is next
         with pytest.raises(WorkerCrashed):
             await held
         (tmp_path / "go").touch()
-        await run(partial(photo_steps.hold, begun=tmp_path / "other", go=tmp_path / "go", memory=90 * MIB))
+        await run(partial(worker_tasks.hold, begun=tmp_path / "other", go=tmp_path / "go", memory=90 * MIB))
 
 
-async def test_signals_for_the_service_do_not_end_a_photo_in_work(tmp_path: Path) -> None:
+async def test_signals_for_the_service_do_not_interrupt_a_photo(tmp_path: Path) -> None:
     async with started() as run:
-        process = await run(photo_steps.process_id)
-        step = asyncio.create_task(run(partial(photo_steps.hold, begun=tmp_path / "begun", go=tmp_path / "go")))
-        await photo_steps.exists(tmp_path / "begun")
+        process = await run(worker_tasks.process_id)
+        task = asyncio.create_task(run(partial(worker_tasks.hold, begun=tmp_path / "begun", go=tmp_path / "go")))
+        await worker_tasks.exists(tmp_path / "begun")
         for number in (signal.SIGTERM, signal.SIGINT):
             os.kill(process, number)
         (tmp_path / "go").touch()
-        await step
-    assert gone(process)  # as they all are after close()
+        await task
+    assert gone(process)  # as all workers are after close()
 
 
 OWNER = """
-import asyncio, functools, pathlib, photo_steps, sys
+import asyncio, functools, pathlib, worker_tasks, sys
 from service.budget import Budget
 from service.workers.pool import WorkerPool
 
 async def main():
-    processes = WorkerPool(1, memory=Budget(1, what='', setting=''), patience_s=60)
-    await processes.start()
-    process = await processes.take()
-    print(await processes.call(process, photo_steps.process_id, b"", photo_steps.fields_of), flush=True)
-    endless = functools.partial(photo_steps.hold, begun=pathlib.Path(sys.argv[1]), go=pathlib.Path("/nowhere"))
-    await processes.call(await processes.take(), endless, b"", photo_steps.fields_of)
+    pool = WorkerPool(1, memory=Budget(1, what='memory', setting='TANDEM_MAX_DECODING_BYTES'), task_timeout_s=60)
+    await pool.start()
+    process = await pool.acquire()
+    print(await pool.run(process, worker_tasks.process_id, b"", worker_tasks.parse_fields), flush=True)
+    endless = functools.partial(worker_tasks.hold, begun=pathlib.Path(sys.argv[1]), go=pathlib.Path("/nowhere"))
+    await pool.run(await pool.acquire(), endless, b"", worker_tasks.parse_fields)
 
 asyncio.run(main())
 """
 
 
-async def test_processes_at_work_end_with_a_service_that_is_killed(tmp_path: Path) -> None:
-    path = os.pathsep.join([str(Path(photo_steps.__file__).parent), str(Path(__file__).parents[3])])
+async def test_busy_workers_end_with_a_service_that_is_killed(tmp_path: Path) -> None:
+    path = os.pathsep.join([str(Path(worker_tasks.__file__).parent), str(Path(__file__).parents[3])])
     owner = subprocess.Popen(
         [sys.executable, "-c", OWNER, str(tmp_path / "begun")],
         stdout=subprocess.PIPE,
@@ -296,7 +296,7 @@ async def test_processes_at_work_end_with_a_service_that_is_killed(tmp_path: Pat
     with owner:
         assert owner.stdout
         process = int(await asyncio.to_thread(owner.stdout.readline))
-        await photo_steps.exists(tmp_path / "begun")
+        await worker_tasks.exists(tmp_path / "begun")
         owner.kill()
     ends_at = time.monotonic() + 30
     while not gone(process):

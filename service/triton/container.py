@@ -1,12 +1,12 @@
-"""What a Triton container runs: the server with production's flags, and the probe of its health.
+"""The entry point of a Triton container: runs the server with production flags, and probes its health.
 
-The same file serves both images, the CPU one with the wheel's server and NVIDIA's: run by path, with nothing but
-the standard library, because NVIDIA's image holds no other part of the service.
+Both images use this file, the CPU image with the wheel's server and NVIDIA's. It is run by path and needs only the
+standard library, because NVIDIA's image contains no other part of the service.
 
     python3 container.py serve [TRITON-ARGUMENT...]
     python3 container.py probe [--model NAME] [--timeout SECONDS]
 
-gRPC and metrics listen on every interface of the container, HTTP on its loopback only, for the probe.
+gRPC and metrics listen on all interfaces of the container, HTTP only on loopback, for the probe.
 """
 
 import argparse
@@ -23,34 +23,34 @@ HTTP_PORT = 8000
 GRPC_PORT = 8001
 METRICS_PORT = 8002
 LOOPBACK = "127.0.0.1"
-ANYWHERE = "0.0.0.0"  # noqa: S104 - inside the container; who may connect is decided by its network
+ANYWHERE = "0.0.0.0"  # noqa: S104 - inside the container, whose network decides who can connect
 
 EXIT_TIMEOUT_S = 20
-"""Seconds that requests in flight have after SIGTERM."""
+"""Seconds that requests in flight get after SIGTERM."""
 
 CONNECTION_AGE_S = 60
-"""After so long a client is asked to connect anew, and so looks up again which Tritons there are: gRPC asks DNS
-only then, and a Triton that was added would otherwise never get work."""
+"""Seconds until a client is asked to reconnect. gRPC resolves DNS only when it connects, so that an added Triton
+would otherwise never get requests."""
 
 LOCKED = ("shared-memory", "model-repository", "statistics", "trace", "logging")
-"""Parts of the gRPC protocol that no gateway needs and that let a caller write files or map memory."""
+"""Parts of the gRPC protocol that gateways do not need and that let a client write files or map memory."""
 
 BUSY = "exceeds maximum queue size"
-"""How Triton refuses when its queue is full, which a working server does."""
+"""Triton's error when its queue is full, which does not make a server unhealthy."""
 
 
 class Unhealthy(Exception):
-    """The server does not answer as it must; the message says how."""
+    """The server cannot be reached or an inference fails; the message says why."""
 
 
 def command(extra: list[str]) -> list[str]:
-    """The server's command line; ``extra`` comes last and wins, and may name other model repositories."""
-    own_repository = any(each.startswith("--model-repository") for each in extra)  # Triton would take both
+    """The server's command line. Options in ``extra`` come last and override ours, also the model repository."""
+    own_repository = any(each.startswith("--model-repository") for each in extra)  # Triton would use both
     return [
         "tritonserver",
         *([] if own_repository else [f"--model-repository={MODELS}"]),
-        # A new version's folder, moved in as a whole, goes live without a restart. Polling also turns off loading
-        # and unloading on a caller's request.
+        # Polling makes a new version's folder that is moved in go live without a restart. It also disables loading
+        # and unloading models on request.
         "--model-control-mode=poll",
         "--repository-poll-secs=2",
         "--strict-readiness=true",
@@ -62,7 +62,7 @@ def command(extra: list[str]) -> list[str]:
         f"--grpc-port={GRPC_PORT}",
         f"--grpc-max-connection-age={CONNECTION_AGE_S * 1000}",
         f"--grpc-max-connection-age-grace={EXIT_TIMEOUT_S * 1000}",
-        # The key is made here and told to nobody.
+        # Nobody knows this key, so that nobody can use these protocols.
         f"--grpc-restricted-protocol={','.join(LOCKED)}:tandem-lock={secrets.token_hex(16)}",
         f"--metrics-address={ANYWHERE}",
         f"--metrics-port={METRICS_PORT}",
@@ -71,12 +71,12 @@ def command(extra: list[str]) -> list[str]:
 
 
 def probe(model: str, *, port: int = HTTP_PORT, timeout_s: float = 5.0) -> None:
-    """Prove by one real inference of zeros that the model answers.
+    """Check with a real inference of zeros that the model works.
 
-    Triton's own readiness stays true when the process behind a model has died, so it alone proves nothing.
+    Triton's own readiness is not enough: it stays true when the process behind a model has died.
 
     Raises:
-        Unhealthy: the server cannot be reached, a model is not loaded, or the inference failed.
+        Unhealthy: the server cannot be reached, the model is not loaded, or the inference failed.
     """
     status, text = _ask(port, "GET", "/v2/health/ready", timeout_s)
     if status != http.client.OK:
@@ -91,7 +91,7 @@ def probe(model: str, *, port: int = HTTP_PORT, timeout_s: float = 5.0) -> None:
 
 
 def zeros(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """One item of zeros for each input of a model's configuration, in the form of the inference protocol."""
+    """One item of zeros for each input in a model's configuration, as JSON of the inference protocol."""
     batch = [1] if config.get("max_batch_size", 0) else []
     inputs = []
     for each in config["input"]:
@@ -114,10 +114,10 @@ def _ask(port: int, method: str, path: str, timeout_s: float, body: bytes | None
 
 
 def main(arguments: list[str]) -> int:
-    """Become the server, or probe it: 0 when it is well, 1 when not."""
+    """Replace this process by the server, or probe it; returns 0 if it is healthy, 1 if not."""
     if arguments[:1] == ["serve"]:
-        line = command(arguments[1:])
-        os.execvp(line[0], line)  # noqa: S606 - it takes our place, so that SIGTERM reaches it
+        server = command(arguments[1:])
+        os.execvp(server[0], server)  # noqa: S606 - replaces this process, so that SIGTERM reaches the server
     parser = argparse.ArgumentParser(prog="container.py", description="serve [TRITON-ARGUMENT...], or probe")
     parser.add_argument("verb", choices=["probe"])
     parser.add_argument("--model", default="tandem")

@@ -1,4 +1,4 @@
-"""Programs that the tests of the deployment need and that no Python package of the lock files brings."""
+"""Finds programs that the deployment tests need and that the lock files do not install."""
 
 import os
 import shutil
@@ -11,9 +11,9 @@ ROOT = Path(__file__).parents[3]
 
 
 def find_tool(*names: str) -> list[str]:
-    """The first of ``names`` that is installed, in this environment or on the PATH; a name may have arguments.
+    """The first of ``names`` that is installed in this environment or on PATH; a name may include arguments.
 
-    Where there is none the test is skipped and says so; in CI, where all of them must be, it fails.
+    If there is none, the test is skipped, or fails in CI.
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     for name in names:
@@ -25,7 +25,7 @@ def find_tool(*names: str) -> list[str]:
 
 
 def missing(what: str) -> list[str]:
-    """Skip the test, or fail it in CI."""
+    """Skip the test, or fail in CI."""
     if os.environ.get("CI"):
         pytest.fail(what)
     pytest.skip(what)

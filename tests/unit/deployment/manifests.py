@@ -1,4 +1,4 @@
-"""The manifests as `kubectl apply -k` would send them, and how to find one's way in them."""
+"""Renders the manifests as `kubectl apply -k` does, and looks things up in them."""
 
 import functools
 import os
@@ -31,11 +31,11 @@ Object = dict[str, Any]
 
 @functools.cache
 def render(variant: str) -> list[Object]:
-    """The objects of an overlay with components, as ``kubectl apply -k`` would send them."""
+    """Render an overlay with components, such as "cpu+keda"; returns its objects."""
     kustomize = find_tool("kustomize build", "kubectl kustomize")
     overlay, *components = variant.split("+")
     with tempfile.TemporaryDirectory() as folder:
-        # kustomize takes no absolute paths.
+        # kustomize does not accept absolute paths.
         base = os.path.relpath(K8S, Path(folder).resolve())
         content = {
             "apiVersion": "kustomize.config.k8s.io/v1beta1",
@@ -59,7 +59,7 @@ def named(objects: list[Object], kind: str, name: str) -> Object:
 
 
 def pods(objects: list[Object], selector: dict[str, str]) -> list[Object]:
-    """The pod templates that a selector's labels match; an empty one matches all."""
+    """The pod templates that a selector matches; an empty selector matches all."""
     templates = [each["spec"]["template"] for each in of(objects, "Deployment", "Job")]
     return [each for each in templates if selector.items() <= each["metadata"]["labels"].items()]
 
@@ -76,7 +76,7 @@ def port_names(pod: Object) -> set[str]:
 
 
 def quantity(value: str | int) -> float:
-    """A Kubernetes quantity as number: ``500m`` is 0.5, ``2Gi`` is 2147483648."""
+    """Parse a Kubernetes quantity: ``500m`` is 0.5, ``2Gi`` is 2147483648."""
     units = {"": 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
     number, unit = re.fullmatch(r"([0-9.]+)([a-zA-Z]*)", str(value)).groups()  # type: ignore[union-attr]
     return float(number) * units[unit]

@@ -1,4 +1,4 @@
-"""docker/compose.yaml: what Compose itself would only find when it runs."""
+"""Checks of docker/compose.yaml that Compose itself only makes when it runs."""
 
 import re
 from typing import Any
@@ -18,7 +18,7 @@ Service = dict[str, Any]
 
 
 def defaults(text: str) -> str:
-    """The text with each ``${NAME:-default}`` as its default."""
+    """Replace each ``${NAME:-default}`` with its default."""
     return VARIABLE.sub(lambda match: match[2], text)
 
 
@@ -70,10 +70,10 @@ def test_services_are_hardened(name: str) -> None:
             if isinstance(volume, dict)
             else (volume.split(":")[0], volume.endswith(":ro"))
         )
-        assert read_only or source in COMPOSE["volumes"], f"{source} of the host can be written"
+        assert read_only or source in COMPOSE["volumes"], f"the container can write to {source} on the host"
 
 
-def test_only_gateway_and_grafana_are_published_and_on_loopback_alone() -> None:
+def test_only_gateway_and_grafana_are_published_and_only_on_loopback() -> None:
     published = {name: each["ports"] for name, each in SERVICES.items() if "ports" in each}
     assert published == {"gateway": ["127.0.0.1:8080:8080"], "grafana": ["127.0.0.1:3000:3000"]}
     assert COMPOSE["networks"]["back"]["internal"] is True
@@ -81,7 +81,7 @@ def test_only_gateway_and_grafana_are_published_and_on_loopback_alone() -> None:
         assert list(SERVICES[name]["networks"]) == ["back"]
 
 
-def test_both_tritons_have_the_name_that_the_gateway_asks_for() -> None:
+def test_both_tritons_have_the_host_name_that_the_gateway_uses() -> None:
     host, port = SERVICES["gateway"]["environment"]["TANDEM_TRITON_URL"].split(":")
     assert int(port) == launcher.GRPC_PORT
     for name in ("triton-cpu", "triton-gpu"):
@@ -89,7 +89,7 @@ def test_both_tritons_have_the_name_that_the_gateway_asks_for() -> None:
         assert SERVICES["gateway"]["depends_on"][name] == {"condition": "service_healthy", "required": False}
 
 
-def test_what_is_waited_for_has_a_health_check() -> None:
+def test_dependencies_have_a_health_check() -> None:
     for service in SERVICES.values():
         for name in service.get("depends_on", {}):
             other = SERVICES[name]
@@ -101,14 +101,14 @@ def test_every_variable_of_the_gateway_is_a_setting() -> None:
     names = {environment_name(field): field for field in Settings.model_fields}
     given = SERVICES["gateway"]["environment"]
     assert set(given) <= set(names)
-    # Files are there only where it runs.
+    # The files exist only in the container.
     Settings(**{names[name]: value for name, value in given.items() if value and not name.endswith("_FILE")})
 
 
-def test_every_variable_that_is_spoken_of_is_a_setting() -> None:
+def test_every_variable_mentioned_anywhere_is_a_setting() -> None:
     names = {environment_name(field) for field in Settings.model_fields}
-    places = [*DOCKER.rglob("*"), *(ROOT / "k8s").rglob("*"), ROOT / "docs" / "operations.md"]
-    for path in places:
+    paths = [*DOCKER.rglob("*"), *(ROOT / "k8s").rglob("*"), ROOT / "docs" / "operations.md"]
+    for path in paths:
         if path.is_file() and "secrets" not in path.parts:
             assert set(re.findall(r"TANDEM_[A-Z_]+[A-Z]", path.read_text())) <= names, path
 
@@ -154,7 +154,7 @@ def test_the_gateway_has_time_to_finish() -> None:
         assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) > launcher.EXIT_TIMEOUT_S
 
 
-def test_prometheus_scrapes_what_is_there() -> None:
+def test_prometheus_scrapes_gateway_and_triton() -> None:
     config = yaml.safe_load((DOCKER / "prometheus" / "prometheus.yml").read_text())
     targets = {job["job_name"]: job["static_configs"][0]["targets"] for job in config["scrape_configs"]}
     assert targets["tandem-gateway"] == ["gateway:8080"]

@@ -1,5 +1,7 @@
-"""The Dockerfiles: their style, and what the images have to have in common."""
+"""Lints the Dockerfiles and checks what the images have in common."""
 
+import ast
+import importlib.util
 import re
 import subprocess
 from pathlib import Path
@@ -12,7 +14,7 @@ from service.triton import container
 
 DOCKER = ROOT / "docker"
 DOCKERFILES = sorted([*DOCKER.glob("Dockerfile.*"), DOCKER / "nvidia" / "Dockerfile"])
-# DL3008: a Debian release changes packages by security fixes alone, and takes the older ones off its mirrors.
+# DL3008: a Debian release changes packages only for security fixes, and removes older versions from its mirrors.
 IGNORED = ("DL3008",)
 
 
@@ -41,7 +43,7 @@ def test_lint() -> None:
     assert result.returncode == 0, result.stdout
 
 
-def test_a_base_image_is_an_argument_with_a_pinned_default(text: str) -> None:
+def test_base_images_are_arguments_with_a_pinned_default(text: str) -> None:
     arguments = dict(re.findall(r"^ARG (\w+)=(\S+)$", text.partition("\nFROM ")[0], re.MULTILINE))
     for base in re.findall(r"^FROM (\S+)", text, re.MULTILINE):
         if not re.search(rf"^FROM \S+ AS {re.escape(base)}$", text, re.MULTILINE):
@@ -51,11 +53,11 @@ def test_a_base_image_is_an_argument_with_a_pinned_default(text: str) -> None:
             assert tag != "latest"
 
 
-def test_no_frontend_has_to_be_fetched(text: str) -> None:
+def test_no_buildkit_frontend_is_downloaded(text: str) -> None:
     assert not re.search(r"^#\s*syntax\s*=", text, re.MULTILINE)
 
 
-def test_it_runs_as_a_numbered_user_and_is_labelled(text: str) -> None:
+def test_images_have_a_numeric_user_and_labels(text: str) -> None:
     final = final_stage(text)
     assert re.findall(r"^USER (\S+)$", final, re.MULTILINE)[-1] == "10001:10001"
     for label in ("title", "description", "licenses", "version", "revision"):
@@ -68,7 +70,7 @@ def test_commands_are_in_exec_form(text: str) -> None:
         assert line.startswith("[")
 
 
-def test_nothing_is_copied_that_the_context_leaves_out(text: str) -> None:
+def test_copied_files_exist_and_are_in_the_build_context(text: str) -> None:
     allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     for sources in re.findall(r"^COPY (?!--from)(.*)$", text, re.MULTILINE):
         for source in sources.split()[:-1]:
@@ -87,8 +89,22 @@ def test_the_gateway_has_no_torch_and_only_locked_wheels() -> None:
     assert "/livez" in text
 
 
+def test_modules_that_a_build_imports_exist(text: str) -> None:
+    for code in re.findall(r"python -c '([^']*)'", text):
+        imported = ast.walk(ast.parse(code.replace("\\\n", "\n")))
+        for node in imported:
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    assert importlib.util.find_spec(alias.name), alias.name
+            elif isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(str(node.module))
+                for alias in node.names:
+                    submodule = f"{node.module}.{alias.name}"
+                    assert hasattr(module, alias.name) or importlib.util.find_spec(submodule), submodule
+
+
 @pytest.mark.parametrize("path", ["Dockerfile.triton-cpu", "nvidia/Dockerfile"])
-def test_both_tritons_start_and_are_probed_alike(path: str) -> None:
+def test_both_tritons_have_the_same_entry_point_and_probe(path: str) -> None:
     final = final_stage((DOCKER / path).read_text())
     for verb in ("serve", "probe"):
         assert f'["python3", "-I", "/opt/tandem/container.py", "{verb}"]' in final

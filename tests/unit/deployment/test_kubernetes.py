@@ -1,4 +1,4 @@
-"""The rendered manifests: what a schema cannot see."""
+"""Checks of the rendered manifests that a schema cannot make."""
 
 import pytest
 import yaml
@@ -10,7 +10,7 @@ from service.triton import container as launcher
 
 KUBERNETES = "1.34"
 FOREIGN = {"ScaledObject", "ServiceMonitor", "PrometheusRule"}
-"""Kinds of KEDA and of the Prometheus operator, of which there is no schema here."""
+"""Kinds of KEDA and the Prometheus operator, whose schemas are not available."""
 
 
 @pytest.fixture(params=VARIANTS)
@@ -26,11 +26,11 @@ def test_schemas() -> None:
     distinct = {yaml.safe_dump(each): each for variant in VARIANTS for each in render(variant)}
     for each in distinct.values():
         if each["kind"] not in FOREIGN:
-            # Raises for a field that is none, and for a kind or version that it does not know.
+            # Raises for unknown fields, kinds and versions.
             assert kubernetes_validate.validate(each, KUBERNETES, strict=True) == KUBERNETES
 
 
-def test_nothing_is_named_twice_and_all_is_in_one_namespace(objects: list[Object]) -> None:
+def test_names_are_unique_and_everything_is_in_one_namespace(objects: list[Object]) -> None:
     names = [(each["kind"], each["metadata"]["name"]) for each in objects]
     assert len(set(names)) == len(names)
     spaces = {each["metadata"].get("namespace") for each in objects if each["kind"] != "Namespace"}
@@ -47,7 +47,7 @@ def test_selectors_match(objects: list[Object]) -> None:
         assert len(pods(objects, service["spec"]["selector"])) == 1
     for budget in of(objects, "PodDisruptionBudget"):
         assert len(pods(objects, budget["spec"]["selector"]["matchLabels"])) == 1
-        assert budget["spec"]["maxUnavailable"] == 1, "minAvailable of a single pod would stop every drain"
+        assert budget["spec"]["maxUnavailable"] == 1, "minAvailable would block draining the node of a single pod"
     for monitor in of(objects, "ServiceMonitor"):
         labels = monitor["spec"]["selector"]["matchLabels"]
         (service,) = [
@@ -88,11 +88,11 @@ def test_every_container_is_probed(objects: list[Object]) -> None:
         for kind in ("startupProbe", "readinessProbe", "livenessProbe")
     }
     assert paths == {"startupProbe": "/livez", "readinessProbe": "/readyz", "livenessProbe": "/livez"}, (
-        "a gateway is not to be restarted because Triton is away"
+        "a gateway must not be restarted because Triton is unavailable"
     )
 
 
-def test_the_probe_of_triton_is_where_the_images_have_it(objects: list[Object]) -> None:
+def test_tritons_probe_is_at_its_path_in_the_images(objects: list[Object]) -> None:
     triton = named(objects, "Deployment", "tandem-triton")["spec"]["template"]["spec"]["containers"][0]
     command = triton["readinessProbe"]["exec"]["command"]
     for dockerfile in ("Dockerfile.triton-cpu", "nvidia/Dockerfile"):
@@ -131,14 +131,14 @@ def test_pods_are_restricted(objects: list[Object]) -> None:
         }
 
 
-def test_autoscalers_scale_what_exists_and_alone(objects: list[Object]) -> None:
+def test_each_deployment_has_at_most_one_autoscaler(objects: list[Object]) -> None:
     targets = [
         each["spec"]["scaleTargetRef"]["name"] for each in of(objects, "HorizontalPodAutoscaler", "ScaledObject")
     ]
-    assert len(set(targets)) == len(targets), "two autoscalers of one Deployment fight"
+    assert len(set(targets)) == len(targets), "two autoscalers of one Deployment conflict"
     for deployment in of(objects, "Deployment"):
         scaled = deployment["metadata"]["name"] in targets
-        # A number in the manifest would undo the autoscaler's with every apply.
+        # A number in the manifest would override the autoscaler at every apply.
         assert ("replicas" in deployment["spec"]) != scaled
     for name in targets:
         assert named(objects, "Deployment", name)
@@ -147,7 +147,7 @@ def test_autoscalers_scale_what_exists_and_alone(objects: list[Object]) -> None:
         assert scaler["spec"]["metrics"]
 
 
-def test_policies_deny_by_default_and_allow_what_exists(objects: list[Object]) -> None:
+def test_policies_deny_by_default_and_refer_to_existing_pods(objects: list[Object]) -> None:
     policies = [each["spec"] for each in of(objects, "NetworkPolicy")]
     deny = named(objects, "NetworkPolicy", "default-deny")["spec"]
     assert deny == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
@@ -173,7 +173,7 @@ def test_policies_deny_by_default_and_allow_what_exists(objects: list[Object]) -
 
 
 def reaches(objects: list[Object], source: str, target: str, port: str) -> bool:
-    """Whether the policies let one Deployment's pods connect to a port of another's; both ends must allow it."""
+    """Whether the policies allow connections from one Deployment to a port of another, on both sides."""
     labels = {
         name: named(objects, "Deployment", name)["spec"]["template"]["metadata"]["labels"]
         for name in (source, target)
@@ -198,7 +198,7 @@ def reaches(objects: list[Object], source: str, target: str, port: str) -> bool:
 
 
 def environment(objects: list[Object]) -> dict[str, str]:
-    """What the gateway's container gets; a value that the cluster fills in is ``1``."""
+    """The environment of the gateway's container; values that the cluster fills in are "1"."""
     (container,) = named(objects, "Deployment", "tandem-gateway")["spec"]["template"]["spec"]["containers"]
     values: dict[str, str] = {}
     for source in container["envFrom"]:
@@ -208,7 +208,7 @@ def environment(objects: list[Object]) -> dict[str, str]:
 
 def settings_of(objects: list[Object]) -> Settings:
     prefix = environment_name("")
-    # Files are there only where it runs.
+    # The files exist only in the container.
     given = {name: value for name, value in environment(objects).items() if not name.endswith("_FILE")}
     return Settings(**{name.removeprefix(prefix).lower(): value for name, value in given.items()})
 
@@ -220,7 +220,7 @@ def test_every_variable_is_a_setting(objects: list[Object]) -> None:
     triton = named(objects, "Service", "tandem-triton")
     ports = {port["name"]: port["port"] for port in triton["spec"]["ports"]}
     assert settings.triton_url == f"dns:///{triton['metadata']['name']}:{ports['grpc']}"
-    assert triton["spec"]["clusterIP"] == "None", "one address would keep one Triton busy"
+    assert triton["spec"]["clusterIP"] == "None", "with a single address only one Triton is used"
 
 
 def test_a_pod_has_time_to_finish(objects: list[Object]) -> None:
@@ -233,7 +233,7 @@ def test_a_pod_has_time_to_finish(objects: list[Object]) -> None:
     assert triton["terminationGracePeriodSeconds"] > wait + launcher.EXIT_TIMEOUT_S
 
 
-def test_rollouts_take_no_pod_away_first(objects: list[Object]) -> None:
+def test_rollouts_start_a_new_pod_before_stopping_an_old_one(objects: list[Object]) -> None:
     for deployment in of(objects, "Deployment"):
         assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
 
@@ -245,7 +245,7 @@ def test_images_are_pinned(objects: list[Object]) -> None:
         assert tag != "latest"
 
 
-def test_what_is_mounted_exists(objects: list[Object]) -> None:
+def test_mounted_volumes_exist(objects: list[Object]) -> None:
     for workload in of(objects, "Deployment", "Job"):
         pod = workload["spec"]["template"]["spec"]
         volumes = {volume["name"] for volume in pod["volumes"]}
@@ -266,7 +266,7 @@ def test_what_is_mounted_exists(objects: list[Object]) -> None:
                 assert named(objects, "ConfigMap", source["configMapRef"]["name"])
 
 
-def test_the_gpu_goes_to_triton_alone() -> None:
+def test_only_triton_gets_the_gpu() -> None:
     claims = {
         container["name"]: container["resources"]["limits"].get("nvidia.com/gpu")
         for container in containers(render("gpu"))
@@ -276,7 +276,7 @@ def test_the_gpu_goes_to_triton_alone() -> None:
     assert images["triton"].startswith("tandem-triton:")
 
 
-def test_triton_is_scaled_on_its_queue_where_the_metric_is_there() -> None:
+def test_triton_is_scaled_on_its_queue_if_the_metric_is_available() -> None:
     for variant in ("cpu+prometheus-adapter", "gpu+prometheus-adapter"):
         scaler = named(render(variant), "HorizontalPodAutoscaler", "tandem-triton")
         (metric,) = scaler["spec"]["metrics"]

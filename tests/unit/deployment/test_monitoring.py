@@ -1,4 +1,4 @@
-"""Rules and dashboard: that they are sound, and that what they ask for is really exported."""
+"""Checks that rules and dashboard are valid and query only metrics that are exported."""
 
 import functools
 import json
@@ -21,7 +21,7 @@ TESTS = ("rules.test.yml", "rules.days.test.yml")
 RULES = yaml.safe_load((PROMETHEUS / "rules.yml").read_text())
 DASHBOARD = json.loads((ROOT / "docker" / "grafana" / "dashboards" / "tandem.json").read_text())
 
-# What a Triton 24.10 exports of what we use; those of a GPU only where one is.
+# Metrics of Triton 24.10 that we use; it exports those of a GPU only if it has one.
 TRITON = {
     "nv_inference_request_success",
     "nv_inference_request_failure",
@@ -44,7 +44,7 @@ NAME = re.compile(r"\b(?:tandem_|nv_|process_)\w+|\btandem:[\w:]+|\bup\b|\bALERT
 
 @functools.cache
 def exported() -> set[str]:
-    """Every name under which a gateway's metrics can be asked for."""
+    """Every name by which a gateway's metrics can be queried."""
     names = set()
     registry = Metrics().registry
     ShadowMetrics(registry)
@@ -85,7 +85,7 @@ def expressions() -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("where", "expression"), expressions().items(), ids=list(expressions()))
-def test_what_is_asked_for_is_exported(where: str, expression: str) -> None:
+def test_queried_metrics_are_exported(where: str, expression: str) -> None:
     used = set(NAME.findall(re.sub(r'"[^"]*"', '""', expression)))
     assert used, where
     assert used <= exported() | recorded() | TRITON | PROMETHEUS_OWN
@@ -102,7 +102,7 @@ def test_promtool(arguments: list[str]) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_every_alert_is_tested_and_explained() -> None:
+def test_every_alert_is_tested_and_documented() -> None:
     alerts = {rule["alert"] for rule in rules() if "alert" in rule}
     tests = [test for name in TESTS for test in yaml.safe_load((PROMETHEUS / name).read_text())["tests"]]
     fired = {case["alertname"] for test in tests for case in test.get("alert_rule_test", []) if case["exp_alerts"]}

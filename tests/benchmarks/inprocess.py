@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
 from service.inference.model_spec import ModelSpec
-from service.triton.backend.optimize import prepare
 from service.vision.alignment import crop_faces, similarity_transform
 from service.vision.decoding import decode_photo, open_photo
 from service.vision.face_pipeline import FacePipeline, PipelineResult
@@ -58,6 +57,10 @@ def load_network() -> torch.jit.ScriptModule:
 
     def load() -> torch.jit.ScriptModule:
         return torch.jit.load(MODEL / "1" / "model.pt")  # type: ignore[no-any-return, no-untyped-call]
+
+    # The backend's modules import each other by their bare names, as in Triton's process.
+    sys.path.insert(0, str(ROOT / "service" / "triton" / "backend"))
+    from optimize import prepare  # noqa: PLC0415
 
     return prepare(load, sample, torch.device("cpu"), half=True, log=partial(print, file=sys.stderr))
 

@@ -1,14 +1,14 @@
-"""Triton's `pytorch` backend in Python: serves a TorchScript ``model.pt`` as the C++ libtorch backend does.
+"""Triton's `pytorch` backend in Python: serves a TorchScript ``model.pt`` like the C++ libtorch backend.
 
-Triton takes this file where it finds no ``libtriton_pytorch.so``. The rules of the C++ backend (24.10) hold, so
-that one model repository serves both: the same names of inputs and outputs, the same parameters, one forward a
-batch.
+Triton uses this file if there is no ``libtriton_pytorch.so``. It follows the rules of the C++ backend (24.10) for
+the names of inputs and outputs and for parameters, and calls ``forward`` once per batch, so that both serve the
+same model repository.
 
-It runs inside Triton's stub process, which can import torch, Triton's own module, and what lies beside this file:
-``optimize`` and ``fixed_batches``, nothing else of ours.
+It runs inside Triton's stub process, which can import torch, Triton's own module and the modules in this folder,
+but nothing else of the service.
 
-Tensors cross by DLPack both ways. The stub was built before numpy 2, and with it a tensor made from an array
-arrives empty, without any error.
+Tensors are passed as DLPack in both directions: the stub was built before numpy 2, and tensors made from numpy 2
+arrays arrive empty without any error.
 """
 
 import contextlib
@@ -21,8 +21,8 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-# OpenMP reads it once, when torch is loaded: its threads are to sleep between batches. By default they spin, on
-# cores that the gateway needs.
+# Make OpenMP's threads sleep between batches: by default they spin on cores that the gateway needs. OpenMP reads
+# the variable once, when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
@@ -47,29 +47,29 @@ DTYPES = {
 CARD = "model_card.json"
 
 MAX_CPU_BATCH = 16
-"""Rows that a CPU works on at once. More are a twentieth quicker at best, and for every size that occurs oneDNN
-keeps some 3 MB of what it has prepared: memory would grow until all of them have."""
+"""Maximum rows of a batch on a CPU. Larger batches are at most 5 % faster, and oneDNN caches about 3 MB for each
+batch size that occurs, so that memory would grow until all sizes have occurred."""
 
 
 class TritonPythonModel:
-    """One instance of a model; Triton calls ``initialize``, ``execute`` for every batch, and ``finalize``."""
+    """An instance of a model. Triton calls ``initialize``, then ``execute`` for every batch, then ``finalize``."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load, freeze and warm the model; an error here is the reason Triton gives for the model's absence."""
+        """Load, optimize and warm up the model. Triton reports an error here as the reason why loading failed."""
         config = json.loads(args["model_config"])
         self.parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
         self.max_batch_size: int = config["max_batch_size"]
         self.configure_torch()
         self.device = choose_device(args)
-        in_part = self.max_batch_size and self.device.type == "cpu"  # what has no batches has no rows either
-        self.most_rows = MAX_CPU_BATCH if in_part else math.inf
+        limited = self.max_batch_size and self.device.type == "cpu"  # without batching there are no rows
+        self.max_rows = MAX_CPU_BATCH if limited else math.inf
         path = os.path.join(
             args["model_repository"],
             args["model_version"],
             config.get("default_model_filename") or "model.pt",
         )
-        # Read once: what is loaded is what was checked.
-        content = read_checked(path)
+        # Read the file once, so that the bytes that are loaded are those that were verified.
+        content = read_verified(path)
         schema = self.load(content).forward.schema  # type: ignore[attr-defined]
         arguments = [argument.name for argument in schema.arguments[1:]]
         self.inputs = order_inputs([each["name"] for each in config["input"]], arguments)
@@ -78,7 +78,7 @@ class TritonPythonModel:
             each["name"]: ([int(size) for size in each["dims"]], DTYPES[each["data_type"]])
             for each in config["input"]
         }
-        # What to warm with: nothing where a size is left open.
+        # Shapes for warming up; none if a size is variable.
         self.rows = [shapes[name] for name in self.inputs]
         if not self.max_batch_size or any(size < 0 for shape, _ in self.rows for size in shape):
             self.rows = []
@@ -87,30 +87,29 @@ class TritonPythonModel:
                 lambda: self.load(content),
                 [noise(shape, dtype).to(self.device) for shape, dtype in self.rows],
                 self.device,
-                # C++ serves what the file says; it does not know this parameter.
+                # The C++ backend does not know this parameter and uses the precision in the file.
                 half=self.flag("HALF_PRECISION", default=True),
                 log=pb_utils.Logger.log_warn,
             )
-            # On a GPU every new batch size is optimised anew, which takes longer than hundreds of batches, so that
-            # only few sizes may ever occur. On a CPU a new size costs nothing, and padding costs what more rows
-            # cost.
+            # On a GPU the network is optimized again for every new batch size, which takes longer than hundreds of
+            # batches, so only a few sizes are used. On a CPU new sizes cost nothing, but padding does.
             fixed = self.flag("PAD_BATCHES", default=self.device.type == "cuda") and bool(self.rows)
             self.batches = self.fix_batches() if fixed else None
             if not fixed:
-                self.warm()
+                self.warm_up()
         trim_memory()
         pb_utils.Logger.log_info(
             f"{args['model_name']} version {args['model_version']} on {self.device}: inputs {self.inputs}, "
             f"outputs {[name for name, _, _ in self.outputs]}, "
-            f"batches {f'padded to {self.batches.sizes}' if self.batches else 'as they come'}, "
+            f"batches {f'padded to {self.batches.sizes}' if self.batches else 'not padded'}, "
             f"torch {torch.__version__}, {torch.get_num_threads()} threads"
         )
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Run all requests as one batch; returns a response for each, in their order.
+        """Run all requests as one batch; returns a response for each, in the same order.
 
-        What fails, fails for all of them. Each gets an error object of its own: one that is shared is freed twice
-        and takes the whole server down.
+        A failure fails all of them. Each response needs its own error object: Triton frees a shared one twice and
+        crashes.
         """
         try:
             batch = [self.gather(requests, name) for name in self.inputs]
@@ -123,15 +122,15 @@ class TritonPythonModel:
         return [self.respond(request, [part[index] for part in parts]) for index, request in enumerate(requests)]
 
     def finalize(self) -> None:
-        """Let go of the model's memory before the stub ends."""
+        """Free the model's memory before the stub exits."""
         del self.model, self.batches
 
     def load(self, content: bytes) -> torch.jit.ScriptModule:
-        """A copy of the model, on its device."""
+        """Load a new copy of the model onto its device."""
         return torch.jit.load(io.BytesIO(content), map_location=self.device)  # type: ignore[no-any-return, no-untyped-call]
 
     def configure_torch(self) -> None:
-        """Apply the parameters that the C++ backend knows too."""
+        """Apply the parameters that the C++ backend supports, too."""
         if threads := int(self.parameters.get("INTRA_OP_THREAD_COUNT", 0)):
             torch.set_num_threads(threads)
         if threads := int(self.parameters.get("INTER_OP_THREAD_COUNT", 0)):
@@ -141,17 +140,17 @@ class TritonPythonModel:
         self.optimized_execution = not self.flag("DISABLE_OPTIMIZED_EXECUTION", default=False)
 
     def flag(self, name: str, *, default: bool) -> bool:
-        """Read a parameter as the C++ backend does: true or 1, false or 0."""
+        """Read a Boolean parameter like the C++ backend: "true" or "1" is true, anything else is false."""
         return self.parameters.get(name, str(default)).strip().lower() in ("true", "1")
 
     def gather(self, requests: Sequence[Any], name: str) -> list[torch.Tensor]:
-        """Every request's input ``name``, without a copy."""
+        """The input ``name`` of every request, without copying."""
         tensors = [pb_utils.get_input_tensor_by_name(request, name) for request in requests]
         return [from_dlpack(tensor.to_dlpack()) for tensor in tensors]
 
     @contextlib.contextmanager
     def mode(self) -> Iterator[None]:
-        """How the network runs, by the parameters."""
+        """Run the network as the parameters say: inference mode, optimized execution."""
         with (
             torch.inference_mode(self.inference_mode),
             torch.no_grad(),
@@ -160,26 +159,26 @@ class TritonPythonModel:
             yield
 
     def forward(self, batch: list[list[torch.Tensor]]) -> list[torch.Tensor]:
-        """The configured outputs in their order, on the CPU, for the requests' tensors of each input."""
+        """Run the network on each input's tensors, one per request; returns the configured outputs on the CPU."""
         with self.mode():
             if self.batches:
                 results = self.batches(batch)
             else:
                 inputs = [torch.cat(tensors).to(self.device) for tensors in batch]
-                results = in_pieces(self.model, inputs, self.most_rows)
+                results = in_pieces(self.model, inputs, self.max_rows)
             outputs = []
             for name, index, dtype in self.outputs:
                 if index >= len(results):
-                    raise ValueError(f"output {name} is not among the {len(results)} that the model returns")
+                    raise ValueError(f"output {name} has index {index}, but the model returns only {len(results)}")
                 if results[index].dtype != dtype:
                     raise ValueError(
-                        f"output {name} is configured as {dtype}, the model returns {results[index].dtype}"
+                        f"output {name} is configured as {dtype}, but the model returns {results[index].dtype}"
                     )
                 outputs.append(results[index].detach().cpu().contiguous())
         return outputs
 
     def respond(self, request: Any, tensors: list[torch.Tensor]) -> Any:
-        """One request's response, with the outputs that it asked for."""
+        """A response with the outputs that the request asked for."""
         wanted = request.requested_output_names()
         return pb_utils.InferenceResponse(
             [
@@ -190,14 +189,14 @@ class TritonPythonModel:
         )
 
     def fix_batches(self) -> FixedBatches:
-        """Every batch size that can occur, warmed and, on a GPU, recorded."""
+        """Prepare all batch sizes: warm up and, on a GPU, record CUDA graphs."""
         return FixedBatches(self.model, self.rows, self.max_batch_size, self.device, log=pb_utils.Logger.log_warn)
 
-    def warm(self) -> None:
-        """Run every size that a CPU gets, so that no caller waits for what torch does in its first runs.
+    def warm_up(self) -> None:
+        """Run every batch size that a CPU gets, so that no request waits for torch's slow first runs.
 
-        On a GPU, where a size takes long to be optimised, one row and two. It also finds a model that does not fit
-        its configuration before traffic does.
+        On a GPU, where optimizing a size takes long, run one and two rows. This also detects models that do not
+        match their configuration before the first request does.
         """
         largest = MAX_CPU_BATCH if self.device.type == "cpu" else 2
         for rows in range(1, min(largest, self.max_batch_size) + 1) if self.rows else ():
@@ -206,7 +205,7 @@ class TritonPythonModel:
 
 
 def noise(shape: Sequence[int], dtype: torch.dtype, rows: int = 2) -> torch.Tensor:
-    """Rows of random numbers, of a fixed seed: bytes, or from 0 to 1 where the type has fractions."""
+    """Random numbers [rows, *shape] with a fixed seed: 0 to 1 for floating point, else the type's bytes."""
     generator = torch.Generator().manual_seed(0)
     if dtype.is_floating_point:
         return torch.rand([rows, *shape], generator=generator).to(dtype)
@@ -214,59 +213,61 @@ def noise(shape: Sequence[int], dtype: torch.dtype, rows: int = 2) -> torch.Tens
 
 
 def trim_memory() -> None:
-    """Hand back what preparing the model took and freed: 80 MB of 410, which glibc would keep."""
+    """Return freed memory to the kernel: after preparing the model, glibc keeps 80 MB of 410 MB otherwise."""
     with contextlib.suppress(AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def read_checked(path: str) -> bytes:
-    """The model file, which must have the checksum that its version's model card states, where there is one.
+def read_verified(path: str) -> bytes:
+    """Read the model file and verify it against the checksum in the version's model card, if there is one.
 
-    TorchScript is code: what was cut off, mixed up or replaced on its way here must not run.
+    TorchScript is code: a truncated, mixed up or replaced file must not run.
     """
     with open(path, "rb") as file:
         content = file.read()
     card = os.path.join(os.path.dirname(path), CARD)
     if not os.path.exists(card):
-        pb_utils.Logger.log_warn(f"{path} is loaded unchecked: there is no {CARD} beside it")
+        pb_utils.Logger.log_warn(f"{path} is not verified: there is no {CARD} in its folder")
         return content
     with open(card, "rb") as file:
         stated = json.load(file)["export"]["sha256"]
     found = hashlib.sha256(content).hexdigest()
     if found != stated:
-        raise pb_utils.TritonModelException(f"{path} has sha256 {found}; {CARD} states {stated}")
+        raise pb_utils.TritonModelException(f"{path} has SHA-256 {found}, but {CARD} says {stated}")
     return content
 
 
 def choose_device(args: dict[str, str]) -> torch.device:
-    """Where Triton placed the instance; the CPU where this torch cannot use the GPU that Triton sees."""
+    """The device that Triton chose, or the CPU if torch cannot use the GPU that Triton sees."""
     if args["model_instance_kind"] != "GPU":
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        pb_utils.Logger.log_warn(f"torch {torch.__version__} cannot use the GPU: serving on the CPU")
+        pb_utils.Logger.log_warn(f"torch {torch.__version__} cannot use the GPU; using the CPU")
         return torch.device("cpu")
     return torch.device("cuda", int(args["model_instance_device_id"]))
 
 
 def order_inputs(names: list[str], arguments: list[str]) -> list[str]:
-    """The configured input names in the order of ``forward``'s arguments.
+    """Sort the configured input names by the order of ``forward``'s arguments.
 
-    An input is found by its argument's name; else all are ``<name>__<index>``; else they are in order.
+    The names are those of the arguments, or all have the form ``<name>__<index>``, or they are in order already.
     """
     if len(names) != len(arguments):
         raise pb_utils.TritonModelException(
-            f"the configuration has {len(names)} inputs, the model's forward takes {len(arguments)}"
+            f"the configuration has {len(names)} inputs, but the model's forward takes {len(arguments)}"
         )
     if set(names) == set(arguments):
         return arguments
     positions = name_indices(names) or list(range(len(names)))
     if sorted(positions) != list(range(len(names))):
-        raise pb_utils.TritonModelException(f"the inputs' indices {positions} are not 0 to {len(names) - 1}")
+        raise pb_utils.TritonModelException(
+            f"the indices of the inputs are {positions}, not 0 to {len(names) - 1}"
+        )
     return [name for _, name in sorted(zip(positions, names, strict=True))]
 
 
 def index_outputs(outputs: list[dict[str, Any]]) -> list[tuple[str, int, torch.dtype]]:
-    """Name, index in what ``forward`` returns, and type of each configured output."""
+    """Name, index in the result of ``forward``, and data type of each configured output."""
     positions = name_indices([each["name"] for each in outputs]) or list(range(len(outputs)))
     return [
         (each["name"], position, DTYPES[each["data_type"]])
@@ -275,7 +276,7 @@ def index_outputs(outputs: list[dict[str, Any]]) -> list[tuple[str, int, torch.d
 
 
 def name_indices(names: list[str]) -> list[int] | None:
-    """The indices in names that all have the form ``<name>__<index>``, else None."""
+    """The indices if all names have the form ``<name>__<index>``, else None."""
     indices = [name.rpartition("__")[2] for name in names if "__" in name]
     if len(indices) == len(names) and all(index.isdigit() for index in indices):
         return [int(index) for index in indices]

@@ -1,4 +1,4 @@
-"""The committed network behind the real Triton: the numbers that callers get."""
+"""The committed network served by a real Triton."""
 
 import json
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 import tritonclient.grpc as triton_grpc
+from optimize import half_type
 from skimage import data
 
 from service.inference.model_spec import ModelSpec
-from service.triton.backend.optimize import half_type
 from service.triton.server import LocalTriton
 from service.vision.alignment import crop_faces
 from service.vision.face_pipeline import FacePipeline
@@ -21,9 +21,9 @@ from service.vision.face_pipeline import FacePipeline
 REPOSITORY_ROOT = Path(__file__).parents[3]
 VERSION = REPOSITORY_ROOT / "model_repository" / "tandem" / "1"
 TOLERANCE = 0.03 if half_type(torch.device("cpu")) else 1e-5
-"""How far half precision, where the processor has it, may move an answer: see test_backend_prepared.py."""
+"""Maximum change of a probability; larger if the processor supports half precision, see test_optimize.py."""
 
-# TorchScript is what both of Triton's PyTorch backends load, deprecated or not.
+# TorchScript is deprecated, but it is the format that both of Triton's PyTorch backends load.
 pytestmark = pytest.mark.filterwarnings(r"ignore:`torch\.jit\.:DeprecationWarning")
 
 
@@ -40,7 +40,7 @@ def network() -> torch.jit.ScriptModule:
 
 
 @pytest.fixture
-def contract(client: triton_grpc.InferenceServerClient) -> ModelSpec:
+def spec(client: triton_grpc.InferenceServerClient) -> ModelSpec:
     return ModelSpec.from_config(client.get_model_config("tandem").config, "1")
 
 
@@ -60,7 +60,7 @@ def random_crops(count: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("count", [1, 3, 17, 128])
-def test_answers_are_those_of_torch_in_process(
+def test_probabilities_match_torch_in_process(
     client: triton_grpc.InferenceServerClient, network: torch.jit.ScriptModule, count: int
 ) -> None:
     crops = random_crops(count)
@@ -69,7 +69,7 @@ def test_answers_are_those_of_torch_in_process(
     np.testing.assert_allclose(answers.sum(axis=1), 1, atol=1e-5)
 
 
-def test_concurrent_callers_share_executions_and_get_their_own_answers(
+def test_concurrent_requests_share_executions_and_get_their_own_results(
     local_triton: LocalTriton, client: triton_grpc.InferenceServerClient
 ) -> None:
     def counts() -> tuple[int, int]:
@@ -77,9 +77,11 @@ def test_concurrent_callers_share_executions_and_get_their_own_answers(
         return statistics.inference_count, statistics.execution_count
 
     crops = random_crops(32)
-    crops = crops // np.arange(1, 33).reshape(-1, 1, 1, 1).astype(np.uint8)  # from bright to black: answers differ
+    crops = crops // np.arange(1, 33).reshape(-1, 1, 1, 1).astype(
+        np.uint8
+    )  # from bright to black, so that results differ
     expected = np.concatenate([infer(client, crop[None]) for crop in crops])
-    assert np.abs(expected[:-1] - expected[1:]).max(axis=1).min() > 0.002, "a neighbour's answer would be noticed"
+    assert np.abs(expected[:-1] - expected[1:]).max(axis=1).min() > 0.002, "a mix-up of neighbors would be noticed"
     before = counts()
 
     def ask_for(index: int) -> list[np.ndarray]:
@@ -97,20 +99,18 @@ def test_concurrent_callers_share_executions_and_get_their_own_answers(
     assert executions < inferences / 2
 
 
-def test_a_smiling_astronaut_shows_happiness(
-    client: triton_grpc.InferenceServerClient, contract: ModelSpec
-) -> None:
+def test_a_smiling_astronaut_shows_happiness(client: triton_grpc.InferenceServerClient, spec: ModelSpec) -> None:
     photo = data.astronaut()
     faces = FacePipeline().find_faces(photo)
-    crops = crop_faces(photo, faces, template=contract.alignment_template, size=contract.crop_size)
+    crops = crop_faces(photo, faces, template=spec.alignment_template, size=spec.crop_size)
     (probabilities,) = infer(client, crops)
-    assert contract.labels[int(probabilities.argmax())] == "happiness"
+    assert spec.labels[int(probabilities.argmax())] == "happiness"
     assert probabilities.max() > 0.6
 
 
-def test_the_card_describes_the_committed_file(contract: ModelSpec) -> None:
+def test_the_card_describes_the_committed_file(spec: ModelSpec) -> None:
     card = json.loads((VERSION / "model_card.json").read_text())
     assert card["export"]["sha256"] == sha256((VERSION / "model.pt").read_bytes()).hexdigest()
-    assert contract.provenance["sha256"] == card["export"]["sha256"]
-    assert contract.provenance["commit"] == list(card["stages"].values())[-1]["provenance"]["commit"]
+    assert spec.provenance["sha256"] == card["export"]["sha256"]
+    assert spec.provenance["commit"] == list(card["stages"].values())[-1]["provenance"]["commit"]
     assert card["valid"]["majority"]["accuracy"] >= 0.86

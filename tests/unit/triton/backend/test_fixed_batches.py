@@ -1,17 +1,16 @@
-"""Batches of fixed sizes, on the CPU: all of it but the recording of CUDA graphs."""
+"""Batches of fixed sizes on the CPU: everything except recording CUDA graphs."""
 
 import math
 
 import pytest
 import torch
-
-from service.triton.backend.fixed_batches import WARM_UP_RUNS, FixedBatches, in_pieces, sizes_up_to
+from fixed_batches import WARM_UP_RUNS, FixedBatches, in_pieces, sizes_up_to
 
 CPU = torch.device("cpu")
 
 
 class Counted:
-    """Two inputs to two outputs, each row by itself; knows the sizes of its batches."""
+    """A network of two inputs and two outputs, without relations between rows, that records its batch sizes."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
@@ -36,11 +35,11 @@ def batches(network: Counted) -> FixedBatches:
 @pytest.mark.parametrize(
     ("largest", "sizes"), [(1, [1]), (2, [1, 2]), (12, [1, 2, 4, 8, 12]), (100, [1, 2, 4, 8, 16, 32, 64, 100])]
 )
-def test_sizes_are_powers_of_two_and_the_largest(largest: int, sizes: list[int]) -> None:
+def test_sizes_are_powers_of_two_and_the_maximum(largest: int, sizes: list[int]) -> None:
     assert sizes_up_to(largest) == sizes
 
 
-def test_every_size_is_warm_before_the_first_batch(network: Counted, batches: FixedBatches) -> None:
+def test_every_size_is_warmed_up(network: Counted, batches: FixedBatches) -> None:
     assert batches.sizes == [1, 2, 4, 8, 12]
     assert {size: network.sizes.count(size) for size in batches.sizes} == dict.fromkeys(
         batches.sizes, WARM_UP_RUNS
@@ -50,7 +49,7 @@ def test_every_size_is_warm_before_the_first_batch(network: Counted, batches: Fi
 @pytest.mark.parametrize(
     ("parts", "size"), [([1], 1), ([2], 2), ([1, 2], 4), ([3, 1], 4), ([1] * 5, 8), ([2, 7], 12), ([12], 12)]
 )
-def test_requests_are_joined_padded_and_answered_by_their_rows(
+def test_parts_are_joined_and_padded_and_outputs_match(
     network: Counted, batches: FixedBatches, parts: list[int], size: int
 ) -> None:
     rows = sum(parts)
@@ -67,9 +66,7 @@ def test_requests_are_joined_padded_and_answered_by_their_rows(
     assert same.is_contiguous()
 
 
-def test_an_answer_outlives_the_next_batch_and_nothing_of_it_stays(
-    network: Counted, batches: FixedBatches
-) -> None:
+def test_outputs_survive_the_next_batch_and_buffers_are_cleared(network: Counted, batches: FixedBatches) -> None:
     full = torch.full((4, 3), 9, dtype=torch.uint8)
     first, _ = batches([[full], [torch.ones(4, 1)]])
     second, _ = batches([[full[:3] * 0 + 1], [torch.ones(3, 1)]])
@@ -79,7 +76,7 @@ def test_an_answer_outlives_the_next_batch_and_nothing_of_it_stays(
     assert network.last[3].tolist() == [0, 0, 0]
 
 
-def test_a_failing_network_leaves_the_next_batch_whole() -> None:
+def test_a_failure_does_not_affect_the_next_batch() -> None:
     def picky(face: torch.Tensor) -> torch.Tensor:
         if bool((face == 255).any()):
             raise ValueError("a white crop")
@@ -94,8 +91,8 @@ def test_a_failing_network_leaves_the_next_batch_whole() -> None:
     assert answer.tolist() == [[8], [8]]
 
 
-def test_a_batch_that_is_too_large_is_refused(batches: FixedBatches) -> None:
-    with pytest.raises(ValueError, match="the batch has 13 rows; the largest is 12"):
+def test_a_batch_that_is_too_large_is_rejected(batches: FixedBatches) -> None:
+    with pytest.raises(ValueError, match="13 rows; the limit is 12"):
         batches([[torch.zeros((13, 3), dtype=torch.uint8)], [torch.zeros((13, 1))]])
 
 
@@ -103,7 +100,7 @@ def test_a_batch_that_is_too_large_is_refused(batches: FixedBatches) -> None:
     ("rows", "largest", "sizes"),
     [(1, 16, [1]), (16, 16, [16]), (17, 16, [9, 8]), (50, 16, [13, 13, 12, 12]), (50, math.inf, [50])],
 )
-def test_a_large_batch_is_answered_in_equal_pieces(
+def test_a_large_batch_is_split_into_similar_pieces(
     network: Counted, rows: int, largest: float, sizes: list[int]
 ) -> None:
     faces = torch.arange(rows * 3).reshape(rows, 3).to(torch.uint8)

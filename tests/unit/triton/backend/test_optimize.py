@@ -1,4 +1,4 @@
-"""The committed network in half precision; a GPU's float16 is computed on the CPU here, slowly."""
+"""The committed network in half precision. The float16 of GPUs is computed on the CPU here, which is slow."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -7,11 +7,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import optimize
 import pytest
 import torch
 from skimage import data
-
-from service.triton.backend import optimize
 
 VERSION = Path(__file__).parents[4] / "model_repository" / "tandem" / "1"
 CPU = torch.device("cpu")
@@ -35,7 +34,7 @@ def saved() -> bytes:
 
 @pytest.fixture(scope="module")
 def crops() -> torch.Tensor:
-    """Noise, smooth noise, and a face that is moved, turned and lit in many ways: uint8 [48, 1, 48, 48]."""
+    """Noise, smooth noise, and a face with varying position, angle and brightness: uint8 [48, 1, 48, 48]."""
     generator = np.random.default_rng(0)
     noise = generator.integers(0, 256, (8, 48, 48))
     smooth = [
@@ -45,7 +44,7 @@ def crops() -> torch.Tensor:
     faces = []
     for _ in range(32):
         matrix = cv2.getRotationMatrix2D((224, 115), generator.uniform(-30, 30), generator.uniform(0.35, 0.6))
-        matrix[:, 2] += generator.uniform(-4, 4, 2) - (200, 91)  # to the crop's centre
+        matrix[:, 2] += generator.uniform(-4, 4, 2) - (200, 91)  # to the center of the crop
         face = cv2.warpAffine(photo, matrix, (48, 48), flags=cv2.INTER_AREA)
         faces.append(face * generator.uniform(0.4, 1.3))
     batch = np.concatenate([noise, smooth, faces]).clip(0, 255).astype(np.uint8)
@@ -70,7 +69,7 @@ def test_half_precision_hardly_changes_the_committed_network(
 
 
 def test_convolutions_laid_out_compute_the_same(saved: bytes, crops: torch.Tensor) -> None:
-    """In full precision, where nothing is lost: the rewritten graph is the same network."""
+    """In full precision, so that any difference comes from the rewritten graph."""
     network = optimize.freeze(loader(saved)())
     with torch.inference_mode():
         expected = optimize.freeze(loader(saved)())(crops)
@@ -82,22 +81,20 @@ def test_convolutions_laid_out_compute_the_same(saved: bytes, crops: torch.Tenso
     assert "mkldnn::_convolution_pointwise" in kinds
 
 
-def test_half_precision_is_used_where_it_is_wanted_and_the_processor_has_it(
-    saved: bytes, crops: torch.Tensor
-) -> None:
-    said: list[str] = []
+def test_half_precision_is_used_if_wanted_and_supported(saved: bytes, crops: torch.Tensor) -> None:
+    messages: list[str] = []
     with torch.inference_mode():
         full, wanted = (
-            optimize.prepare(loader(saved), [crops[:2]], CPU, half=half, log=said.append)(crops)
+            optimize.prepare(loader(saved), [crops[:2]], CPU, half=half, log=messages.append)(crops)
             for half in (False, True)
         )
     same = torch.allclose(full, wanted, atol=1e-5, rtol=0)
     assert same == (optimize.half_type(CPU) is None)
-    assert not said
+    assert not messages
 
 
 class Rigid(torch.nn.Module):
-    """Computes in float32 whatever its weights are."""
+    """Computes in float32 regardless of the type of its weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,38 +105,38 @@ class Rigid(torch.nn.Module):
 
 
 class Steep(Rigid):
-    """Follows its weights' type, which changes its answers by far."""
+    """Computes in the type of its weights, which changes its outputs considerably."""
 
     def forward(self, face: torch.Tensor) -> torch.Tensor:
         return 100 * self.linear((face.flatten(1).float() / 255).type_as(self.linear.bias)).float()
 
 
 class Halved(Rigid):
-    """Follows its weights' type to the end, so that its answers are of another one than the configuration says."""
+    """Also returns the type of its weights, which is not the one in the configuration."""
 
     def forward(self, face: torch.Tensor) -> torch.Tensor:
         return self.linear((face.flatten(1).float() / 255).type_as(self.linear.bias))
 
 
-def test_the_committed_network_bears_half_precision(saved: bytes, crops: torch.Tensor) -> None:
-    said: list[str] = []
-    optimize.prepare(loader(saved), [crops[:2]], CPU, half=True, log=said.append)
-    assert said == []
+def test_the_committed_network_can_use_half_precision(saved: bytes, crops: torch.Tensor) -> None:
+    messages: list[str] = []
+    optimize.prepare(loader(saved), [crops[:2]], CPU, half=True, log=messages.append)
+    assert messages == []
 
 
 @pytest.mark.parametrize(
     ("network", "reason"),
-    [(Rigid, "cannot run in"), (Steep, "changes answers by"), (Halved, "answers would be of another type")],
+    [(Rigid, "cannot run in"), (Steep, "changes outputs by"), (Halved, "another data type")],
 )
-def test_a_network_that_does_not_bear_half_precision_keeps_full(
+def test_a_network_that_cannot_use_half_precision_keeps_full_precision(
     network: type[Rigid], reason: str, crops: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(optimize, "half_type", lambda device: torch.bfloat16)  # this processor may have none
+    monkeypatch.setattr(optimize, "half_type", lambda device: torch.bfloat16)  # this processor may not support it
     torch.manual_seed(0)
     scripted = torch.jit.script(network().eval())
-    said: list[str] = []
+    messages: list[str] = []
     with torch.inference_mode():
-        served = optimize.prepare(lambda: deepcopy(scripted), [crops[:2]], CPU, half=True, log=said.append)
+        served = optimize.prepare(lambda: deepcopy(scripted), [crops[:2]], CPU, half=True, log=messages.append)
         torch.testing.assert_close(served(crops), scripted(crops), atol=1e-3, rtol=0)
-    assert len(said) == 1
-    assert reason in said[0]
+    assert len(messages) == 1
+    assert reason in messages[0]

@@ -87,9 +87,9 @@ def last_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
-# A traced convolution, and the oneDNN operation by which TorchInductor replaces it, which takes weights in the layout
-# of its kernel and fuses the addition of a shortcut and ReLU. A plain convolution converts its weights in each call,
-# which for a single face takes as long as the convolution itself.
+# A traced convolution, and the oneDNN operation by which TorchInductor replaces it, which takes weights in the
+# layout of its kernel and fuses the addition of a shortcut and ReLU. A plain convolution converts its weights in
+# each call, which for a single face takes as long as the convolution itself.
 ARGUMENTS = "%x, %w, %b, %stride, %padding, %dilation, %transposed, %out, %groups, %c1, %c2, %c3, %c4"
 PLAIN = f"%plain : Tensor = aten::_convolution({ARGUMENTS})"
 NOTHING = "%nothing : NoneType = prim::Constant()\n  %scalars : Scalar?[] = prim::ListConstruct()"

@@ -1,12 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
+import pytest
 
 from service.analyzer import compose
 from service.inference.model_spec import ModelSpec
 from service.vision.face import Box, Face
 from service.vision.quality import measure_quality
-from service.workers.tasks import DetectionOptions, select
 
-CONTRACT = ModelSpec(
+SPEC = ModelSpec(
     name="tandem",
     version="3",
     labels=("neutral", "happiness"),
@@ -24,20 +26,10 @@ def face(width: float, height: float) -> Face:
     return Face(Box(1.04, 2.06, width, height), 0.87654321, points)
 
 
-def test_selects_by_the_shorter_side_and_by_number() -> None:
-    faces = [face(90, 50), face(60, 60), face(40, 100), face(60, 50)]
-    assert select(faces, DetectionOptions(max_faces=9, min_face_size=50, threshold=0.6)) == [
-        faces[0],
-        faces[1],
-        faces[3],
-    ]
-    assert select(faces, DetectionOptions(max_faces=2, min_face_size=0, threshold=0.6)) == faces[:2]
-
-
 def test_composes_the_answer() -> None:
     one, crop, size = face(10, 20), np.full((48, 48), 51, np.uint8), (30, 40)
     probabilities = np.array([[0.25, 0.75]], np.float32)
-    answer = compose(size, [one], [measure_quality(one, crop, size)], probabilities, CONTRACT)
+    answer = compose(size, [one], [measure_quality(one, crop, size)], probabilities, SPEC)
     assert answer.model_dump() == {
         "image": {"width": 40, "height": 30},
         "faces": [
@@ -64,8 +56,17 @@ def test_composes_the_answer() -> None:
     }
 
 
-def test_probabilities_stay_in_their_range_in_spite_of_rounding() -> None:
+def test_probabilities_are_clamped_to_their_range() -> None:
     one = face(1, 1)
     quality = measure_quality(one, np.zeros((48, 48), np.uint8), (9, 9))
-    answer = compose((9, 9), [one], [quality], np.array([[-1e-7, 1.0000001]], np.float32), CONTRACT)
+    answer = compose((9, 9), [one], [quality], np.array([[-1e-3, 1.001]], np.float32), SPEC)
     assert answer.faces[0].emotions == {"neutral": 0.0, "happiness": 1.0}
+    assert answer.faces[0].confidence == 1.0
+
+
+@pytest.mark.parametrize(("score", "expected"), [(-1e-3, 0.0), (1.001, 1.0)])
+def test_the_detection_score_is_clamped_to_its_range(score: float, expected: float) -> None:
+    one = replace(face(1, 1), score=score)
+    quality = measure_quality(one, np.zeros((48, 48), np.uint8), (9, 9))
+    answer = compose((9, 9), [one], [quality], np.array([[0.25, 0.75]], np.float32), SPEC)
+    assert answer.faces[0].detection_score == expected

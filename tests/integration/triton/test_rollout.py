@@ -1,4 +1,4 @@
-"""From one version of the model to another and back, and on when a Triton dies, under load on real Tritons."""
+"""Rolling a model version out and back, and losing a Triton, under load on real Tritons."""
 
 import asyncio
 import os
@@ -33,11 +33,11 @@ pytestmark = pytest.mark.anyio
 PHOTO = encoded(tiles(1, 1))
 CALLERS = 3
 PHOTOS = 36
-"""Over which a spread is taken; a multiple of two and of three."""
+"""Number of photos to count per Triton; a multiple of two and of three."""
 
 
 class Load:
-    """What callers got who post one photo after the other, all the time."""
+    """The answers of callers that post one photo after another."""
 
     def __init__(self) -> None:
         self.answers: list[httpx.Response] = []
@@ -50,7 +50,7 @@ class Load:
         return [each.text for each in self.answers if each.status_code != 200]
 
     async def until(self, condition: Callable[[], bool], what: str, timeout_s: float = 90) -> None:
-        """Return when ``condition`` holds; it is looked at after each answer."""
+        """Wait until ``condition`` holds; it is checked after each answer."""
         try:
             async with asyncio.timeout(timeout_s):
                 while not condition():
@@ -59,13 +59,13 @@ class Load:
             pytest.fail(f"waited {timeout_s:g} s in vain until {what}")
 
     async def more(self, count: int) -> None:
-        """Return after so many answers more."""
+        """Wait for ``count`` more answers."""
         wanted = len(self.answers) + count
         while len(self.answers) < wanted:
             await asyncio.sleep(0.01)
 
     async def pause(self) -> None:
-        """Return when nothing is under way any more."""
+        """Stop posting, and wait until everything posted is answered."""
         self.goes_on.clear()
         while len(self.answers) < self.posted:
             await asyncio.sleep(0.01)
@@ -73,7 +73,7 @@ class Load:
 
 @asynccontextmanager
 async def load(client: httpx.AsyncClient) -> AsyncIterator[Load]:
-    """Callers who go on until the end, when none of what they posted may have failed."""
+    """Keep callers posting until the block ends; none of their photos may have failed."""
     running = Load()
 
     async def call() -> None:
@@ -96,11 +96,11 @@ async def test_from_version_1_to_2_and_back_without_a_failed_photo(triton_home: 
     repository = write_repository(tmp_path)
     model = VersionedModel(repository, "tandem")
     model.activate(1)
-    # Version 2 has a contract of its own: smaller crops, and its labels in another order.
+    # Version 2 has another spec: smaller crops, and the labels in another order.
     write_version(tmp_path / "2", seed=1, size=32)
     labels = ",".join(reversed(LABELS.split(",")))
-    contract = (model.folder / "config.pbtxt").read_text().replace("[ 1, 48, 48 ]", "[ 1, 32, 32 ]")
-    (tmp_path / "2" / "config.pbtxt").write_text(contract.replace(LABELS, labels).partition("\n# By")[0])
+    config = (model.folder / "config.pbtxt").read_text().replace("[ 1, 48, 48 ]", "[ 1, 32, 32 ]")
+    (tmp_path / "2" / "config.pbtxt").write_text(config.replace(LABELS, labels).partition("\n# By")[0])
 
     with LocalTriton(home=triton_home, model_repository=repository) as triton:
         async with gateway(triton_url=triton.grpc_url) as client, load(client) as running:
@@ -131,14 +131,14 @@ async def test_from_version_1_to_2_and_back_without_a_failed_photo(triton_home: 
 
 
 def served(triton: LocalTriton) -> int:
-    """How many requests a Triton says that it has answered."""
+    """Number of requests that a Triton reports as answered."""
     text = httpx.get(triton.metrics_url).text
     found = re.search(r'^nv_inference_request_success\{model="tandem",version="1"\} (\d+)', text, re.MULTILINE)
     return int(found[1]) if found else 0
 
 
 async def spread(running: Load, tritons: list[LocalTriton]) -> list[int]:
-    """How many of the next requests each Triton answers; it says so a little later than its callers know."""
+    """Count how many of the next requests each Triton answers; it reports them with a delay."""
     await running.pause()
     before, answered = [served(each) for each in tritons], len(running.answers)
     running.goes_on.set()
@@ -154,7 +154,7 @@ async def spread(running: Load, tritons: list[LocalTriton]) -> list[int]:
     return result
 
 
-async def test_one_of_three_tritons_is_killed_and_comes_back(
+async def test_one_of_three_tritons_is_killed_and_restarted(
     triton_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository = write_repository(tmp_path)
@@ -165,7 +165,7 @@ async def test_one_of_three_tritons_is_killed_and_comes_back(
         url = "ipv4:" + ",".join(triton.grpc_url for triton in tritons)
         async with gateway(triton_url=url) as client, load(client) as running:
             await running.until(lambda: all(map(served, tritons)), "each Triton is connected")
-            # In turns; a request that was counted late is all that they may differ by.
+            # Round robin: the counts may differ only by requests that were reported late.
             counts = await spread(running, tritons)
             assert max(counts) - min(counts) <= CALLERS, counts
 
@@ -181,7 +181,7 @@ async def test_one_of_three_tritons_is_killed_and_comes_back(
             ]
             monkeypatch.setattr(server, "free_ports", lambda _: ports)
             await asyncio.to_thread(killed.start)
-            await running.until(lambda: served(killed) > 0, "the one that is back gets photos again")
+            await running.until(lambda: served(killed) > 0, "the restarted Triton gets photos again")
             counts = await spread(running, tritons)
             assert max(counts) - min(counts) <= CALLERS, counts
     finally:
@@ -191,7 +191,7 @@ async def test_one_of_three_tritons_is_killed_and_comes_back(
 
 @pytest.fixture(scope="module")
 def both(triton_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
-    """A Triton with version 1 active and version 2 as its shadow."""
+    """A Triton with version 1 active and version 2 as the shadow."""
     folder = tmp_path_factory.mktemp("shadow")
     repository = write_repository(folder)
     write_version(repository / "tandem" / "2", seed=1)
@@ -208,7 +208,7 @@ async def test_tritons_with_and_without_the_new_version_side_by_side(
 ) -> None:
     url = f"ipv4:{toy_triton.grpc_url},{both.grpc_url}"
     async with gateway(triton_url=url) as client:
-        for _ in range(6):  # one at a time: each call goes to the other one
+        for _ in range(6):  # one at a time: calls alternate between the Tritons
             assert (await post(client, PHOTO)).status_code == 200
         async with load(client) as running:
             for _ in range(3):
@@ -216,7 +216,7 @@ async def test_tritons_with_and_without_the_new_version_side_by_side(
                 assert (await client.get("/readyz")).status_code == 200
             await running.pause()
     versions = Counter(each.json()["model"]["version"] for each in running.answers)
-    assert set(versions) == {"1", "2"}, "toy_triton has version 1 alone, both serves 2 unless asked for 1"
+    assert set(versions) == {"1", "2"}, "toy_triton has only version 1; both serves 2 unless asked for 1"
     by_version = {
         (body := each.json())["model"]["version"]: body["faces"][0]["emotions"] for each in running.answers
     }
@@ -227,7 +227,7 @@ async def test_tritons_with_and_without_the_new_version_side_by_side(
 
 
 async def sampled(registry: CollectorRegistry, name: str, at_least: float, **labels: str) -> float:
-    """A metric's value, once it has come so far."""
+    """Wait until a metric reaches ``at_least`` and return its value."""
     async with asyncio.timeout(30):
         while (value := registry.get_sample_value(name, labels) or 0) < at_least:
             await asyncio.sleep(0.01)
@@ -247,7 +247,7 @@ async def test_a_shadow_is_compared(both: LocalTriton) -> None:
         mine = await client.infer(request)
         theirs = await other.infer(replace(request, spec=await other.model_spec()))
         agreeing = int((mine.argmax(axis=1) == theirs.argmax(axis=1)).sum())
-        assert 0 < agreeing < 50, "the toys must differ in some"
+        assert 0 < agreeing < 50, "the toy models must differ for some crops"
 
         await sampled(registry, "tandem_shadow_difference_count", 50, version="2")
         values = {
@@ -258,12 +258,14 @@ async def test_a_shadow_is_compared(both: LocalTriton) -> None:
         total = registry.get_sample_value("tandem_shadow_difference_sum", {"version": "2"})
         assert total / 50 == pytest.approx(np.abs(mine - theirs).mean(), rel=1e-4)
         compared = {"version": "2", "outcome": "compared"}
-        assert registry.get_sample_value("tandem_shadow_requests_total", compared) == 1, "a probe is not mirrored"
+        assert registry.get_sample_value("tandem_shadow_requests_total", compared) == 1, (
+            "a probe must not be mirrored"
+        )
     finally:
         await client.close()
 
 
-async def test_a_shadow_that_never_answers_harms_nobody(both: LocalTriton) -> None:
+async def test_a_shadow_that_never_answers_delays_no_caller(both: LocalTriton) -> None:
     silent = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
     registry = CollectorRegistry()
     port = silent.sockets[0].getsockname()[1]

@@ -82,6 +82,24 @@ def test_a_full_queue_refuses_photos_until_a_place_is_free(tmp_path: Path) -> No
     asyncio.run(scenario())
 
 
+def test_the_queue_is_saturated_when_a_photo_waits(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with queue_of_one() as queue:
+            assert (queue.in_flight, queue.saturated()) == (0, False)
+            hold = partial(worker_tasks.hold, begun=tmp_path / "begun", go=tmp_path / "go")
+            photos = [asyncio.create_task(queue.run(hold, b"", worker_tasks.parse_fields))]
+            await asyncio.sleep(0)
+            assert (queue.in_flight, queue.saturated()) == (1, False)
+            photos.append(asyncio.create_task(queue.run(hold, b"", worker_tasks.parse_fields)))
+            await asyncio.sleep(0)
+            assert (queue.in_flight, queue.saturated()) == (2, True)
+            (tmp_path / "go").touch()
+            await asyncio.gather(*photos)
+            assert (queue.in_flight, queue.saturated()) == (0, False)
+
+    asyncio.run(scenario())
+
+
 def test_a_canceled_caller_leaves_the_queue_but_not_a_running_worker(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with queue_of_one() as queue:

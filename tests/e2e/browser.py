@@ -1,4 +1,4 @@
-"""What a visitor does with the page, and what the browser noticed meanwhile."""
+"""Drives the page in a browser like a visitor, and checks what the browser logged."""
 
 import json
 from pathlib import Path
@@ -15,17 +15,17 @@ TIMEOUT_S = 30.0
 
 
 class Browser:
-    """One window with the page in it."""
+    """A browser window that shows the page."""
 
-    def __init__(self, driver: Chrome, base_url: str, artefacts: Path) -> None:
+    def __init__(self, driver: Chrome, base_url: str, artifacts: Path) -> None:
         self.driver = driver
         self.base_url = base_url
         self.expected_errors: tuple[str, ...] = ()
-        self._artefacts = artefacts
+        self._artifacts = artifacts
         driver.execute_cdp_cmd("Network.enable", {})
 
     def look(self, size: tuple[int, int], *, dark: bool = False) -> None:
-        """Give the viewport a size in CSS pixels, and the visitor a taste for light or dark."""
+        """Set the viewport's size in CSS pixels and the color scheme."""
         metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size[0] < 600}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
@@ -38,8 +38,8 @@ class Browser:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def texts(self, selector: str) -> list[str]:
-        """The texts of all elements as they are in the document, whatever CSS makes of them."""
-        script = "return [...document.querySelectorAll(arguments[0])].map((found) => found.textContent)"
+        """Return the texts of all matching elements as in the document, without CSS transformations."""
+        script = "return [...document.querySelectorAll(arguments[0])].map((element) => element.textContent)"
         found: list[str] = self.driver.execute_script(script, selector)
         return found
 
@@ -60,48 +60,48 @@ class Browser:
         self.find("#file").send_keys(str(photo))
 
     def wait_for_faces(self, count: int) -> None:
-        wait_until(lambda: len(self.all("#faces .card")) == count, f"there are {count} faces", TIMEOUT_S)
-        wait_until(lambda: not self.all("body.reading"), "reading is over", TIMEOUT_S)
+        wait_until(lambda: len(self.all("#faces .card")) == count, f"the page shows {count} faces", TIMEOUT_S)
+        wait_until(lambda: not self.all("body.reading"), "the analysis is over", TIMEOUT_S)
 
-    def wait_for_text(self, selector: str, words: str) -> None:
-        wait_until(lambda: words in "".join(self.texts(selector)), f"{selector} says «{words}»", TIMEOUT_S)
+    def wait_for_text(self, selector: str, text: str) -> None:
+        wait_until(lambda: text in "".join(self.texts(selector)), f"{selector} contains {text!r}", TIMEOUT_S)
 
     def face(self, number: int = 1) -> dict[str, str]:
-        """The bars of a card, label to percentage as shown."""
+        """Return the bars of a card: label to displayed percentage."""
         card = f"#faces .card:nth-child({number})"
         labels, values = self.texts(f"{card} .label"), self.texts(f"{card} .value")
         return dict(zip(labels, values, strict=True))
 
     def screenshot(self, name: str, *, live: bool = False) -> Path:
-        path = self._artefacts / f"{name}.png"
+        path = self._artifacts / f"{name}.png"
         if live:
             self.driver.save_screenshot(str(path))
             return path
-        # Transitions are over when nothing moves any more.
-        moving = "return document.getAnimations().some((a) => a.effect.getComputedTiming().iterations === 1)"
-        wait_until(lambda: not self.run(moving), "nothing moves")
+        # Endless animations, such as the progress bar, do not count.
+        is_moving = "return document.getAnimations().some((a) => a.effect.getComputedTiming().iterations === 1)"
+        wait_until(lambda: not self.run(is_moving), "transitions are over")
         self.driver.save_screenshot(str(path))
         return path
 
-    def check_conduct(self) -> None:
-        """Fail where the page logged an error, broke its own policy, or asked anybody but its own server."""
-        complaints = [
+    def check_logs(self) -> None:
+        """Fail if the page logged an error, violated its policy, or sent a request to another server."""
+        errors = [
             entry["message"]
             for entry in self.driver.get_log("browser")
             if entry["level"] in ("SEVERE", "WARNING")
             and not any(expected in entry["message"] for expected in self.expected_errors)
         ]
-        assert complaints == []
-        home = urlsplit(self.base_url).netloc
-        elsewhere = [
+        assert errors == []
+        own_server = urlsplit(self.base_url).netloc
+        foreign = [
             url
             for url in self.requested()
-            if urlsplit(url).netloc != home and urlsplit(url).scheme not in ("blob", "data", "chrome")
+            if urlsplit(url).netloc != own_server and urlsplit(url).scheme not in ("blob", "data", "chrome")
         ]
-        assert elsewhere == []
+        assert foreign == []
 
     def requested(self) -> list[str]:
-        """Every URL that the page asked for, WebSockets included."""
+        """Return every URL that the page requested, including WebSockets."""
         urls = []
         for entry in self.driver.get_log("performance"):
             event = json.loads(entry["message"])["message"]

@@ -1,4 +1,4 @@
-"""A real browser before a real gateway with a real Triton."""
+"""A real browser, gateway and Triton."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from service.triton import install
 from service.triton.server import LocalTriton
 
 pytest.register_assert_rewrite("browser")
-from browser import Browser  # noqa: E402 - after the line above, which makes its assertions tell their values
+from browser import Browser  # noqa: E402 - after the line above, which makes its assertions show their values
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +40,7 @@ ARGUMENTS = (
 
 @pytest.fixture(scope="session")
 def triton() -> Iterator[LocalTriton]:
-    """A running Triton with the committed model."""
+    """Run Triton with the committed model."""
     home = ROOT / ".triton"
     install.install(home)
     with LocalTriton(home=home, model_repository=ROOT / "model_repository") as triton:
@@ -49,14 +49,14 @@ def triton() -> Iterator[LocalTriton]:
 
 @pytest.fixture(scope="session")
 def tandem(triton: LocalTriton) -> Iterator[str]:
-    """The base URL of a running `tandem serve`."""
+    """Run `tandem serve`; its base URL."""
     with serve(triton) as url:
         yield url
 
 
 @contextmanager
 def serve(triton: LocalTriton, **settings: str) -> Iterator[str]:
-    """`tandem serve` as a process of its own; yields its base URL."""
+    """Run `tandem serve` as a process and yield its base URL."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")}
     environment |= {"TANDEM_PORT": "0", "TANDEM_TRITON_URL": triton.grpc_url, "TANDEM_LOG_LEVEL": "warning"}
     environment |= {f"TANDEM_{name.upper()}": value for name, value in settings.items()}
@@ -64,9 +64,9 @@ def serve(triton: LocalTriton, **settings: str) -> Iterator[str]:
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout
-            announced = re.search(r"http://[\d.:]+", process.stdout.readline())
-            assert announced, "tandem serve did not become ready"
-            yield announced.group()
+            url = re.search(r"http://[\d.:]+", process.stdout.readline())
+            assert url, "tandem serve did not become ready"
+            yield url.group()
         finally:
             process.terminate()
             process.wait(60)
@@ -74,7 +74,7 @@ def serve(triton: LocalTriton, **settings: str) -> Iterator[str]:
 
 @pytest.fixture
 def guarded(triton: LocalTriton) -> Iterator[tuple[str, str]]:
-    """The base URL of a gateway that wants an API key, and a key that it takes."""
+    """Run a gateway that requires an API key; its base URL and a valid key."""
     key = create_key("visitor")
     with serve(triton, api_keys=json.dumps([key.line])) as url:
         yield url, key.secret
@@ -82,12 +82,12 @@ def guarded(triton: LocalTriton) -> Iterator[tuple[str, str]]:
 
 @pytest.fixture(scope="session")
 def chromium() -> tuple[str, str]:
-    """Paths of Chromium and of its driver."""
+    """The paths of Chromium and its driver."""
     browser = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
     driver = shutil.which("chromedriver")
     if browser and driver:
         return browser, driver
-    missing = "no Chromium with its chromedriver; on Debian: apt-get install chromium chromium-driver"
+    missing = "Chromium and chromedriver are not installed; on Debian: apt-get install chromium chromium-driver"
     if os.environ.get("CI", "").lower() in ("1", "true"):
         pytest.fail(missing)
     pytest.skip(missing)
@@ -95,9 +95,9 @@ def chromium() -> tuple[str, str]:
 
 @pytest.fixture
 def open_page(
-    chromium: tuple[str, str], tandem: str, tmp_path: Path, artefacts: Path
+    chromium: tuple[str, str], tandem: str, tmp_path: Path, artifacts: Path
 ) -> Iterator[Callable[..., Browser]]:
-    """Opens the page in a new browser with a profile of its own; its misconduct fails the test at the end."""
+    """Open the page in a browser with a new profile; the test fails at the end if a browser logged an error."""
     browsers: list[Browser] = []
 
     def open_page(
@@ -111,8 +111,8 @@ def open_page(
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         driver = webdriver.Chrome(options, Service(chromium[1]))
         driver.get("about:blank")
-        driver.get_log("performance")  # of the browser's own first tab
-        browser = Browser(driver, url, artefacts)
+        driver.get_log("performance")  # drop the log of the first tab
+        browser = Browser(driver, url, artifacts)
         browsers.append(browser)
         browser.look(size, dark=dark)
         driver.get(url)
@@ -121,36 +121,36 @@ def open_page(
     yield open_page
     try:
         for browser in browsers:
-            browser.check_conduct()
+            browser.check_logs()
     finally:
         for browser in browsers:
             browser.driver.quit()
 
 
 @pytest.fixture(scope="session")
-def artefacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where screenshots go: TANDEM_SCREENSHOTS, else a temporary folder."""
-    given = os.environ.get("TANDEM_SCREENSHOTS")
-    folder = Path(given) if given else tmp_path_factory.mktemp("screenshots")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder for screenshots: TANDEM_SCREENSHOTS, or a temporary one."""
+    configured = os.environ.get("TANDEM_SCREENSHOTS")
+    folder = Path(configured) if configured else tmp_path_factory.mktemp("screenshots")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one.jpg, four.jpg and one.heic (as many faces as they say), nobody.png and text.jpg."""
+    """A folder with one.jpg, four.jpg and one.heic (named for their faces), nobody.png and text.jpg."""
     folder = tmp_path_factory.mktemp("files")
     (folder / "one.jpg").write_bytes(encoded(astronaut()))
     (folder / "four.jpg").write_bytes(encoded(tiles(2, 2)))
     (folder / "one.heic").write_bytes(encoded(astronaut(), "HEIF"))
     (folder / "nobody.png").write_bytes(encoded(astronaut().crop((300, 300, 500, 500)), "PNG"))
-    (folder / "text.jpg").write_text("This is a text, whatever its name.")
+    (folder / "text.jpg").write_text("This is a text file, despite its name.")
     return folder
 
 
 @pytest.fixture(scope="session")
 def camera_film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the fake camera shows: a face that moves slowly, as uncompressed YUV4MPEG2 of 640 x 480 pixels."""
+    """A video for the fake camera: a slowly moving face, as uncompressed YUV4MPEG2 of 640 x 480 pixels."""
     path = tmp_path_factory.mktemp("film") / "face.y4m"
     photo = np.asarray(astronaut().resize((700, 700)))
     with path.open("wb") as film:

@@ -1,4 +1,4 @@
-"""What the documents tell people to type works when typed; what cannot run is in unit/test_console_blocks.py."""
+"""Runs the examples in the documents; those that cannot run are checked in unit/test_console_blocks.py."""
 
 import os
 import re
@@ -26,14 +26,14 @@ COMMANDS = {
     "javascript": ["node", "--input-type=module", "-e"],
 }
 SERVED = "127.0.0.1:8080"
-"""Where the documents' service listens."""
+"""Where the service in the documents listens."""
 
 USES = re.compile(r"curl |(\.venv/bin/)?tandem (predict|video|settings|openapi|create-key) ?")
-"""Lines of a console that use a service which runs; the others install or operate one."""
+"""Console lines that use a running service; the others install or operate one."""
 
 
 def examples() -> list[tuple[str, str, str]]:
-    """Document, language and code of each block, and of each line of a console."""
+    """Find the document, language and code of each block and of each console line."""
     found = []
     for document in DOCUMENTS:
         for language, code in BLOCK.findall(document.read_text()):
@@ -47,7 +47,7 @@ def examples() -> list[tuple[str, str, str]]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with what the documents speak of: photo.jpg, photos with one more, and film.mp4."""
+    """A folder with the files that the documents use: photo.jpg, photos/another.jpg and film.mp4."""
     (tmp_path / "photos").mkdir()
     for name in ("photo.jpg", "photos/another.jpg"):
         (tmp_path / name).write_bytes(encoded(astronaut()))
@@ -55,7 +55,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_each_document_has_examples() -> None:
+def test_finds_the_examples() -> None:
     assert {"README.md", "api.md"} <= {name for name, _, _ in examples()}
     assert len(examples()) >= 15
 
@@ -65,12 +65,12 @@ def test_each_document_has_examples() -> None:
     [example[1:] for example in examples()],
     ids=[f"{n}-{name}-{kind}" for n, (name, kind, _) in enumerate(examples())],
 )
-def test_an_example_runs(tandem: str, folder: Path, language: str, code: str) -> None:
+def test_example_runs(tandem: str, folder: Path, language: str, code: str) -> None:
     assert shutil.which(COMMANDS[language][0]), f"{COMMANDS[language][0]} is not installed"
-    there = code.replace(SERVED, tandem.removeprefix("http://")).replace(".venv/bin/tandem", "tandem")
+    adapted = code.replace(SERVED, tandem.removeprefix("http://")).replace(".venv/bin/tandem", "tandem")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    ran = subprocess.run(
-        [*COMMANDS[language], there],
+    completed = subprocess.run(
+        [*COMMANDS[language], adapted],
         cwd=folder,
         env={**os.environ, "PATH": path, "TANDEM_URL": tandem},
         capture_output=True,
@@ -78,35 +78,33 @@ def test_an_example_runs(tandem: str, folder: Path, language: str, code: str) ->
         timeout=120,
         check=False,
     )
-    assert ran.returncode == 0, ran.stderr
-    written = [word for word in written_by(code) if "/" not in word]
+    assert completed.returncode == 0, completed.stderr
+    written = [name for name in written_by(code) if "/" not in name]
     for name in written:
         assert (folder / name).stat().st_size, name
     if "no photo" in code:
-        assert "urn:tandem:problem:unsupported-photo" in ran.stdout
+        assert "urn:tandem:problem:unsupported-photo" in completed.stdout
     elif not written and not re.search(r"tandem (settings|openapi|create-key)", code):
-        assert "happiness" in ran.stdout
+        assert "happiness" in completed.stdout
 
 
 def written_by(code: str) -> list[str]:
-    """The files that a command is told to write."""
+    """Return the files that a command writes."""
     words = shlex.split(code, comments=True) if re.match(r"curl|\S*tandem", code) else []
     options = ("-o", "--out", "--csv", "--plot", "--annotate")
     return [after for word, after in pairwise(words) if word in options]
 
 
-def test_the_example_of_the_stream_runs_in_a_browser(
-    open_page: Callable[..., Browser], tandem: str, folder: Path
-) -> None:
+def test_stream_example_runs_in_a_browser(open_page: Callable[..., Browser], tandem: str, folder: Path) -> None:
     page = open_page()
-    there = STREAM_EXAMPLE.replace(SERVED, tandem.removeprefix("http://"))
-    assert there != STREAM_EXAMPLE
+    example = STREAM_EXAMPLE.replace(SERVED, tandem.removeprefix("http://"))
+    assert example != STREAM_EXAMPLE
     faces = page.driver.execute_async_script(
         f"""
         const [bytes, done] = arguments;
         const photo = new Uint8Array(bytes);
         const console = {{ log: done }};
-        {there}
+        {example}
         """,
         list((folder / "photo.jpg").read_bytes()),
     )

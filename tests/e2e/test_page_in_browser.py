@@ -12,12 +12,14 @@ from PIL import Image
 from selenium.webdriver.common.keys import Keys
 from waiting import wait_until
 
+from service.errors import UnsupportedPhoto
+
 Open = Callable[..., Browser]
 
 MEANING = "Labels describe what a face shows, not what a person feels."
 
 
-def ask(tandem: str, photo: Path) -> dict:
+def answer_to(tandem: str, photo: Path) -> dict:
     return httpx.post(f"{tandem}/v1/emotions", files={"image": photo.read_bytes()}, timeout=60).json()
 
 
@@ -33,18 +35,18 @@ def fake_camera(film: Path) -> tuple[str, ...]:
     )
 
 
-def test_a_photo_gets_a_box_and_a_bar_for_every_emotion(open_page: Open, tandem: str, files: Path) -> None:
+def test_shows_a_box_and_a_bar_for_every_emotion(open_page: Open, tandem: str, files: Path) -> None:
     page = open_page()
     assert MEANING in page.texts("main p")
     page.choose(files / "one.jpg")
     page.wait_for_faces(1)
-    (face,) = ask(tandem, files / "one.jpg")["faces"]
+    (face,) = answer_to(tandem, files / "one.jpg")["faces"]
     assert page.face() == {label: shown(p) for label, p in face["emotions"].items()}
     assert len(page.face()) == 8
     assert page.texts(".card .emotion") == [face["emotion"]]
     assert page.texts(".box .words") == [f"{face['emotion']} {shown(face['confidence'])}"]
     assert page.texts("#status") == [f"1 face: {face['emotion']} {shown(face['confidence'])}."]
-    # The box lies where the answer says, in the picture as it is shown.
+    # The box is where the answer puts it, at the scale of the displayed photo.
     photo, box = page.find("#photo").rect, page.find(".box").rect
     scale = photo["width"] / 512
     assert photo["height"] == pytest.approx(photo["width"], abs=1)
@@ -52,7 +54,7 @@ def test_a_photo_gets_a_box_and_a_bar_for_every_emotion(open_page: Open, tandem:
         assert box[key] == pytest.approx(origin + scale * face["box"][key], abs=2)
     # A bar is as long as its probability.
     tracks, fills = page.all(".bars .track"), page.all(".bars .fill")
-    wait_until(lambda: not page.run("return document.getAnimations().length"), "the bars stand")
+    wait_until(lambda: not page.run("return document.getAnimations().length"), "the bars have stopped moving")
     for track, fill, probability in zip(tracks, fills, face["emotions"].values(), strict=True):
         end = fill.rect["x"] + fill.rect["width"]
         assert end == pytest.approx(track.rect["x"] + probability * track.rect["width"], abs=1.5)
@@ -60,11 +62,11 @@ def test_a_photo_gets_a_box_and_a_bar_for_every_emotion(open_page: Open, tandem:
     page.screenshot("photo")
 
 
-def test_several_faces_have_a_card_and_a_box_each(open_page: Open, tandem: str, files: Path) -> None:
+def test_shows_a_card_and_a_box_for_each_face(open_page: Open, tandem: str, files: Path) -> None:
     page = open_page()
     page.choose(files / "four.jpg")
     page.wait_for_faces(4)
-    answer = ask(tandem, files / "four.jpg")
+    answer = answer_to(tandem, files / "four.jpg")
     assert page.texts(".card .name") == ["Face 1", "Face 2", "Face 3", "Face 4"]
     assert page.texts(".card .emotion") == [face["emotion"] for face in answer["faces"]]
     assert page.texts(".box .number") == ["1", "2", "3", "4"]
@@ -74,7 +76,7 @@ def test_several_faces_have_a_card_and_a_box_each(open_page: Open, tandem: str, 
     page.screenshot("several-faces")
 
 
-def test_the_picture_without_a_face_says_so(open_page: Open, files: Path) -> None:
+def test_says_that_no_face_was_found(open_page: Open, files: Path) -> None:
     page = open_page()
     page.choose(files / "nobody.png")
     page.wait_for_text("#status", "No face was found")
@@ -82,12 +84,12 @@ def test_the_picture_without_a_face_says_so(open_page: Open, files: Path) -> Non
     assert not page.all(".problem.shown")
 
 
-def test_an_error_is_told_in_words_and_the_next_photo_works(open_page: Open, files: Path) -> None:
+def test_shows_an_error_and_then_the_next_photo(open_page: Open, files: Path) -> None:
     page = open_page()
     page.expected_errors = ("/v1/emotions - Failed to load resource: the server responded with a status of 415",)
     page.choose(files / "text.jpg")
-    page.wait_for_text("#problem", "is not a photo in JPEG, PNG, WebP or HEIC")
-    assert page.find("#problem strong").text == "Not an image format that is read here"
+    page.wait_for_text("#problem", "JPEG, PNG, WebP or HEIC")
+    assert page.find("#problem strong").text == UnsupportedPhoto.title
     assert page.find("#problem").get_attribute("role") == "alert"
     page.screenshot("error")
     page.choose(files / "one.jpg")
@@ -95,7 +97,7 @@ def test_an_error_is_told_in_words_and_the_next_photo_works(open_page: Open, fil
     assert page.texts("#problem") == [""]
 
 
-def test_a_photo_that_the_browser_cannot_show_comes_back_drawn(open_page: Open, files: Path) -> None:
+def test_shows_the_annotated_photo_if_the_browser_cannot_show_the_original(open_page: Open, files: Path) -> None:
     page = open_page()
     page.choose(files / "one.heic")
     page.wait_for_faces(1)
@@ -103,25 +105,25 @@ def test_a_photo_that_the_browser_cannot_show_comes_back_drawn(open_page: Open, 
     assert page.all(".box") == []
 
 
-def test_a_photo_can_be_pasted_and_dropped(open_page: Open, files: Path) -> None:
+def test_accepts_pasted_and_dropped_photos(open_page: Open, files: Path) -> None:
     page = open_page()
     make = """
         const bytes = Uint8Array.from(atob(arguments[0]), (c) => c.charCodeAt(0));
-        const carried = new DataTransfer();
-        carried.items.add(new File([bytes], "photo.jpg", { type: "image/jpeg" }));
+        const transfer = new DataTransfer();
+        transfer.items.add(new File([bytes], "photo.jpg", { type: "image/jpeg" }));
     """
     one, four = (base64.b64encode((files / name).read_bytes()).decode() for name in ("one.jpg", "four.jpg"))
-    paste = "document.dispatchEvent(new ClipboardEvent('paste', { clipboardData: carried, bubbles: true }))"
+    paste = "document.dispatchEvent(new ClipboardEvent('paste', { clipboardData: transfer, bubbles: true }))"
     page.run(make + paste, one)
     page.wait_for_faces(1)
-    drop = "document.body.dispatchEvent(new DragEvent('drop', { dataTransfer: carried, bubbles: true }))"
+    drop = "document.body.dispatchEvent(new DragEvent('drop', { dataTransfer: transfer, bubbles: true }))"
     page.run(make + drop, four)
     page.wait_for_faces(4)
-    page.run("const carried = new DataTransfer();" + drop)
-    page.wait_for_text("#problem", "links to pictures elsewhere are not fetched")
+    page.run("const transfer = new DataTransfer();" + drop)
+    page.wait_for_text("#problem", "Links to images are not fetched")
 
 
-def test_the_webcam_shows_its_face_live(open_page: Open, camera_film: Path) -> None:
+def test_shows_the_webcam_live(open_page: Open, camera_film: Path) -> None:
     page = open_page(*fake_camera(camera_film))
     page.find("#camera").click()
     page.wait_for_faces(1)
@@ -133,17 +135,17 @@ def test_the_webcam_shows_its_face_live(open_page: Open, camera_film: Path) -> N
     assert page.find(".card") == first, "the face keeps its card"
     assert page.texts(".card .name") == ["Face 1"]
     assert page.texts("#status")[0].startswith("Live, 1 face: ")
-    # The picture is a mirror, and the box lies over the face in it: it is left of the middle in the film.
+    # The webcam is mirrored: the face is left of the center in the video, so its box is right of the center.
     frame, box = page.find("#frame").rect, page.find(".box").rect
     assert box["x"] + box["width"] / 2 > frame["x"] + frame["width"] / 2
     page.screenshot("webcam", live=True)
     page.find("#camera").click()
-    wait_until(lambda: not page.all(".card"), "the faces are gone")
+    wait_until(lambda: not page.all(".card"), "the faces have disappeared")
     assert page.find("#video").get_property("srcObject") is None
     assert page.find("#camera").text == "Use the webcam"
 
 
-def test_a_photo_ends_the_webcam(open_page: Open, camera_film: Path, files: Path) -> None:
+def test_choosing_a_photo_stops_the_webcam(open_page: Open, camera_film: Path, files: Path) -> None:
     page = open_page(*fake_camera(camera_film))
     page.find("#camera").click()
     page.wait_for_faces(1)
@@ -153,7 +155,7 @@ def test_a_photo_ends_the_webcam(open_page: Open, camera_film: Path, files: Path
     assert not page.find("#video").is_displayed()
 
 
-def test_without_a_camera_it_says_so(open_page: Open) -> None:
+def test_says_that_there_is_no_camera(open_page: Open) -> None:
     page = open_page()
     page.find("#camera").click()
     page.wait_for_text("#problem", "camera")
@@ -161,14 +163,14 @@ def test_without_a_camera_it_says_so(open_page: Open) -> None:
     assert page.find("#camera").text == "Use the webcam"
 
 
-def test_a_service_with_keys_asks_for_one(open_page: Open, guarded: tuple[str, str], files: Path) -> None:
+def test_asks_for_an_api_key(open_page: Open, guarded: tuple[str, str], files: Path) -> None:
     url, key = guarded
     page = open_page(url=url)
     page.expected_errors = ("/v1/emotions - Failed to load resource: the server responded with a status of 401",)
     page.choose(files / "one.jpg")
-    page.wait_for_text("#problem", "carries no API key")
+    page.wait_for_text("#problem", "API key")
     page.screenshot("key")
-    wait_until(lambda: page.focused.get_attribute("id") == "key", "the key can be typed")
+    wait_until(lambda: page.focused.get_attribute("id") == "key", "the key field has the focus")
     page.press(*key, Keys.ENTER)
     page.wait_for_faces(1)
     assert not page.find("#key-form").is_displayed()
@@ -176,7 +178,7 @@ def test_a_service_with_keys_asks_for_one(open_page: Open, guarded: tuple[str, s
     assert page.run(stored) == 0
 
 
-def test_the_webcam_asks_for_a_key_too(open_page: Open, guarded: tuple[str, str], camera_film: Path) -> None:
+def test_the_webcam_asks_for_an_api_key_too(open_page: Open, guarded: tuple[str, str], camera_film: Path) -> None:
     url, key = guarded
     page = open_page(*fake_camera(camera_film), url=url)
     page.expected_errors = ("/v1/stream", "/v1/model")
@@ -186,7 +188,7 @@ def test_the_webcam_asks_for_a_key_too(open_page: Open, guarded: tuple[str, str]
     page.wait_for_faces(1)
 
 
-def test_everything_can_be_reached_by_keyboard(open_page: Open, files: Path) -> None:
+def test_everything_is_reachable_by_keyboard(open_page: Open, files: Path) -> None:
     page = open_page()
     page.choose(files / "four.jpg")
     page.wait_for_faces(4)
@@ -198,31 +200,31 @@ def test_everything_can_be_reached_by_keyboard(open_page: Open, files: Path) -> 
         if focused.tag_name == "body":
             break
         order.append(focused.get_attribute("id") or focused.get_attribute("class") or focused.text)
-        # Whatever has the focus can be seen to have it.
-        ringed = focused if order[-1] != "file" else page.find("label[for=file]")
-        assert page.run("return getComputedStyle(arguments[0]).outlineStyle", ringed) != "none", order[-1]
+        # The focus is visible.
+        outlined = focused if order[-1] != "file" else page.find("label[for=file]")
+        assert page.run("return getComputedStyle(arguments[0]).outlineStyle", outlined) != "none", order[-1]
     expected = ["skip", "brand", "API reference", "file", "camera", "head", "head", "head", "head"]
     assert [name for name in order if name != "faces"][: len(expected)] == expected
     assert "copy" in order
     page.run("document.querySelectorAll('.head')[1].focus()")
     page.press(Keys.ENTER)
-    wait_until(lambda: len(page.all(".box.chosen")) == 1, "Enter chooses a face")
+    wait_until(lambda: len(page.all(".box.chosen")) == 1, "Enter selects a face")
     assert page.focused.get_attribute("aria-pressed") == "true"
     page.press(Keys.SPACE)
-    wait_until(lambda: not page.all(".box.chosen"), "Space lets it go")
+    wait_until(lambda: not page.all(".box.chosen"), "Space deselects it")
 
 
-def test_the_webcam_is_used_by_keyboard(open_page: Open, camera_film: Path) -> None:
+def test_the_webcam_works_by_keyboard(open_page: Open, camera_film: Path) -> None:
     page = open_page(*fake_camera(camera_film))
     while page.focused.get_attribute("id") != "camera":
         page.press(Keys.TAB)
     page.press(Keys.ENTER)
     page.wait_for_faces(1)
     page.press(Keys.SPACE)
-    wait_until(lambda: page.find("#camera").text == "Use the webcam", "it is off again")
+    wait_until(lambda: page.find("#camera").text == "Use the webcam", "the webcam is off")
 
 
-def test_the_layout_does_not_jump(open_page: Open, files: Path) -> None:
+def test_the_layout_does_not_shift(open_page: Open, files: Path) -> None:
     page = open_page()
     page.run(
         """
@@ -246,7 +248,9 @@ def test_the_layout_does_not_jump(open_page: Open, files: Path) -> None:
 
 @pytest.mark.parametrize("size", [(1280, 900), (390, 844), (320, 640)], ids=["desktop", "phone", "small phone"])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_it_looks_right(open_page: Open, files: Path, size: tuple[int, int], dark: bool) -> None:
+def test_fits_every_screen_in_light_and_dark(
+    open_page: Open, files: Path, size: tuple[int, int], dark: bool
+) -> None:
     page = open_page(size=size, dark=dark)
     name = f"{size[0]}-{'dark' if dark else 'light'}"
     page.screenshot(f"empty-{name}")
@@ -258,35 +262,36 @@ def test_it_looks_right(open_page: Open, files: Path, size: tuple[int, int], dar
         corner = picture.convert("L").getpixel((3, 3))
         assert (corner < 60) == dark
     width = page.run("return document.documentElement.scrollWidth")
-    assert width <= size[0], "nothing has to be scrolled sideways for"
+    assert width <= size[0], "the page does not scroll sideways"
 
 
-def test_every_text_has_enough_contrast(open_page: Open, files: Path) -> None:
+def test_text_has_enough_contrast(open_page: Open, files: Path) -> None:
     for dark in (False, True):
         page = open_page(dark=dark)
         page.choose(files / "one.jpg")
         page.wait_for_faces(1)
-        for ground, colours in (
+        for background, colors in (
             ("--ground", ("--text", "--muted", "--accent")),
             ("--surface", ("--text", "--muted", "--accent")),
             ("--problem-ground", ("--problem", "--text")),
             ("--accent", ("--on-accent",)),
         ):
-            for colour in colours:
-                assert contrast(token(page, colour), token(page, ground)) >= 4.5, (dark, colour, ground)
+            for color in colors:
+                assert contrast(token(page, color), token(page, background)) >= 4.5, (dark, color, background)
 
 
 def token(page: Browser, name: str) -> tuple[int, ...]:
+    """Return the RGB value of a CSS variable."""
     value: str = page.run("return getComputedStyle(document.documentElement).getPropertyValue(arguments[0])", name)
     digits = value.strip().removeprefix("#")
     return tuple(int(digits[place : place + 2], 16) for place in (0, 2, 4))
 
 
 def contrast(a: tuple[int, ...], b: tuple[int, ...]) -> float:
-    """Contrast ratio after WCAG 2.2, 1 to 21."""
+    """Compute the contrast ratio of WCAG 2.2, 1..21."""
 
-    def luminance(colour: tuple[int, ...]) -> float:
-        parts = [c / 255 for c in colour]
+    def luminance(color: tuple[int, ...]) -> float:
+        parts = [c / 255 for c in color]
         red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
         return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
@@ -294,7 +299,7 @@ def contrast(a: tuple[int, ...], b: tuple[int, ...]) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def test_names_and_roles_are_there_for_a_screen_reader(open_page: Open, files: Path) -> None:
+def test_has_names_and_roles_for_screen_readers(open_page: Open, files: Path) -> None:
     page = open_page()
     page.choose(files / "one.jpg")
     page.wait_for_faces(1)
@@ -310,7 +315,7 @@ def test_names_and_roles_are_there_for_a_screen_reader(open_page: Open, files: P
     assert [heading.tag_name for heading in page.all("h1, h2")] == ["h1", "h2", "h2", "h2"]
 
 
-def test_says_how_to_do_it_without_the_page(open_page: Open, tandem: str) -> None:
+def test_shows_how_to_use_the_api(open_page: Open, tandem: str) -> None:
     page = open_page()
     assert page.texts("#command") == [f"curl -F image=@photo.jpg {tandem}/v1/emotions"]
     links = [link.get_attribute("href") for link in page.all("a")]

@@ -1,4 +1,4 @@
-"""The page at ``/``: static files of this folder, held in memory, under a strict Content-Security-Policy."""
+"""Serves the page at ``/``: static files in this folder, from memory, with a strict Content-Security-Policy."""
 
 import hashlib
 from pathlib import Path
@@ -16,10 +16,10 @@ MEDIA_TYPES: Final = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-"""The files of this folder that are served, by suffix."""
+"""Files with these suffixes are served."""
 
 SECURITY_HEADERS: Final = {
-    # Nothing from elsewhere, nothing inline, no string becomes markup; blob: is a photo that the visitor chose.
+    # Only files of this origin, nothing inline, no markup from strings. blob: is for the visitor's photo.
     "Content-Security-Policy": "; ".join(
         (
             "default-src 'none'",
@@ -47,17 +47,17 @@ router = APIRouter()
 
 
 class PageFile:
-    """One static file as an endpoint."""
+    """An endpoint that serves one file."""
 
     def __init__(self, path: Path) -> None:
         self._content = path.read_bytes()
         etag = f'"{hashlib.sha256(self._content).hexdigest()[:32]}"'
-        # Asked for anew each time, and answered with 304 till a new version of the service is there.
+        # Browsers ask every time and get a 304 until the file changes with a new version of the service.
         self._headers = {**SECURITY_HEADERS, "ETag": etag, "Cache-Control": "no-cache"}
         self._media_type = MEDIA_TYPES[path.suffix]
 
     async def __call__(self, request: Request) -> Response:
-        """The file, or 304 where the browser has it already."""
+        """Send the file, or 304 if the browser has it."""
         if request.headers.get("if-none-match") == self._headers["ETag"]:
             return Response(status_code=304, headers=self._headers)
         return Response(self._content, media_type=self._media_type, headers=self._headers)

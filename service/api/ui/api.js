@@ -1,8 +1,8 @@
-// One photo to POST /v1/emotions, and what went wrong with it in words.
+// Calls to the API, and its errors as a title and a text.
 
 const UNAUTHORIZED = 401;
 
-let key = ""; // kept by this page alone, and only as long as it is open
+let apiKey = ""; // never stored; lost when the page is closed
 
 export class Problem extends Error {
   constructor(title, detail, status = 0) {
@@ -12,54 +12,54 @@ export class Problem extends Error {
   }
 }
 
-export function useKey(given) {
-  key = given.trim();
+export function setApiKey(key) {
+  apiKey = key.trim();
 }
 
-/** What a WebSocket offers as subprotocols, which is how a browser can hand over a key. */
-export function protocols() {
-  return key ? ["tandem.v1", `tandem.key.${key}`] : ["tandem.v1"];
+/** Subprotocols for a WebSocket. A browser cannot set headers there, so the API key is one of them. */
+export function subprotocols() {
+  return apiKey ? ["tandem.v1", `tandem.key.${apiKey}`] : ["tandem.v1"];
 }
 
-async function post(photo, accept, signal) {
-  const form = new FormData();
-  form.append("image", photo, "photo"); // its name is nobody's business
-  return ask("/v1/emotions", { method: "POST", body: form, headers: { Accept: accept }, signal });
-}
-
-async function ask(url, { headers = {}, ...options }) {
+async function request(url, { headers = {}, ...options }) {
   let response;
   try {
-    response = await fetch(url, { ...options, headers: key ? { ...headers, "X-API-Key": key } : headers });
+    response = await fetch(url, { ...options, headers: apiKey ? { ...headers, "X-API-Key": apiKey } : headers });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem("No answer", "The service cannot be reached, or broke the connection off.");
+    throw new Problem("No answer", "The service cannot be reached, or it closed the connection.");
   }
   if (response.ok) return response;
-  throw await problemOf(response);
+  throw await toProblem(response);
 }
 
-async function problemOf(response) {
+async function toProblem(response) {
   try {
     const { title, detail, status } = await response.json();
     if (detail) return new Problem(title, detail, status);
   } catch {
-    // No problem object: something between this page and the service has answered.
+    // The response is not from the service but from a proxy in front of it.
   }
   return new Problem("No answer", `The service answered with status ${response.status}.`);
 }
 
-/** The answer for a photo: image, faces, model. */
-export async function readEmotions(photo, signal) {
-  return (await post(photo, "application/json", signal)).json();
+async function postPhoto(photo, accept, signal) {
+  const form = new FormData();
+  form.append("image", photo, "photo"); // do not send the file's name
+  return request("/v1/emotions", { method: "POST", body: form, headers: { Accept: accept }, signal });
 }
 
-/** The photo as JPEG with its boxes drawn, for formats that this browser cannot show. */
-export async function drawnPhoto(photo, signal) {
-  return (await post(photo, "image/jpeg", signal)).blob();
+/** The emotions of a photo, as the API's JSON. */
+export async function fetchEmotions(photo, signal) {
+  return (await postPhoto(photo, "application/json", signal)).json();
 }
 
-/** Throw the problem that there is with every request: a browser does not tell why a WebSocket was refused. */
+/** The annotated photo as JPEG, for formats that the browser cannot show. */
+export async function fetchAnnotated(photo, signal) {
+  return (await postPhoto(photo, "image/jpeg", signal)).blob();
+}
+
+/** Throw the problem that any request has: a browser does not tell why a WebSocket failed. */
 export async function checkAccess() {
-  await ask("/v1/model", {});
+  await request("/v1/model", {});
 }

@@ -1,18 +1,19 @@
-// The webcam: frames to WS /v1/stream, one at a time, each as soon as the answer for the one before is there.
+// The webcam: sends frames to WS /v1/stream, each after the answer to the one before.
 
-import { Problem, checkAccess, protocols } from "/page/api.js";
+import { Problem, checkAccess, subprotocols } from "/page/api.js";
 
-const MAX_SIDE = 640; // pixels of a frame as sent; faces at a desk are found in far less
-const QUALITY = 0.85;
+const MAX_SIDE = 640; // of a sent frame, in pixels; enough for faces at a desk
+const JPEG_QUALITY = 0.85;
 const MIN_INTERVAL_MS = 40;
+const ERROR_PAUSE_MS = 1000;
 const SMOOTHING = 0.6;
-const ATTEMPTS = 5;
-const LOST = [1001, 1006, 1012]; // the service or the way to it went away, and may come back
+const MAX_ATTEMPTS = 5;
+const RECONNECT_CODES = [1001, 1006, 1012]; // going away, connection lost, service restart
 
-const REFUSALS = {
-  NotAllowedError: "The browser was told not to give this page the camera. Allow it in the address bar and try again.",
-  NotFoundError: "This device has no camera that the browser can use.",
-  NotReadableError: "The camera is in use by another program.",
+const CAMERA_ERRORS = {
+  NotAllowedError: "The browser blocks the camera for this page. Allow it in the address bar and try again.",
+  NotFoundError: "The browser finds no camera on this device.",
+  NotReadableError: "Another program is using the camera.",
 };
 
 export class Camera {
@@ -27,17 +28,17 @@ export class Camera {
 
   async start() {
     if (!navigator.mediaDevices) {
-      throw new Problem("No camera", "Browsers give a camera only to pages that come by https, or from this computer.");
+      throw new Problem("No camera", "Browsers allow the camera only for pages served over HTTPS or from this computer.");
     }
     this.running = true;
     try {
-      const wanted = { facingMode: "user", width: { ideal: 1280 }, height: { ideal: 720 } };
-      this.media = await navigator.mediaDevices.getUserMedia({ video: wanted, audio: false });
+      const video = { facingMode: "user", width: { ideal: 1280 }, height: { ideal: 720 } };
+      this.media = await navigator.mediaDevices.getUserMedia({ video, audio: false });
     } catch (error) {
       this.running = false;
-      throw new Problem("No camera", REFUSALS[error.name] ?? `The camera cannot be used: ${error.message}`);
+      throw new Problem("No camera", CAMERA_ERRORS[error.name] ?? `The camera cannot be used: ${error.message}`);
     }
-    if (!this.running) return this.releaseMedia(); // stopped while the browser was asking
+    if (!this.running) return this.releaseMedia(); // stopped while the browser asked for permission
     const [track] = this.media.getVideoTracks();
     this.mirrored = track.getSettings().facingMode !== "environment";
     track.addEventListener("ended", () => this.fail(new Problem("No camera", "The camera was switched off.")));
@@ -45,9 +46,9 @@ export class Camera {
     try {
       await this.video.play();
     } catch (error) {
-      if (!this.running) return undefined; // stopped before the first frame came
+      if (!this.running) return undefined; // stopped before the first frame
       this.stop();
-      throw new Problem("No camera", `The camera gives no picture: ${error.message}`);
+      throw new Problem("No camera", `The camera shows no picture: ${error.message}`);
     }
     if (!this.running) return undefined;
     this.handlers.started();
@@ -58,7 +59,7 @@ export class Camera {
   stop() {
     if (!this.running) return;
     this.running = false;
-    clearTimeout(this.retry);
+    clearTimeout(this.reconnectTimer);
     this.disconnect();
     this.releaseMedia();
     this.video.srcObject = null;
@@ -79,9 +80,9 @@ export class Camera {
   connect() {
     const url = new URL(`/v1/stream?smooth=${SMOOTHING}`, location.href);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
-    const socket = new WebSocket(url, protocols());
+    const socket = new WebSocket(url, subprotocols());
     this.socket = socket;
-    this.refusal = null;
+    this.problem = null;
     let opened = false;
     socket.addEventListener("open", () => {
       opened = true;
@@ -93,11 +94,11 @@ export class Camera {
 
   disconnect() {
     const { socket } = this;
-    this.socket = null; // what it still tells is not listened to
+    this.socket = null; // so that its later events are ignored
     socket?.close(1000);
   }
 
-  /** A hidden page sees no frames; its stream is given back until it is seen again. */
+  /** Close the stream while the page is hidden, because the browser then delivers no frames. */
   followVisibility() {
     if (document.hidden) this.disconnect();
     else if (!this.socket) this.connect();
@@ -110,7 +111,7 @@ export class Camera {
     this.canvas.width = Math.round(videoWidth * scale);
     this.canvas.height = Math.round(videoHeight * scale);
     this.canvas.getContext("2d").drawImage(this.video, 0, 0, this.canvas.width, this.canvas.height);
-    const frame = await new Promise((done) => this.canvas.toBlob(done, "image/jpeg", QUALITY));
+    const frame = await new Promise((done) => this.canvas.toBlob(done, "image/jpeg", JPEG_QUALITY));
     if (socket !== this.socket || socket.readyState !== WebSocket.OPEN || !frame) return;
     this.sentAt = performance.now();
     socket.send(frame);
@@ -120,14 +121,14 @@ export class Camera {
     if (socket !== this.socket) return;
     const latency = performance.now() - this.sentAt;
     if (!body.faces) {
-      this.refusal = new Problem(body.title, body.detail);
-      if (body.frame === undefined) return; // why there is no stream: it is closed next
-      this.handlers.problem(this.refusal);
+      this.problem = new Problem(body.title, body.detail);
+      if (body.frame === undefined) return; // says why the stream is closed, which follows
+      this.handlers.problem(this.problem);
     } else {
       this.attempts = 0;
       this.handlers.answer(body, latency);
     }
-    const pause = body.faces ? MIN_INTERVAL_MS - latency : 1000; // a troubled service gets a rest
+    const pause = body.faces ? MIN_INTERVAL_MS - latency : ERROR_PAUSE_MS;
     const next = () => this.video.requestVideoFrameCallback?.(() => this.send(socket)) ?? this.send(socket);
     setTimeout(next, Math.max(0, pause));
   }
@@ -146,12 +147,13 @@ export class Camera {
       }
       if (!this.running || this.socket) return;
     }
-    if (LOST.includes(code) && this.attempts < ATTEMPTS) {
+    if (RECONNECT_CODES.includes(code) && this.attempts < MAX_ATTEMPTS) {
       this.attempts += 1;
-      this.retry = setTimeout(() => this.socket || document.hidden || this.connect(), 250 * 2 ** this.attempts);
+      const reconnect = () => this.socket || document.hidden || this.connect();
+      this.reconnectTimer = setTimeout(reconnect, 250 * 2 ** this.attempts);
       return;
     }
-    const detail = reason || "The connection to the service broke off.";
-    this.fail(this.refusal ?? new Problem("The stream has ended", detail));
+    const detail = reason || "The connection to the service was lost.";
+    this.fail(this.problem ?? new Problem("The stream has ended", detail));
   }
 }

@@ -1,17 +1,17 @@
-// Faces as cards with bars, and as boxes over the picture. Elements are kept and updated: a webcam's face is the same
-// card from frame to frame, so that nothing jumps and a screen reader does not lose its place.
+// Shows faces as cards with bars, and as boxes over the photo. Elements are updated instead of replaced, so that a
+// face in the webcam keeps its card: nothing jumps, and a screen reader keeps its position.
 
 const percent = new Intl.NumberFormat("en", { style: "percent" });
 
-export function inPercent(probability) {
+export function formatPercent(probability) {
   return probability > 0 && probability < 0.005 ? "<1%" : percent.format(probability);
 }
 
 function element(name, className, ...children) {
-  const made = document.createElement(name);
-  made.className = className;
-  made.append(...children);
-  return made;
+  const created = document.createElement(name);
+  created.className = className;
+  created.append(...children);
+  return created;
 }
 
 class FaceView {
@@ -34,13 +34,13 @@ class FaceView {
     this.head.addEventListener("click", () => choose(this));
     this.box.addEventListener("click", () => choose(this, true));
     for (const part of [this.card, this.box]) {
-      part.addEventListener("pointerenter", () => this.light(true));
-      part.addEventListener("pointerleave", () => this.light(false));
+      part.addEventListener("pointerenter", () => this.highlight(true));
+      part.addEventListener("pointerleave", () => this.highlight(false));
     }
     this.chosen = false;
   }
 
-  light(on) {
+  highlight(on) {
     for (const part of [this.card, this.box]) part.classList.toggle("chosen", on || this.chosen);
     this.head.setAttribute("aria-pressed", String(this.chosen));
   }
@@ -48,14 +48,14 @@ class FaceView {
   update(face, number, { image, mirrored, only }) {
     this.name.textContent = `Face ${number}`;
     this.emotion.textContent = face.emotion;
-    this.confidence.textContent = inPercent(face.confidence);
+    this.confidence.textContent = formatPercent(face.confidence);
     this.number.textContent = only ? "" : String(number);
-    this.words.textContent = `${face.emotion} ${inPercent(face.confidence)}`;
-    this.doubt.textContent = doubts(face);
+    this.words.textContent = `${face.emotion} ${formatPercent(face.confidence)}`;
+    this.doubt.textContent = reliabilityNote(face);
     this.place(face.box, image, mirrored);
     this.box.classList.toggle("only", only);
     this.fillBars(face);
-    this.light(false);
+    this.highlight(false);
   }
 
   place({ x, y, width, height }, image, mirrored) {
@@ -65,7 +65,7 @@ class FaceView {
     this.box.style.setProperty("--y", share(y, image.height));
     this.box.style.setProperty("--width", share(width, image.width));
     this.box.style.setProperty("--height", share(height, image.height));
-    // Where a tag above the box would leave the picture it goes below, or flush with the other side.
+    // A tag that would leave the picture goes below the box, or to its right edge.
     this.box.classList.toggle("high", y < 0.07 * image.height);
     this.box.classList.toggle("right", left > 0.72 * image.width);
   }
@@ -78,13 +78,13 @@ class FaceView {
     }
     for (const [label, { row, fill, value }] of this.rows) {
       fill.style.setProperty("--p", face.emotions[label].toFixed(4));
-      value.textContent = inPercent(face.emotions[label]);
+      value.textContent = formatPercent(face.emotions[label]);
       row.classList.toggle("first", label === face.emotion);
     }
   }
 
-  /** The face itself as a small picture on its card, so that one sees whose bars these are. */
-  portray(source, { x, y, width, height }, scale, mirrored) {
+  /** Draw the face on its card. */
+  drawThumbnail(source, { x, y, width, height }, scale, mirrored) {
     const side = 1.25 * Math.max(width, height);
     const context = this.canvas.getContext("2d");
     const pixels = this.canvas.width;
@@ -104,7 +104,7 @@ function barRow(label) {
   return { row: element("li", "", element("span", "label", label), track, value), fill, value };
 }
 
-function doubts(face) {
+function reliabilityNote(face) {
   const reasons = face.unreliable_because ?? [];
   return reasons.length ? `Less reliable: ${reasons.join(", ").replaceAll("_", " ")}.` : "";
 }
@@ -122,7 +122,7 @@ export class FacesView {
     this.boxes.replaceChildren();
   }
 
-  /** Show an answer's faces. `source` is the image or video that they are in, `sourceWidth` its own width. */
+  /** Show the faces of an answer. `source` is the image or video to cut thumbnails from, `sourceWidth` its width. */
   show(answer, { source = null, sourceWidth = 0, mirrored = false, boxes = true } = {}) {
     const before = this.views;
     this.views = new Map();
@@ -130,34 +130,34 @@ export class FacesView {
       const key = face.track ?? index + 1;
       const view = before.get(key) ?? new FaceView((chosen, scroll) => this.choose(chosen, scroll));
       view.update(face, key, { image: answer.image, mirrored, only: answer.faces.length === 1 });
-      if (source) view.portray(source, face.box, sourceWidth / answer.image.width, mirrored);
+      if (source) view.drawThumbnail(source, face.box, sourceWidth / answer.image.width, mirrored);
       this.views.set(key, view);
     });
-    // In the order of their numbers: which of two faces is the larger changes from frame to frame.
+    // Sorted by number, because the order by size changes from frame to frame.
     const views = [...this.views.entries()].sort(([a], [b]) => a - b).map(([, view]) => view);
-    keepChildren(this.list, views.map((view) => view.card));
-    keepChildren(this.boxes, boxes ? views.map((view) => view.box) : []);
+    updateChildren(this.list, views.map((view) => view.card));
+    updateChildren(this.boxes, boxes ? views.map((view) => view.box) : []);
   }
 
   choose(chosen, scroll = false) {
     for (const view of this.views.values()) {
       view.chosen = view === chosen && !view.chosen;
-      view.light(false);
+      view.highlight(false);
     }
     if (scroll) chosen.card.scrollIntoView({ block: "nearest" });
   }
 }
 
-/** Make `wanted` the children of a node, touching it only where they differ: moving an element takes its focus. */
-function keepChildren(node, wanted) {
+/** Replace a node's children only if they change: an element that is moved loses the focus. */
+function updateChildren(node, wanted) {
   const same = wanted.length === node.children.length && wanted.every((child, index) => child === node.children[index]);
   if (!same) node.replaceChildren(...wanted);
 }
 
-/** The answer in a sentence. */
-export function inWords({ faces }) {
-  if (!faces.length) return "No face was found in this picture.";
-  const shown = faces.slice(0, 5).map((face) => `${face.emotion} ${inPercent(face.confidence)}`);
+/** Describe the answer in a sentence. */
+export function summarize({ faces }) {
+  if (!faces.length) return "No face was found in this photo.";
+  const shown = faces.slice(0, 5).map((face) => `${face.emotion} ${formatPercent(face.confidence)}`);
   const more = faces.length > 5 ? ` and ${faces.length - 5} more` : "";
   return `${faces.length === 1 ? "1 face" : `${faces.length} faces`}: ${shown.join(", ")}${more}.`;
 }

@@ -1,23 +1,23 @@
-// Wires the page: a photo or the webcam in, boxes and bars out.
+// Connects the page: takes a photo or the webcam, shows boxes and bars.
 
-import { Problem, drawnPhoto, readEmotions, useKey } from "/page/api.js";
+import { Problem, fetchAnnotated, fetchEmotions, setApiKey } from "/page/api.js";
 import { Camera } from "/page/camera.js";
-import { FacesView, inWords } from "/page/faces.js";
+import { FacesView, summarize } from "/page/faces.js";
 
-const ANNOUNCE_MS = 3000; // a webcam's faces are not read out more often
+const ANNOUNCE_INTERVAL_MS = 3000; // for screen readers, while the webcam is on
 
-const part = (id) => document.getElementById(id);
-const faces = new FacesView(part("faces"), part("boxes"));
-let running = new AbortController();
+const byId = (id) => document.getElementById(id);
+const faces = new FacesView(byId("faces"), byId("boxes"));
+let controller = new AbortController();
 let photoUrl = null;
 let announcedAt = -Infinity;
-let framesSince = null;
-let again = () => {}; // what to do once there is a key
+let frameStats = null;
+let retry = () => {}; // runs again once the visitor enters a key
 
-// What the page says
+// Texts
 
-function say(words) {
-  if (part("status").textContent !== words) part("status").textContent = words;
+function setStatus(text) {
+  if (byId("status").textContent !== text) byId("status").textContent = text;
 }
 
 function showProblem(problem) {
@@ -25,51 +25,51 @@ function showProblem(problem) {
   const detail = document.createElement("p");
   title.textContent = problem.title ?? "Something went wrong in this page";
   detail.textContent = problem.message;
-  part("problem").replaceChildren(title, detail);
-  part("problem").classList.add("shown");
+  byId("problem").replaceChildren(title, detail);
+  byId("problem").classList.add("shown");
   if (problem.needsKey) {
-    part("key-form").hidden = false;
-    part("key").focus();
+    byId("key-form").hidden = false;
+    byId("key").focus();
   }
 }
 
 function clearProblem() {
-  part("problem").replaceChildren();
-  part("problem").classList.remove("shown");
-  part("key-form").hidden = true;
+  byId("problem").replaceChildren();
+  byId("problem").classList.remove("shown");
+  byId("key-form").hidden = true;
 }
 
-function showHint(words) {
-  part("hint").hidden = !words;
-  part("hint-text").textContent = words;
+function showHint(text) {
+  byId("hint").hidden = !text;
+  byId("hint-text").textContent = text;
 }
 
 function showAnswer(answer) {
-  part("json").textContent = JSON.stringify(answer, null, 2);
+  byId("json").textContent = JSON.stringify(answer, null, 2);
 }
 
-function setReading(reading) {
-  document.body.classList.toggle("reading", reading);
-  part("progress").hidden = !reading;
-  part("stage").setAttribute("aria-busy", String(reading));
+function setBusy(busy) {
+  document.body.classList.toggle("reading", busy);
+  byId("progress").hidden = !busy;
+  byId("stage").setAttribute("aria-busy", String(busy));
 }
 
-// A photo
+// Photos
 
 function showPicture(width, height) {
-  part("frame").style.setProperty("--ratio", String(width / height));
-  part("frame").hidden = false;
-  part("invitation").hidden = true;
+  byId("frame").style.setProperty("--ratio", String(width / height));
+  byId("frame").hidden = false;
+  byId("invitation").hidden = true;
 }
 
 function hidePicture() {
-  part("frame").hidden = true;
-  part("invitation").hidden = false;
+  byId("frame").hidden = true;
+  byId("invitation").hidden = false;
 }
 
-/** Show the blob; false where this browser cannot (HEIC in most), or it is no picture. */
+/** Show an image; return false if the browser cannot, as most cannot show HEIC. */
 async function preview(blob) {
-  const image = part("photo");
+  const image = byId("photo");
   if (photoUrl) URL.revokeObjectURL(photoUrl);
   photoUrl = URL.createObjectURL(blob);
   image.src = photoUrl;
@@ -81,76 +81,76 @@ async function preview(blob) {
   return image.naturalWidth > 0;
 }
 
-async function readPhoto(photo) {
-  again = () => readPhoto(photo);
+async function analyzePhoto(photo) {
+  retry = () => analyzePhoto(photo);
   camera.stop();
-  running.abort();
-  running = new AbortController();
-  const { signal } = running;
+  controller.abort();
+  controller = new AbortController();
+  const { signal } = controller;
   clearProblem();
   faces.clear();
-  part("photo").alt = "The photo you chose";
-  setReading(true);
-  say("Reading the photo…");
+  byId("photo").alt = "The photo you chose";
+  setBusy(true);
+  setStatus("Analyzing the photo…");
   showHint("Looking for faces…");
   try {
-    const asking = readEmotions(photo, signal);
-    asking.catch(() => {}); // looked at below, after the preview
+    const fetching = fetchEmotions(photo, signal);
+    fetching.catch(() => {}); // awaited below, after the preview
     let visible = await preview(photo);
     if (signal.aborted) return;
-    if (visible) showPicture(part("photo").naturalWidth, part("photo").naturalHeight);
+    if (visible) showPicture(byId("photo").naturalWidth, byId("photo").naturalHeight);
     else hidePicture();
-    const answer = await asking;
+    const answer = await fetching;
     const boxes = visible;
-    if (!visible) visible = await preview(await drawnPhoto(photo, signal));
+    if (!visible) visible = await preview(await fetchAnnotated(photo, signal));
     if (signal.aborted) return;
     if (visible) showPicture(answer.image.width, answer.image.height);
-    present(answer, { boxes });
+    showResult(answer, { boxes });
   } catch (error) {
     if (signal.aborted) return;
     showProblem(error);
     showHint("");
-    say("There is no answer for this photo.");
+    setStatus("There is no result for this photo.");
   } finally {
-    if (!signal.aborted) setReading(false);
+    if (!signal.aborted) setBusy(false);
   }
 }
 
-function present(answer, { boxes }) {
-  const image = part("photo");
+function showResult(answer, { boxes }) {
+  const image = byId("photo");
   faces.show(answer, { source: image, sourceWidth: image.naturalWidth, boxes });
   showAnswer(answer);
-  const words = inWords(answer);
-  image.alt = `The photo you chose. ${words}`;
-  say(words);
+  const summary = summarize(answer);
+  image.alt = `The photo you chose. ${summary}`;
+  setStatus(summary);
   showHint(answer.faces.length ? "" : "No face was found. It may be too small, turned away or covered.");
 }
 
-// The webcam
+// Webcam
 
-const camera = new Camera(part("video"), {
+const camera = new Camera(byId("video"), {
   started() {
-    const video = part("video");
+    const video = byId("video");
     faces.clear();
-    part("photo").hidden = true;
+    byId("photo").hidden = true;
     video.hidden = false;
-    part("frame").classList.add("live");
-    part("frame").classList.toggle("mirrored", camera.mirrored);
+    byId("frame").classList.add("live");
+    byId("frame").classList.toggle("mirrored", camera.mirrored);
     showPicture(video.videoWidth, video.videoHeight);
-    part("camera").textContent = "Stop the webcam";
-    part("camera").disabled = false;
-    say("The webcam is on. Frames are read and forgotten.");
+    byId("camera").textContent = "Stop the webcam";
+    byId("camera").disabled = false;
+    setStatus("The webcam is on. Frames are never stored.");
     showHint("Looking for faces…");
-    framesSince = null;
+    frameStats = null;
     announcedAt = -Infinity;
   },
   answer(answer, latency) {
-    const video = part("video");
+    const video = byId("video");
     clearProblem();
     const scene = { source: video, sourceWidth: video.videoWidth, mirrored: camera.mirrored };
     faces.show(answer, scene);
-    showHint(answer.faces.length ? "" : "No face in sight.");
-    if (part("answer").open || part("json").textContent === "None yet.") showAnswer(answer);
+    showHint(answer.faces.length ? "" : "No face in view.");
+    if (byId("answer").open || byId("json").textContent === "None yet.") showAnswer(answer);
     announce(answer);
     countFrame(latency);
   },
@@ -158,40 +158,41 @@ const camera = new Camera(part("video"), {
     showProblem(problem);
   },
   stopped() {
-    part("video").hidden = true;
-    part("photo").hidden = false;
-    part("frame").classList.remove("live", "mirrored");
-    part("camera").textContent = "Use the webcam";
-    part("rate").textContent = "";
-    part("photo").removeAttribute("src");
+    byId("video").hidden = true;
+    byId("photo").hidden = false;
+    byId("frame").classList.remove("live", "mirrored");
+    byId("camera").textContent = "Use the webcam";
+    byId("rate").textContent = "";
+    byId("photo").removeAttribute("src");
     hidePicture();
     faces.clear();
-    showHint("They appear here, the largest first.");
-    say("The webcam is off.");
+    showHint("Faces appear here, the largest first.");
+    setStatus("The webcam is off.");
   },
 });
 
-/** Tell a screen reader what the faces show, when that has changed, and not in every frame. */
+/** Tell screen readers what the faces show when it changes, but not in every frame. */
 function announce(answer) {
   const now = performance.now();
   const labels = answer.faces.map((face) => face.emotion).join(", ");
-  const words = answer.faces.length ? `Live, ${answer.faces.length === 1 ? "1 face" : `${answer.faces.length} faces`}: ${labels}.` : "Live, no face in sight.";
-  if (now - announcedAt < ANNOUNCE_MS || part("status").textContent === words) return;
+  const count = answer.faces.length === 1 ? "1 face" : `${answer.faces.length} faces`;
+  const status = answer.faces.length ? `Live, ${count}: ${labels}.` : "Live, no face in view.";
+  if (now - announcedAt < ANNOUNCE_INTERVAL_MS || byId("status").textContent === status) return;
   announcedAt = now;
-  say(words);
+  setStatus(status);
 }
 
 function countFrame(latency) {
   const now = performance.now();
-  framesSince ??= { count: 0, latency: 0, start: now };
-  framesSince.count += 1;
-  framesSince.latency += latency;
-  const seconds = (now - framesSince.start) / 1000;
+  frameStats ??= { count: 0, latency: 0, start: now };
+  frameStats.count += 1;
+  frameStats.latency += latency;
+  const seconds = (now - frameStats.start) / 1000;
   if (seconds < 1) return;
-  const rate = Math.round(framesSince.count / seconds);
-  const mean = Math.round(framesSince.latency / framesSince.count);
-  part("rate").textContent = `${rate} ${rate === 1 ? "frame" : "frames"} a second, ${mean} ms each`;
-  framesSince = null;
+  const rate = Math.round(frameStats.count / seconds);
+  const mean = Math.round(frameStats.latency / frameStats.count);
+  byId("rate").textContent = `${rate} ${rate === 1 ? "frame" : "frames"} a second, ${mean} ms each`;
+  frameStats = null;
 }
 
 async function toggleCamera() {
@@ -199,64 +200,64 @@ async function toggleCamera() {
     camera.stop();
     return;
   }
-  again = toggleCamera;
-  running.abort();
-  setReading(false);
+  retry = toggleCamera;
+  controller.abort();
+  setBusy(false);
   clearProblem();
-  say("Waiting for the camera…");
+  setStatus("Waiting for the camera…");
   try {
     await camera.start();
   } catch (error) {
     showProblem(error);
-    say("The webcam is off.");
+    setStatus("The webcam is off.");
   }
 }
 
-part("key-form").addEventListener("submit", (event) => {
+byId("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  useKey(part("key").value);
-  again();
+  setApiKey(byId("key").value);
+  retry();
 });
 
-// Where photos come from
+// Sources of photos
 
-part("camera").addEventListener("click", toggleCamera);
+byId("camera").addEventListener("click", toggleCamera);
 
-part("file").addEventListener("change", ({ target }) => {
+byId("file").addEventListener("change", ({ target }) => {
   const [photo] = target.files;
-  target.value = ""; // so that the same file can be chosen again
-  if (photo) readPhoto(photo);
+  target.value = ""; // so that choosing the same file again is a change
+  if (photo) analyzePhoto(photo);
 });
 
-part("invitation").addEventListener("click", () => part("file").click());
+byId("invitation").addEventListener("click", () => byId("file").click());
 
 document.addEventListener("paste", ({ clipboardData }) => {
   const [photo] = clipboardData.files;
-  if (photo) readPhoto(photo);
+  if (photo) analyzePhoto(photo);
 });
 
-let depth = 0; // dragenter and dragleave come for every element on the way
-const aim = (change) => {
+let depth = 0; // dragenter and dragleave fire for every element under the pointer
+const changeDepth = (change) => {
   depth = Math.max(0, depth + change);
-  part("stage").classList.toggle("target", depth > 0);
+  byId("stage").classList.toggle("target", depth > 0);
 };
-document.addEventListener("dragenter", () => aim(1));
-document.addEventListener("dragleave", () => aim(-1));
+document.addEventListener("dragenter", () => changeDepth(1));
+document.addEventListener("dragleave", () => changeDepth(-1));
 document.addEventListener("dragover", (event) => event.preventDefault());
 document.addEventListener("drop", (event) => {
   event.preventDefault();
-  aim(-depth);
+  changeDepth(-depth);
   const [photo] = event.dataTransfer.files;
-  if (photo) readPhoto(photo);
-  else showProblem(new Problem("No photo in it", "Drop a file: links to pictures elsewhere are not fetched."));
+  if (photo) analyzePhoto(photo);
+  else showProblem(new Problem("No file dropped", "Drop an image file. Links to images are not fetched."));
 });
 
-// The command line
+// The curl example
 
-part("command").textContent = `curl -F image=@photo.jpg ${location.origin}/v1/emotions`;
-part("copy").hidden = !navigator.clipboard;
-part("copy").addEventListener("click", async () => {
-  await navigator.clipboard.writeText(part("command").textContent);
-  part("copy").textContent = "Copied";
-  setTimeout(() => (part("copy").textContent = "Copy"), 2000);
+byId("command").textContent = `curl -F image=@photo.jpg ${location.origin}/v1/emotions`;
+byId("copy").hidden = !navigator.clipboard;
+byId("copy").addEventListener("click", async () => {
+  await navigator.clipboard.writeText(byId("command").textContent);
+  byId("copy").textContent = "Copied";
+  setTimeout(() => (byId("copy").textContent = "Copy"), 2000);
 });

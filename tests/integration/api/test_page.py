@@ -1,4 +1,4 @@
-"""The page's files as the gateway gives them."""
+"""The page's files, served by the gateway."""
 
 import re
 
@@ -10,25 +10,25 @@ pytestmark = pytest.mark.anyio
 
 
 async def get(path: str, **headers: str) -> httpx.Response:
-    async with gateway(triton_url="127.0.0.1:9") as client:  # the page is there without a Triton
+    async with gateway(triton_url="127.0.0.1:9") as client:  # the page works without Triton
         return await client.get(path, headers=headers)
 
 
-async def test_the_page_and_all_that_it_names_are_there() -> None:
+async def test_serves_the_page_and_every_file_it_links_to() -> None:
     response = await get("/")
     assert response.headers["Content-Type"] == "text/html; charset=utf-8"
-    named = set(re.findall(r'(?:src|href)="(/page/[^"]+)"', response.text))
-    assert named == {"/page/page.css", "/page/page.js", "/page/icon.svg"}
+    linked = set(re.findall(r'(?:src|href)="(/page/[^"]+)"', response.text))
+    assert linked == {"/page/page.css", "/page/page.js", "/page/icon.svg"}
     script = await get("/page/page.js")
-    named |= set(re.findall(r'from "(/page/[^"]+)"', script.text))
+    linked |= set(re.findall(r'from "(/page/[^"]+)"', script.text))
     kinds = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
-    for path in named:
+    for path in linked:
         response = await get(path)
         assert response.status_code == 200
         assert response.headers["Content-Type"] == kinds[path.rpartition(".")[2]]
 
 
-async def test_its_policy_allows_nothing_from_elsewhere_and_nothing_inline() -> None:
+async def test_the_policy_allows_nothing_inline_and_nothing_from_other_origins() -> None:
     response = await get("/")
     policy = dict(part.partition(" ")[::2] for part in response.headers["Content-Security-Policy"].split("; "))
     assert policy["default-src"] == "'none'"
@@ -44,7 +44,7 @@ async def test_its_policy_allows_nothing_from_elsewhere_and_nothing_inline() -> 
     assert not re.search(r"<script(?![^>]* src=)|\son\w+=|https?://(?!127\.0\.0\.1)", response.text)
 
 
-async def test_a_file_that_has_not_changed_is_not_sent_again() -> None:
+async def test_an_unchanged_file_is_not_sent_again() -> None:
     response = await get("/page/page.css")
     assert response.headers["Cache-Control"] == "no-cache"
     again = await get("/page/page.css", **{"If-None-Match": response.headers["ETag"]})
@@ -52,11 +52,11 @@ async def test_a_file_that_has_not_changed_is_not_sent_again() -> None:
 
 
 @pytest.mark.parametrize("path", ["/page/", "/page/__init__.py", "/page/../settings.py", "/page/index.html"])
-async def test_gives_nothing_else(path: str) -> None:
+async def test_serves_nothing_else(path: str) -> None:
     assert (await get(path)).status_code == 404
 
 
-async def test_answers_head() -> None:
+async def test_answers_head_requests() -> None:
     async with gateway(triton_url="127.0.0.1:9") as client:
         response = await client.head("/")
     assert response.status_code == 200

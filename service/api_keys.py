@@ -1,4 +1,4 @@
-"""API keys: made once, kept as hashes, compared in constant time."""
+"""API keys: shown once, stored as hashes, compared in constant time."""
 
 import hashlib
 import hmac
@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 PREFIX = "tandem_"
-"""Lets people and scanners of repositories see what a leaked string is."""
+"""Lets people and secret scanners recognize a leaked key."""
 
 ENTROPY_BYTES = 32
-"""So much chance cannot be guessed from its hash: a fast hash does, which is checked with every request."""
+"""Random bytes in a key. So many cannot be guessed from a hash, so that a fast hash will do for every request."""
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 LINE = re.compile(rf"({NAME.pattern}):sha256:([0-9a-f]{{64}})")
@@ -19,17 +19,17 @@ LINE = re.compile(rf"({NAME.pattern}):sha256:([0-9a-f]{{64}})")
 
 @dataclass(frozen=True)
 class NewKey:
-    """A key, to be shown once, and the line that is kept of it."""
+    """A key, to be shown once, and the line to store."""
 
     secret: str
     line: str
 
 
 def create_key(name: str) -> NewKey:
-    """A new key for whoever is called ``name``.
+    """Create a key for the caller ``name``.
 
     Raises:
-        ValueError: the name has other characters than letters, digits, «.», «_» and «-», or more than 64.
+        ValueError: The name is not 1 to 64 letters, digits, dots, dashes or underscores.
     """
     if not NAME.fullmatch(name):
         raise ValueError(f"name is {name!r}; it must be 1 to 64 letters, digits, dots, dashes or underscores")
@@ -39,16 +39,16 @@ def create_key(name: str) -> NewKey:
 
 @dataclass(frozen=True, repr=False)
 class KeyRing:
-    """The keys that open the API: pairs of name and digest. A name may have several, while one is replaced."""
+    """The keys that give access: pairs of name and digest. A name may have several while one is being replaced."""
 
     keys: tuple[tuple[str, bytes], ...]
 
     @classmethod
     def from_lines(cls, lines: Iterable[str]) -> "KeyRing":
-        """Read lines as ``create_key`` makes them; empty ones and what follows # are passed over.
+        """Parse lines that ``create_key`` made; # starts a comment.
 
         Raises:
-            ValueError: a line is something else; the message does not repeat it, for it may be a key.
+            ValueError: A line is something else. The message does not repeat it, since it may be a key.
         """
         keys = []
         for number, line in enumerate(lines, start=1):
@@ -58,13 +58,13 @@ class KeyRing:
             found = LINE.fullmatch(text)
             if not found:
                 raise ValueError(
-                    f"line {number} is not «name:sha256:<64 hex digits>» as `tandem create-key` prints it"
+                    f"line {number} is not name:sha256:<64 hex digits>, as `tandem create-key` prints it"
                 )
             keys.append((found[1], bytes.fromhex(found[2])))
         return cls(tuple(keys))
 
     def name_of(self, presented: str) -> str | None:
-        """Whose key this is; None where it is nobody's. Takes as long for every key."""
+        """Return the name of a key's owner, or None for an unknown key; takes the same time for every key."""
         digest = _digest(presented)
         owner = None
         for name, expected in self.keys:

@@ -1,11 +1,11 @@
-"""What can go wrong with a request. Each error knows its HTTP status and its stable type (RFC 9457)."""
+"""Errors of a request. Each knows its HTTP status and its stable problem type (RFC 9457)."""
 
 from http import HTTPStatus
 from typing import ClassVar
 
 
 class TandemError(Exception):
-    """A failure that a caller is told about; ``str(error)`` is the problem's ``detail``."""
+    """An error that the caller is told about; ``str(error)`` is the problem's ``detail``."""
 
     status: ClassVar[int] = HTTPStatus.INTERNAL_SERVER_ERROR
     slug: ClassVar[str] = "internal"
@@ -14,12 +14,12 @@ class TandemError(Exception):
 
     @property
     def detail(self) -> str:
-        """What was wrong here, with the value and the limit."""
+        """What was wrong, with the value and the limit."""
         return str(self)
 
 
 class BrokenUpload(TandemError):
-    """The request does not carry a photo in any of the three forms."""
+    """The body is empty or broken, or does not carry what the route needs."""
 
     status = HTTPStatus.BAD_REQUEST
     slug = "broken-upload"
@@ -27,11 +27,11 @@ class BrokenUpload(TandemError):
 
 
 class UnsupportedUpload(TandemError):
-    """The request's content type is none of the forms in which a photo is taken."""
+    """The content type is none of those in which photos are accepted."""
 
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
     slug = "unsupported-upload"
-    title = "Not a content type that is read here"
+    title = "The content type is not supported"
 
 
 class SlowUpload(TandemError):
@@ -43,7 +43,7 @@ class SlowUpload(TandemError):
 
 
 class HeadTooLarge(TandemError):
-    """The request line and the headers have more bytes than are read."""
+    """The request line and the headers have too many bytes."""
 
     status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
     slug = "head-too-large"
@@ -51,15 +51,15 @@ class HeadTooLarge(TandemError):
 
 
 class NotAcceptable(TandemError):
-    """The ``Accept`` header allows none of the forms in which an answer is given."""
+    """The ``Accept`` header allows none of the available formats."""
 
     status = HTTPStatus.NOT_ACCEPTABLE
     slug = "not-acceptable"
-    title = "No acceptable form of answer"
+    title = "No acceptable response format"
 
 
 class ForeignOrigin(TandemError):
-    """A page of another site tries to open a stream from its visitor's browser."""
+    """A page of another site tries to open a stream from a visitor's browser."""
 
     status = HTTPStatus.FORBIDDEN
     slug = "foreign-origin"
@@ -67,7 +67,7 @@ class ForeignOrigin(TandemError):
 
 
 class UploadTooLarge(TandemError):
-    """More bytes than ``max_upload_bytes``."""
+    """The upload has more bytes than ``max_upload_bytes``, or a batch more than ``max_batch_bytes``."""
 
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     slug = "upload-too-large"
@@ -75,7 +75,7 @@ class UploadTooLarge(TandemError):
 
 
 class TooManyPhotos(TandemError):
-    """More photos in a batch than ``max_batch_photos``."""
+    """The batch has more photos than ``max_batch_photos``."""
 
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     slug = "too-many-photos"
@@ -83,7 +83,7 @@ class TooManyPhotos(TandemError):
 
 
 class PhotoTooLarge(TandemError):
-    """More pixels than ``max_pixels``, found from the header before anything is decoded."""
+    """The photo has more pixels than ``max_pixels`` according to its header; nothing was decoded."""
 
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     slug = "photo-too-large"
@@ -91,15 +91,15 @@ class PhotoTooLarge(TandemError):
 
 
 class UnsupportedPhoto(TandemError):
-    """The bytes are not an image format that is read here."""
+    """The bytes are not in a supported image format."""
 
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
     slug = "unsupported-photo"
-    title = "Not an image format that is read here"
+    title = "The image format is not supported"
 
 
 class UnreadablePhoto(TandemError):
-    """The format is known, but the image in it cannot be decoded."""
+    """The format is supported, but the image cannot be decoded."""
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     slug = "unreadable-photo"
@@ -107,15 +107,15 @@ class UnreadablePhoto(TandemError):
 
 
 class BadParameter(TandemError):
-    """A query parameter or a field has a value that is not allowed."""
+    """A query parameter is unknown or has an invalid value."""
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     slug = "bad-parameter"
-    title = "A parameter is wrong"
+    title = "A parameter is invalid"
 
 
 class Overloaded(TandemError):
-    """The queue of the gateway or of Triton is full."""
+    """The queue of the gateway or of Triton is full, or memory for uploads is."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     slug = "overloaded"
@@ -124,22 +124,22 @@ class Overloaded(TandemError):
 
 
 class TooManyStreams(Overloaded):
-    """As many streams are open as ``max_streams`` allows."""
+    """``max_streams`` streams are open."""
 
     slug = "too-many-streams"
     title = "Too many streams are open"
 
 
 class Unauthorized(TandemError):
-    """API keys are configured, and the request carries none of them."""
+    """API keys are configured, and the request carries no valid one."""
 
     status = HTTPStatus.UNAUTHORIZED
     slug = "unauthorized"
-    title = "A valid API key is needed"
+    title = "A valid API key is required"
 
 
 class TooManyRequests(TandemError):
-    """The caller is over its rate limit or its limit of concurrent requests."""
+    """The caller has exceeded its rate limit or its limit of concurrent requests."""
 
     status = HTTPStatus.TOO_MANY_REQUESTS
     slug = "too-many-requests"
@@ -154,7 +154,7 @@ class TooManyRequests(TandemError):
 class TritonUnavailable(TandemError):
     """Triton cannot be reached, is not ready, or failed.
 
-    ``transient`` where the call never was worked on: another attempt may find another Triton, or this one again.
+    ``transient`` if the call was never worked on: another attempt may reach another Triton, or this one again.
     """
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
@@ -168,37 +168,37 @@ class TritonUnavailable(TandemError):
 
 
 class ContractUnreadable(TritonUnavailable):
-    """The model that Triton serves does not state what the gateway must know to use it."""
+    """The served model's configuration lacks what the gateway needs to use it."""
 
     slug = "contract-unreadable"
     title = "The served model's contract cannot be read"
 
 
 class ModelChanged(TritonUnavailable):
-    """Triton now serves another version of the model than the one whose contract was read."""
+    """Triton now serves another version of the model than the one whose configuration was read."""
 
     slug = "model-changed"
     title = "The served model has changed"
 
 
 class WorkerCrashed(TandemError):
-    """The process that worked on the photo ended, or was ended: a decoder crashed, or memory ran out."""
+    """The worker process that worked on the photo ended: it crashed, ran out of memory, or took too long."""
 
     slug = "photo-process-ended"
-    title = "The process that worked on the photo ended"
+    title = "The worker process ended while it worked on the photo"
 
 
 class NoWorkerAvailable(TandemError):
-    """All processes that work on photos have ended, and could not be started again so far."""
+    """All worker processes have ended, and none could be restarted so far."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     slug = "no-photo-process"
-    title = "No process can work on photos"
+    title = "No worker process is available"
     retry_after_s = 1
 
 
 class Draining(TandemError):
-    """The service was told to stop and asks load balancers to look elsewhere."""
+    """The service was told to stop, and load balancers should use other instances."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     slug = "draining"

@@ -1,11 +1,11 @@
-"""What the API answers, every field described; the OpenAPI document is made from these."""
+"""The API's responses. The OpenAPI document is generated from them, with a description of every field."""
 
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Reason = Literal["small", "turned", "cut_off", "blurred", "dark", "bright", "uncertain"]
-"""Why a face may be labelled wrong."""
+"""Why a face's labels may be wrong."""
 
 Size = Annotated[int, Field(ge=1)]
 Length = Annotated[float, Field(ge=0)]
@@ -13,7 +13,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Schema(BaseModel):
-    """Base of all answers: immutable, and its attribute docstrings are the field descriptions."""
+    """Base of all responses: immutable, with attribute docstrings as field descriptions."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -42,11 +42,11 @@ EXAMPLE: Final[dict[str, Any]] = {
     ],
     "model": {"name": "tandem", "version": "1"},
 }
-"""An answer for the reference; a test holds it against the schema."""
+"""An example for the documentation; a test validates it against the schema."""
 
 
 class ImageSize(Schema):
-    """Size of the upright photo, that is after its EXIF orientation was applied."""
+    """Size of the upright photo, that is, after its EXIF orientation was applied."""
 
     width: Size
     """Pixels, 1 or more."""
@@ -60,7 +60,7 @@ class FaceBox(Schema):
     x: Length
     """Left edge, in pixels from the left of the upright photo, 0 or more."""
     y: Length
-    """Upper edge, in pixels from the top of the upright photo, 0 or more."""
+    """Top edge, in pixels from the top of the upright photo, 0 or more."""
     width: Length
     """Pixels, 0 or more."""
     height: Length
@@ -68,7 +68,7 @@ class FaceBox(Schema):
 
 
 class Point(Schema):
-    """A place in the upright photo; it may lie outside where a face is cut off."""
+    """A point in the upright photo; it may be outside if the face is cut off."""
 
     x: float
     """Pixels from the left."""
@@ -77,12 +77,12 @@ class Point(Schema):
 
 
 class Landmarks(Schema):
-    """Five points of a face. Left and right are the viewer's, not the pictured person's."""
+    """Five points of a face. Left and right are the viewer's, not the person's."""
 
     left_eye: Point
-    """Centre of the eye that the viewer sees on the left of the face."""
+    """Center of the eye on the viewer's left."""
     right_eye: Point
-    """Centre of the eye that the viewer sees on the right of the face."""
+    """Center of the eye on the viewer's right."""
     nose: Point
     """Tip of the nose."""
     mouth_left: Point
@@ -95,9 +95,9 @@ class Pose(Schema):
     """How the head is turned, estimated from the landmarks."""
 
     roll: Annotated[float, Field(ge=-180, le=180)]
-    """Degrees, -180 to 180; positive where the head leans clockwise in the picture."""
+    """Degrees, -180 to 180; positive if the head is tilted clockwise in the picture."""
     yaw: Annotated[float, Field(ge=-90, le=90)]
-    """Degrees, -90 to 90; positive where it looks to the viewer's right. Good to about ten degrees."""
+    """Degrees, -90 to 90; positive if the face looks to the viewer's right. Accurate to about ten degrees."""
 
 
 class PictureQuality(Schema):
@@ -106,21 +106,21 @@ class PictureQuality(Schema):
     size: Annotated[float, Field(ge=0)]
     """Shorter side of the box, in pixels."""
     sharpness: Annotated[float, Field(ge=0, le=64)]
-    """Variance of the Laplacian over the variance of the aligned crop, 0 to 64: sharp faces have 0.1 to 1,
+    """Variance of the Laplacian divided by the variance of the aligned crop, 0 to 64. Sharp faces have 0.1 to 1,
     clearly blurred ones less than 0.02."""
     brightness: Fraction
-    """Mean grey of the aligned crop, 0 (black) to 1 (white)."""
+    """Mean gray of the aligned crop, 0 (black) to 1 (white)."""
 
 
 def _none_required(schema: dict[str, Any]) -> None:
-    """Of a face any field may be left out by the query's ``fields``."""
+    """Make all fields optional, since the query's ``fields`` may leave out any of them."""
     schema.pop("required", None)
 
 
 class FaceEmotion(Schema):
-    """One face and the emotion that it shows, which need not be what the person feels.
+    """One face and the emotion that it shows, which is not necessarily what the person feels.
 
-    Every field is there, unless the query's ``fields`` names others only.
+    All fields are present, unless the query's ``fields`` selects some of them.
     """
 
     model_config = ConfigDict(json_schema_extra=_none_required)
@@ -130,7 +130,7 @@ class FaceEmotion(Schema):
     landmarks: Landmarks
     """Eyes, nose and corners of the mouth."""
     detection_score: Fraction
-    """How sure the detector is that this is a face, 0 to 1."""
+    """The detector's confidence that this is a face, 0 to 1."""
     emotion: str
     """The label with the highest probability."""
     confidence: Fraction
@@ -140,17 +140,17 @@ class FaceEmotion(Schema):
     pose: Pose
     """How the head is turned."""
     quality: PictureQuality
-    """Size, sharpness and brightness of its picture."""
+    """Size, sharpness and brightness of the face in the photo."""
     reliable: bool
-    """Whether nothing speaks against relying on the labels of this face."""
+    """Whether the labels can be relied on: true if unreliable_because is empty."""
     unreliable_because: list[Reason]
-    """What speaks against it, empty for a reliable face: small (box below 20 pixels), turned (yaw beyond 45
-    degrees), cut_off (a landmark outside the photo), blurred (sharpness below 0.02), dark (brightness below 0.1),
-    bright (above 0.92), uncertain (detection score below 0.7)."""
+    """Why the labels may be wrong: small (box below 20 pixels), turned (yaw beyond 45 degrees), cut_off (a
+    landmark outside the photo), blurred (sharpness below 0.02), dark (brightness below 0.1), bright (brightness
+    above 0.92), uncertain (detection score below 0.7)."""
 
 
 FACE_FIELDS: Final = tuple(FaceEmotion.model_fields)
-"""What the query's ``fields`` chooses from."""
+"""What the query's ``fields`` selects from."""
 
 
 class ModelIdentity(Schema):
@@ -170,13 +170,13 @@ class PhotoEmotions(Schema):
     image: ImageSize
     """Size of the upright photo."""
     faces: list[FaceEmotion]
-    """The faces found, largest first; empty where there is none."""
+    """The faces found, largest first; empty if there are none."""
     model: ModelIdentity
     """The model that answered."""
 
 
 class CropSize(Schema):
-    """Size of the grey crop of a face that the model takes."""
+    """Size of the gray crop of a face that is the model's input."""
 
     width: Size
     """Pixels, 1 or more."""
@@ -188,11 +188,11 @@ class ModelDescription(ModelIdentity):
     """What the served model states about itself."""
 
     labels: list[str]
-    """The emotions it tells apart, in the order of its output."""
+    """The emotions that it distinguishes, in the order of its output."""
     crop: CropSize
-    """Size of the grey crop of a face that it takes."""
+    """Size of the gray crop of a face that is its input."""
     max_batch_size: Size
-    """Most faces in one request to Triton."""
+    """Maximum number of faces in one request to Triton."""
     provenance: dict[str, str]
     """What identifies the weights: commit, data, metrics."""
 
@@ -201,14 +201,14 @@ class Alive(Schema):
     """The process runs."""
 
     status: Literal["alive"] = "alive"
-    """Always «alive»."""
+    """Always "alive"."""
 
 
 class Ready(Schema):
-    """A real inference worked within about the last second."""
+    """A real inference has worked within about the last second."""
 
     status: Literal["ready"] = "ready"
-    """Always «ready»."""
+    """Always "ready"."""
     model: ModelIdentity
     """The model that is served."""
 
@@ -223,61 +223,61 @@ class ParameterError(Schema):
 
 
 class Problem(Schema):
-    """An error, after RFC 9457."""
+    """An error (RFC 9457)."""
 
     type: str
-    """Stable identifier of the kind of problem: «urn:tandem:problem:<slug>»."""
+    """Stable identifier of the type of problem: urn:tandem:problem:<slug>."""
     title: str
-    """The kind of problem in words; the same for every occurrence."""
+    """The type of problem in words; the same for every occurrence."""
     status: Annotated[int, Field(ge=400, le=599)]
     """HTTP status, 400 to 599."""
     detail: str
-    """What was wrong here, with the value and the limit."""
+    """What was wrong this time, with the value and the limit."""
     request_id: str
-    """Identifier of the request, as in the X-Request-ID header and the log."""
+    """Identifier of the request, as in the X-Request-ID header and in the log."""
     errors: list[ParameterError] | None = None
-    """The parameters that are wrong, where that is the problem."""
+    """The invalid parameters, if that is the problem."""
 
 
 class TrackedFace(FaceEmotion):
-    """A face in a frame of a stream; its probabilities are smoothed where the stream asked for that."""
+    """A face in a frame of a stream; its probabilities are smoothed if the query's ``smooth`` is above 0."""
 
     track: Annotated[int, Field(ge=1)] | None = None
-    """The same number for the same face from frame to frame, from 1; null where the stream did not ask for it."""
+    """The same number for the same face from frame to frame, from 1; null if the stream does not track faces."""
 
 
 class FrameEmotions(Schema):
     """The answer for one frame of a stream."""
 
     frame: Annotated[int, Field(ge=1)]
-    """Which of the stream's frames this is the answer for, from 1."""
+    """The number of the frame in the stream, from 1."""
     dropped: Annotated[int, Field(ge=0)]
-    """Frames between the one answered before and this one that were dropped, since newer ones came."""
+    """Frames right before this one that were dropped because newer ones came."""
     image: ImageSize
     """Size of the upright frame."""
     faces: list[TrackedFace]
-    """The faces found, largest first; empty where there is none."""
+    """The faces found, largest first; empty if there are none."""
     model: ModelIdentity
     """The model that answered."""
 
 
 class BatchLine(Schema):
-    """One line of a batch's answer; lines come in the order in which the photos were done."""
+    """One line of a batch's answer; lines come in the order in which the photos are done."""
 
     index: Annotated[int, Field(ge=0)]
-    """Which photo of the batch this is, from 0, in the order of the upload."""
+    """The number of the photo in the upload, from 0."""
     name: str
-    """Its file name as given, in a ZIP with the folders; at most 255 characters."""
+    """Its file name as uploaded, with the folders in a ZIP archive; cut to 255 characters."""
     answer: PhotoEmotions | None = None
-    """The photo's faces; absent where there is a problem instead."""
+    """The answer for the photo; absent if there is a problem."""
     problem: Problem | None = None
-    """Why this photo has no answer; absent where it has one."""
+    """Why the photo has no answer; absent if it has one."""
 
 
 class FrameProblem(Problem):
-    """The answer for a frame that cannot be read, after which the stream goes on, or why there is no stream."""
+    """Why a frame has no answer, after which the stream goes on, or why the stream ends."""
 
     frame: Annotated[int, Field(ge=1)] | None = None
-    """Which of the stream's frames this is the answer for, from 1; absent where it is about the whole stream."""
+    """The number of the frame in the stream, from 1; absent if the problem is about the whole stream."""
     dropped: Annotated[int, Field(ge=0)] | None = None
-    """Frames between the one answered before and this one that were dropped, since newer ones came."""
+    """Frames right before this one that were dropped because newer ones came."""

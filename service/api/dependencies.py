@@ -9,7 +9,8 @@ from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 
 from service.analyzer import Analyzer
-from service.api.admission import Streams
+from service.api.middleware.rate_limit import RateLimiter
+from service.api.open_streams import OpenStreams
 from service.budget import Budget
 from service.inference.client import TritonClient
 from service.observability.metrics import Metrics
@@ -26,7 +27,8 @@ class AppState:
     triton: TritonClient
     queue: WorkQueue
     analyzer: Analyzer
-    streams: Streams
+    limiter: RateLimiter
+    streams: OpenStreams
     batches: Budget
     uploads: Budget
     draining: bool = False

@@ -1,4 +1,4 @@
-"""The API's reference as one page that needs nothing from elsewhere: it works where there is no internet."""
+"""The API reference as one page that loads nothing else, so that it works without internet access."""
 
 from collections.abc import Iterator
 from html import escape
@@ -23,21 +23,21 @@ curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' -H 'Accept: image/jp
   http://127.0.0.1:8080/v1/emotions -o annotated.jpg"""
 
 
-async def reference_page(request: Request) -> HTMLResponse:
-    """``/docs``: every route, parameter, answer and field, made from the OpenAPI document."""
+async def docs_page(request: Request) -> HTMLResponse:
+    """Serve ``/docs``: every route, parameter, response and field, rendered from the OpenAPI document."""
     app: FastAPI = request.app
     return HTMLResponse("".join(render(app.openapi())))
 
 
 def render(document: dict[str, Any]) -> Iterator[str]:
-    """An OpenAPI document as HTML, in pieces."""
+    """Render an OpenAPI document as HTML, piece by piece."""
     info = document["info"]
     title = escape(f"{info['title']} {info['version']}")
     yield "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
     yield "<meta name='viewport' content='width=device-width, initial-scale=1'>"
     yield f"<title>{title}: API</title><style>{STYLE}</style></head><body><h1>{title}</h1>"
     yield f"<p>{escape(info['description'])}</p>"
-    yield "<p>This page as OpenAPI document: <a href='/openapi.json'>openapi.json</a></p>"
+    yield "<p>The same as an OpenAPI document: <a href='/openapi.json'>openapi.json</a></p>"
     yield f"<pre>{escape(EXAMPLE)}</pre>"
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
@@ -107,7 +107,7 @@ def _table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> Iterator[s
 
 
 def _kind(schema: dict[str, Any]) -> str:
-    """A JSON schema in a word or two, with its limits."""
+    """Describe a JSON schema in a word or two, with its limits."""
     if "$ref" in schema:
         name = escape(schema["$ref"].rpartition("/")[2])
         return f"<a href='#{name}'>{name}</a>"

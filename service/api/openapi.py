@@ -1,4 +1,4 @@
-"""The OpenAPI document, completed with what FastAPI does not know of the routes."""
+"""The OpenAPI document, completed with what FastAPI does not know about the routes."""
 
 from typing import Any, Final
 
@@ -20,8 +20,13 @@ from service.schemas import BatchLine, FrameEmotions, FrameProblem, Problem
 from service.settings import Settings
 
 SECURITY = {
-    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, where the service has any."},
-    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key, otherwise."},
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, if the service requires one."},
+    "header": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-API-Key",
+        "description": "The same key.",
+    },
 }
 
 REFERENCES: Final = "#/components/schemas/{model}"
@@ -29,22 +34,22 @@ REFERENCES: Final = "#/components/schemas/{model}"
 FRAME_TYPES: Final = ("image/jpeg", "image/png", "image/webp")
 
 CLOSE_CODES: Final = {
-    GOING_AWAY: "The service stops.",
-    UNSUPPORTED: "A text message came; a frame is a binary one.",
-    POLICY: "A parameter is wrong; or frames came faster than TANDEM_MAX_FRAMES_PER_S, or none for "
+    GOING_AWAY: "The service is shutting down.",
+    UNSUPPORTED: "A text message was sent; a frame must be a binary message.",
+    POLICY: "A parameter is invalid, frames came faster than TANDEM_MAX_FRAMES_PER_S, or none came for "
     "TANDEM_STREAM_IDLE_S.",
-    TOO_BIG: "A frame was larger than TANDEM_MAX_FRAME_BYTES.",
-    INTERNAL: "Something went wrong here; the log has more.",
-    TRY_LATER: "Too many streams are open, or too many bytes are held.",
+    TOO_BIG: "A frame exceeded TANDEM_MAX_FRAME_BYTES.",
+    INTERNAL: "Something went wrong; the log has more.",
+    TRY_LATER: "Too many streams are open, or too much memory is in use.",
 }
 
 STREAM: Final = (
     "A WebSocket. Each binary message is one frame: a JPEG, PNG or WebP. Each answer is a text message of JSON: "
     "FrameEmotions, or FrameProblem for a frame that cannot be read, after which the stream goes on. Both name "
     "the frame that they are for. When frames come faster than answers, the newest wins and the others are "
-    "dropped, so a client may send without waiting. Where the service ends the stream, the close code says why, "
-    "and a FrameProblem before it where there is more to say. Before the stream is open, a wrong key or a page "
-    "of another site is answered as on any other route. A browser, which cannot send a key as header, offers "
+    "dropped, so a client may send without waiting. If the service ends the stream, the close code says why, "
+    "and a FrameProblem before it may say more. Before the stream is open, an invalid key or a page of another "
+    "site is answered as on any other route. A browser, which cannot send a key in a header, offers "
     f"the subprotocols {PROTOCOL} and {KEY_PROTOCOL}<key>."
 )
 
@@ -54,17 +59,17 @@ stream.onmessage = ({ data }) => console.log(JSON.parse(data).faces);
 stream.onopen = () => stream.send(photo);  // a Blob or an ArrayBuffer: a JPEG, PNG or WebP"""
 
 
-def complete(app: FastAPI, settings: Settings) -> dict[str, Any]:
-    """FastAPI's document with what it leaves out; made once, then kept by the app.
+def openapi_document(app: FastAPI, settings: Settings) -> dict[str, Any]:
+    """Complete FastAPI's document; it is built once and cached by the app.
 
-    OpenAPI has no words for WebSockets: the stream is described under ``x-websockets``, and in words as a tag.
+    OpenAPI cannot describe WebSockets: the stream is described under ``x-websockets`` and in the text of a tag.
     """
     if app.openapi_schema is None:
         document = FastAPI.openapi(app)
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         for model in (Problem, BatchLine, FrameEmotions, FrameProblem):
             schemas[model.__name__] = _schema(model, schemas)
-        # Its own shape of a wrong parameter is not ours.
+        # We answer invalid parameters with a Problem instead.
         for former in ("HTTPValidationError", "ValidationError"):
             schemas.pop(former, None)
         document["components"]["securitySchemes"] = SECURITY
@@ -80,21 +85,21 @@ def complete(app: FastAPI, settings: Settings) -> dict[str, Any]:
 
 
 def _schema(model: type[BaseModel], schemas: dict[str, Any]) -> dict[str, Any]:
-    """A model's schema, with those that it refers to put beside it."""
+    """Return a model's schema, and add the schemas that it refers to to ``schemas``."""
     schema = model.model_json_schema(ref_template=REFERENCES, mode="serialization")
     schemas.update(schema.pop("$defs", {}))
     return schema
 
 
 def _stream(settings: Settings) -> dict[str, Any]:
-    """The stream as an operation would be described, with its messages and close codes."""
+    """Describe the stream like an operation, with its messages and close codes."""
     query = StreamQuery.model_json_schema()
     parameters = [
         {"name": name, "in": "query", "required": False, "description": field.pop("description"), "schema": field}
         for name, field in query["properties"].items()
     ]
     stream = {
-        "summary": "Read frames, as of a webcam, one after the other",
+        "summary": "Read a stream of frames, such as those of a webcam",
         "description": STREAM,
         "parameters": parameters,
         "subprotocols": [PROTOCOL],
@@ -115,7 +120,7 @@ def _stream(settings: Settings) -> dict[str, Any]:
 
 
 def _set_limit(operation: dict[str, Any], settings: Settings) -> None:
-    """The largest value of ``max_faces``, which is a setting of this very service."""
+    """Set the maximum of ``max_faces``, which is a setting of the service."""
     for parameter in operation.get("parameters", []):
         if parameter["name"] == "max_faces":
             for option in parameter["schema"]["anyOf"]:

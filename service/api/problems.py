@@ -1,4 +1,4 @@
-"""Every error as ``application/problem+json`` (RFC 9457)."""
+"""Errors as ``application/problem+json`` (RFC 9457)."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from service.errors import BadParameter, TandemError
+from service.observability.request_context import RequestContext
 from service.schemas import ParameterError, Problem
 
 PROBLEM_TYPE = "application/problem+json"
@@ -27,15 +28,15 @@ def problem_response(
     headers: Mapping[str, str] | None = None,
     errors: list[ParameterError] | None = None,
 ) -> Response:
-    """A problem as answer; its slug is left in the scope's state for metrics and log."""
-    state = scope["state"]
-    state["problem"] = slug
+    """Answer with a problem, and note its slug for metrics and logs."""
+    context = RequestContext.of(scope)
+    context.problem = slug
     problem = Problem(
         type=f"urn:tandem:problem:{slug}",
         title=title,
         status=status,
         detail=detail,
-        request_id=state["request_id"],
+        request_id=context.request_id,
         errors=errors,
     )
     return Response(
@@ -47,7 +48,7 @@ def problem_response(
 
 
 def describe(error: TandemError, request_id: str) -> Problem:
-    """One of the service's own errors, as part of an answer."""
+    """Describe one of our own errors, as a part of an answer."""
     return Problem(
         type=f"urn:tandem:problem:{error.slug}",
         title=error.title,
@@ -63,7 +64,7 @@ def from_error(
     errors: list[ParameterError] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """The answer for one of the service's own errors."""
+    """Answer with one of our own errors."""
     retry = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
     return problem_response(
         scope,
@@ -77,24 +78,36 @@ def from_error(
 
 
 def documented(description: str) -> dict[str, Any]:
-    """A problem as a route's answer in the OpenAPI document."""
+    """Describe a problem as a route's response in the OpenAPI document."""
     schema = {"$ref": f"#/components/schemas/{Problem.__name__}"}
     return {"description": description, "content": {PROBLEM_TYPE: {"schema": schema}}}
 
 
 ACCESS_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    401: documented("API keys are configured, and the request carries none of them."),
-    429: documented("The caller is over its limit; Retry-After says when to retry."),
+    401: documented("The service requires an API key, and the request carries no valid one."),
+    429: documented("The caller has exceeded a limit; Retry-After says when to retry."),
 }
 
 UNAVAILABLE: dict[int | str, dict[str, Any]] = {
-    503: documented("Busy, shutting down, or without a working inference server; Retry-After says when to retry."),
+    503: documented("Overloaded, shutting down, or without a working inference server; see Retry-After."),
     504: documented("The inference server did not answer in time."),
+}
+
+PHOTO_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: documented("The request carries no photo, or is broken."),
+    **ACCESS_PROBLEMS,
+    406: documented("The Accept header allows none of the available formats."),
+    408: documented("The upload did not arrive in time."),
+    413: documented("Too many bytes or too many pixels."),
+    415: documented("The content type or the image format is not supported."),
+    422: documented("The image cannot be decoded, or a parameter is invalid."),
+    **UNAVAILABLE,
+    504: documented("The answer did not come in time."),
 }
 
 
 def add_problem_handlers(app: FastAPI) -> None:
-    """Answer every error that a route or the routing raises as a problem."""
+    """Answer every error of a route or of the routing with a problem."""
     app.add_exception_handler(TandemError, _on_tandem_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_validation_error)

@@ -1,4 +1,4 @@
-"""The forms in which one photo's answer is given: JSON, the annotated picture, or both as multipart/mixed."""
+"""The formats of a photo's answer: JSON, the annotated picture, or both as multipart/mixed; ``Accept`` chooses."""
 
 import uuid
 from collections.abc import Sequence
@@ -8,7 +8,6 @@ from typing import Final
 from starlette.responses import Response
 
 from service.analyzer import Analysis
-from service.api.negotiation import choose_media_type
 from service.errors import NotAcceptable
 from service.observability.metrics import server_timing
 from service.schemas import FACE_FIELDS, FrameEmotions, PhotoEmotions
@@ -20,20 +19,20 @@ ANSWER_TYPES: Final = (JSON_TYPE, *IMAGE_FORMATS, MIXED_TYPE)
 
 
 @dataclass(frozen=True)
-class Form:
+class ResponseFormat:
     """The media type of an answer, and that of the picture in it, if it has one."""
 
     media_type: str
     picture_type: str | None
 
     @classmethod
-    def for_accept(cls, accept: str | None) -> "Form":
-        """The form that an ``Accept`` header asks for; JSON for everything that leaves the choice.
+    def for_accept(cls, accept: str | None) -> "ResponseFormat":
+        """Choose the format that an ``Accept`` header prefers, and JSON if it leaves the choice.
 
-        In ``multipart/mixed`` the picture is of the image type that the header names too, else JPEG.
+        The picture in ``multipart/mixed`` has the image type that the header names too, else it is a JPEG.
 
         Raises:
-            NotAcceptable: the header allows none of them.
+            NotAcceptable: The header allows none of the formats.
         """
         media_type = choose_media_type(accept, ANSWER_TYPES)
         if media_type == JSON_TYPE:
@@ -46,29 +45,69 @@ class Form:
             return cls(media_type, next(iter(IMAGE_FORMATS)))
 
 
+def choose_media_type(accept: str | None, offered: Sequence[str]) -> str:
+    """Return the offered media type that an ``Accept`` header prefers (RFC 9110, section 12.5.1).
+
+    Of types with equal quality, the first offered is chosen.
+
+    Raises:
+        NotAcceptable: The header allows none of them.
+    """
+    if not accept or not accept.strip():
+        return offered[0]
+    ranges = [_parse_range(part) for part in accept.split(",")]
+    best = max(offered, key=lambda media_type: _quality(media_type, ranges))  # the first of equals
+    if _quality(best, ranges) <= 0:
+        raise NotAcceptable(f"Accept is {accept[:200]!r}; the available media types are {', '.join(offered)}")
+    return best
+
+
+def _parse_range(part: str) -> tuple[str, float]:
+    media_range, *parameters = (piece.strip().lower() for piece in part.split(";"))
+    quality = 1.0
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            try:
+                quality = float(value)
+            except ValueError:
+                quality = 0.0
+    return media_range, quality
+
+
+def _quality(media_type: str, ranges: Sequence[tuple[str, float]]) -> float:
+    """The quality of the most specific range that covers the media type; 0 if none does."""
+    for pattern in (media_type, f"{media_type.partition('/')[0]}/*", "*/*"):
+        for media_range, quality in ranges:
+            if media_range == pattern:
+                return quality
+    return 0.0
+
+
 def to_json(answer: PhotoEmotions | FrameEmotions, face_fields: frozenset[str]) -> bytes:
-    """The answer as JSON, with only ``face_fields`` of each face."""
+    """Serialize an answer with only ``face_fields`` of each face."""
     left_out = set(FACE_FIELDS) - face_fields
     exclude = {"faces": {"__all__": left_out}} if left_out else None
     return answer.model_dump_json(exclude=exclude).encode()
 
 
-def render(analysis: Analysis, form: Form, face_fields: frozenset[str]) -> Response:
-    """The response that carries an analysis in the form asked for."""
+def render(analysis: Analysis, response_format: ResponseFormat, face_fields: frozenset[str]) -> Response:
+    """Build the response that carries an analysis in the given format."""
     headers = {"Server-Timing": server_timing(analysis.seconds), "Vary": "Accept"}
     text = to_json(analysis.answer, face_fields)
-    picture, picture_type = analysis.picture, form.picture_type
+    picture, picture_type = analysis.picture, response_format.picture_type
+    media_type = response_format.media_type
     if picture is None or picture_type is None:
-        return Response(text, media_type=form.media_type, headers=headers)
-    if form.media_type in IMAGE_FORMATS:
-        return Response(picture, media_type=form.media_type, headers=headers)
-    boundary = uuid.uuid4().hex  # chance alone keeps it out of the parts, 2^-122 a place
+        return Response(text, media_type=media_type, headers=headers)
+    if media_type in IMAGE_FORMATS:
+        return Response(picture, media_type=media_type, headers=headers)
+    boundary = uuid.uuid4().hex  # the chance that a part contains it is 2^-122 per byte
     body = _multipart(boundary, [(JSON_TYPE, text), (picture_type, picture)])
     return Response(body, media_type=f"{MIXED_TYPE}; boundary={boundary}", headers=headers)
 
 
 def _multipart(boundary: str, parts: Sequence[tuple[str, bytes]]) -> bytes:
-    """Parts of (media type, content) as the body of RFC 2046, section 5.1."""
+    """Join parts of (media type, content) as in RFC 2046, section 5.1."""
     pieces = []
     for media_type, content in parts:
         head = f"--{boundary}\r\nContent-Type: {media_type}\r\nContent-Length: {len(content)}\r\n\r\n"

@@ -34,9 +34,8 @@ def _request_ids() -> dict[str, str]:
     context = current_request.get()
     if context is None:
         return {}
-    request_id = context.scope.get("state", {}).get("request_id")
-    ids = {"trace_id": context.trace.trace_id, "span_id": context.trace.span_id}
-    return {"request_id": request_id, **ids} if request_id else ids
+    trace = context.trace
+    return {"request_id": context.request_id, "trace_id": trace.trace_id, "span_id": trace.span_id}
 
 
 def configure_logging(level: str) -> None:

@@ -1,5 +1,6 @@
 """The request that the running code belongs to, and its W3C trace context."""
 
+import math
 import re
 import secrets
 from collections.abc import Iterator
@@ -9,6 +10,9 @@ from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
+
+SCOPE_KEY = "tandem.request_context"
+"""Where the ASGI scope holds the context."""
 
 TRACEPARENT = re.compile(
     r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?"
@@ -39,12 +43,34 @@ class TraceContext:
         return f"00-{self.trace_id}-{self.span_id}-{self.sampled:02x}"
 
 
-@dataclass(frozen=True)
+@dataclass
 class RequestContext:
-    """An HTTP request or a WebSocket: its ASGI scope and its trace context."""
+    """What is known about an HTTP request or a WebSocket, from its arrival to its end.
+
+    The outermost middleware creates it. Middleware and routes add to it, and logs, metrics and spans report it.
+    """
 
     scope: Scope
     trace: TraceContext
+    request_id: str
+    deadline: float = math.inf
+    """Until when the request may take, in seconds of ``time.monotonic``."""
+    caller: str = ""
+    """Whose requests the rate limiter counts this one among."""
+    key_name: str | None = None
+    """Name of the API key that the request carries."""
+    faces: int | None = None
+    """How many faces were answered."""
+    problem: str | None = None
+    """Slug of the problem that is the answer."""
+    status: int | None = None
+    """HTTP status of the answer."""
+
+    @classmethod
+    def of(cls, scope: Scope) -> "RequestContext":
+        """Return the context of the request with this scope."""
+        context: RequestContext = scope[SCOPE_KEY]
+        return context
 
     @property
     def route(self) -> str:
@@ -63,7 +89,8 @@ def route_of(scope: Scope) -> str:
 
 @contextmanager
 def activated(context: RequestContext) -> Iterator[RequestContext]:
-    """Make ``context`` the current request inside the block."""
+    """Make ``context`` the current request inside the block, and that of its scope."""
+    context.scope[SCOPE_KEY] = context
     token = current_request.set(context)
     try:
         yield context

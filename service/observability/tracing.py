@@ -4,10 +4,11 @@ A trace context goes from the caller through the logs and the metrics' exemplars
 Spans are recorded and exported only if ``otlp_endpoint`` is set, which needs the extra ``otel``.
 """
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
@@ -17,6 +18,7 @@ from service.observability.timing import StageTiming
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import Span
 
 
 class TracingUnavailable(Exception):
@@ -27,9 +29,10 @@ class Tracing:
     """Passes trace contexts on without recording spans."""
 
     @contextmanager
-    def server_span(self, scope: Scope) -> Iterator[RequestContext]:
-        """Wrap a request; code inside finds its context in ``current_request``."""
-        with activated(RequestContext(scope, TraceContext.from_headers(Headers(scope=scope)))) as context:
+    def server_span(self, scope: Scope, request_id: str, deadline: float = math.inf) -> Iterator[RequestContext]:
+        """Wrap a request; code inside finds its context in ``current_request`` and in the scope."""
+        trace = TraceContext.from_headers(Headers(scope=scope))
+        with activated(RequestContext(scope, trace, request_id, deadline)) as context:
             yield context
 
     def stage_spans(self, stages: Sequence[StageTiming]) -> None:
@@ -58,7 +61,7 @@ class SpanTracing(Tracing):
         self._tracer = provider.get_tracer("tandem")
 
     @contextmanager
-    def server_span(self, scope: Scope) -> Iterator[RequestContext]:
+    def server_span(self, scope: Scope, request_id: str, deadline: float = math.inf) -> Iterator[RequestContext]:
         """Wrap a request in a span, a child of the caller's."""
         parent = self._propagator.extract(dict(Headers(scope=scope)))
         method = scope.get("method", "WEBSOCKET")
@@ -70,21 +73,22 @@ class SpanTracing(Tracing):
         ) as span:
             ids = span.get_span_context()
             trace = TraceContext(f"{ids.trace_id:032x}", f"{ids.span_id:016x}", ids.trace_flags.sampled)
-            with activated(RequestContext(scope, trace)) as context:
+            with activated(RequestContext(scope, trace, request_id, deadline)) as context:
                 try:
                     yield context
                 finally:
                     span.update_name(f"{method} {context.route}")
                     span.set_attribute("http.route", context.route)
-                    self._describe(span, scope.get("state", {}))
+                    self._describe(span, context)
 
-    def _describe(self, span: Any, state: Mapping[str, Any]) -> None:
-        for name, attribute in (("status", "http.response.status_code"), ("faces", "tandem.faces")):
-            if name in state:
-                span.set_attribute(attribute, state[name])
-        if "problem" in state:
-            span.set_attribute("error.type", state["problem"])
-        if state.get("status", 0) >= 500:  # by convention 4xx is not an error of a server span
+    def _describe(self, span: "Span", context: RequestContext) -> None:
+        attributes = {
+            "http.response.status_code": context.status,
+            "tandem.faces": context.faces,
+            "error.type": context.problem,
+        }
+        span.set_attributes({name: value for name, value in attributes.items() if value is not None})
+        if (context.status or 0) >= 500:  # by convention 4xx is not an error of a server span
             span.set_status(self._trace.StatusCode.ERROR)
 
     def stage_spans(self, stages: Sequence[StageTiming]) -> None:

@@ -1,4 +1,4 @@
-"""Who may call the API, and how often: around every route below ``/v1/``."""
+"""Authentication and rate limiting of every route below ``/v1/``."""
 
 import ipaddress
 from functools import lru_cache
@@ -9,89 +9,81 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from service.api.middleware.rate_limit import RateLimiter
-from service.api.middleware.request_log import request_id_of
 from service.api.problems import from_error
 from service.api_keys import KeyRing
 from service.errors import Overloaded, TandemError, TooManyRequests, Unauthorized
+from service.observability.request_context import RequestContext
 from service.settings import Settings
 
 GUARDED = "/v1/"
-"""What needs a key. The page, the reference and the operations routes tell nothing of photos."""
+"""Prefix of the routes that need a key. The page, the docs and the health routes reveal nothing about photos."""
 
 PHOTO_ROUTE = "/v1/emotions"
-"""Where «overloaded» says that photos find no room; elsewhere it may be about places for batches."""
+"""The route where "overloaded" means too many photos; on other routes it may mean too many batches."""
 
 REALM: Final = 'Bearer realm="tandem"'
 
 MAX_KEY_LENGTH = 256
 
 KEY_PROTOCOL: Final = "tandem.key."
-"""What a key follows in the name of a WebSocket subprotocol."""
+"""Prefix of a WebSocket subprotocol that carries a key."""
 
 
 class AuthMiddleware:
-    """Pure ASGI middleware: knows the caller by its key, else by its address, and keeps it to its limits."""
+    """Pure ASGI middleware: identifies the caller by its key, or else by its address, and applies its limits."""
 
-    def __init__(self, app: ASGIApp, keys: KeyRing, limits: RateLimiter) -> None:
+    def __init__(self, app: ASGIApp, keys: KeyRing, limiter: RateLimiter) -> None:
         self._app = app
         self._keys = keys
-        self._limits = limits
+        self._limiter = limiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 401 or 429, or hand the request on."""
-        if scope["type"] not in ("http", "websocket"):
+        """Answer 401 or 429, or pass the request on."""
+        if scope["type"] not in ("http", "websocket") or not scope["path"].startswith(GUARDED):
             await self._app(scope, receive, send)
             return
-        state = scope.setdefault("state", {})
-        state["spend"] = _nothing
-        state["take_frame"] = _nothing_taken
-        if not scope["path"].startswith(GUARDED):
-            await self._app(scope, receive, send)
-            return
+        context = RequestContext.of(scope)
         try:
-            caller = self._identify(scope)
+            context.caller, context.key_name = self._identify(scope)
         except Unauthorized as error:
             await _refuse(error, {"WWW-Authenticate": REALM}, scope, receive, send)
             return
+        caller = context.caller
         try:
-            self._limits.enter(caller)
+            self._limiter.reserve(caller)
         except TooManyRequests as error:
-            await _refuse(error, self._limits.headers(caller), scope, receive, send)
+            await _refuse(error, self._limiter.headers(caller), scope, receive, send)
             return
-        state["spend"] = lambda photos: self._limits.spend(caller, photos)
-        state["take_frame"] = lambda: self._limits.take(caller)
 
         async def send_with_limits(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(self._limits.headers(caller))
+                MutableHeaders(scope=message).update(self._limiter.headers(caller))
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_limits)
         finally:
-            if state.get("problem") == Overloaded.slug and scope["path"] == PHOTO_ROUTE:
-                self._limits.scarce()
-            self._limits.leave(caller)
+            if context.problem == Overloaded.slug and scope["path"] == PHOTO_ROUTE:
+                self._limiter.report_overload()
+            self._limiter.release(caller)
 
-    def _identify(self, scope: Scope) -> str:
+    def _identify(self, scope: Scope) -> tuple[str, str | None]:
+        """Return whom the request counts for, and the name of its key if keys are configured."""
         if not self._keys.keys:
-            return f"address {network_of(scope)}"
+            return f"address {network_of(scope)}", None
         presented = presented_key(Headers(scope=scope))
         if presented is None:
-            raise Unauthorized(
-                "the request carries no API key, as Authorization: Bearer <key> or X-API-Key: <key>"
-            )
+            raise Unauthorized("the request carries no API key (Authorization: Bearer <key> or X-API-Key: <key>)")
         name = self._keys.name_of(presented)
         if name is None:
-            raise Unauthorized("the API key is not known here")
-        scope["state"]["caller"] = name
-        return f"key {name}"
+            raise Unauthorized("the API key is unknown")
+        return f"key {name}", name
 
 
 def presented_key(headers: Headers) -> str | None:
-    """The key in ``Authorization: Bearer`` or ``X-API-Key``, whatever it is worth; None where there is none.
+    """Return the key in ``Authorization: Bearer`` or ``X-API-Key``, unchecked; None if there is none.
 
-    A browser's WebSocket can send neither: there it is offered as a subprotocol, after ``KEY_PROTOCOL``.
+    WebSockets of browsers can send neither header and offer the key as a subprotocol, after ``KEY_PROTOCOL``.
     """
     scheme, _, token = headers.get("authorization", "").partition(" ")
     key = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "").strip()
@@ -102,7 +94,7 @@ def presented_key(headers: Headers) -> str | None:
 
 
 def network_of(scope: Scope) -> str:
-    """The client's address; of IPv6 the first 64 bits, since whoever has one address has all of those."""
+    """Return the client's address; for IPv6 its /64 network, since one client usually has all of it."""
     return _network(scope["client"][0] if scope.get("client") else "")
 
 
@@ -118,10 +110,10 @@ def _network(host: str) -> str:
 
 
 def key_ring(settings: Settings) -> KeyRing:
-    """All keys of the settings and of the file that they name.
+    """Collect the keys of the settings and of the file that they name.
 
     Raises:
-        OSError, ValueError: the file cannot be read, or is none of keys.
+        OSError, ValueError: The file cannot be read, or has other lines than keys.
     """
     lines = list(settings.api_keys)
     if settings.api_keys_file:
@@ -130,16 +122,8 @@ def key_ring(settings: Settings) -> KeyRing:
 
 
 async def _refuse(error: TandemError, headers: dict[str, str], scope: Scope, receive: Receive, send: Send) -> None:
+    response = from_error(scope, error, headers=headers)
     if scope["type"] == "websocket":
-        scope["state"]["request_id"] = request_id_of(scope)
-        await WebSocket(scope, receive, send).send_denial_response(from_error(scope, error, headers=headers))
+        await WebSocket(scope, receive, send).send_denial_response(response)
     else:
-        await from_error(scope, error, headers=headers)(scope, receive, send)
-
-
-def _nothing(_photos: int) -> None:
-    """No limit counts what a request spends."""
-
-
-def _nothing_taken() -> None:
-    """No limit counts the frames of a stream."""
+        await response(scope, receive, send)

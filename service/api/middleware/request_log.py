@@ -1,7 +1,8 @@
-"""What surrounds every request: its id, its metrics, its line in the log, and an answer when all else failed."""
+"""The outermost middleware: request ids, traces, metrics, a log line per request, and an answer to any error."""
 
 import asyncio
 import logging
+import math
 import re
 import secrets
 import time
@@ -14,132 +15,127 @@ from service.api.problems import from_error, problem_response
 from service.errors import Draining, TandemError
 from service.observability.logging import REQUEST_LOGGER
 from service.observability.metrics import Metrics, exemplar
-from service.observability.request_context import route_of
+from service.observability.request_context import RequestContext
 from service.observability.tracing import Tracing
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
-"""What is taken over from a caller's X-Request-ID: nothing that could break a log or a header."""
+"""What a caller's X-Request-ID may be: nothing that could break a log or a header."""
 
 QUIET_ROUTES = ("/livez", "/readyz", "/metrics")
-"""Routes that are asked every few seconds; their successes are logged at level debug."""
+"""Routes that are polled every few seconds; their successes are logged at level debug."""
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-"""Methods that get a metric of their own; a caller may invent any number of others."""
+"""Methods with metrics of their own; callers can invent any number of others."""
 
 SECURITY_HEADERS = {
-    # Answers tell of people's faces: no cache on the way may keep them, no page of another site may show them.
+    # Answers describe people's faces: no cache may store them, and no page of another site may show them.
     "Cache-Control": "no-store",
     "Cross-Origin-Resource-Policy": "same-origin",
-    # An answer that a browser is made to open as a document may load nothing, run nothing and be framed nowhere.
+    # If a browser opens an answer as a document, that may load nothing, run nothing and be framed nowhere.
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; style-src 'unsafe-inline'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-"""On every answer that does not set them itself, as the page does. TLS, and so HSTS, is the proxy's."""
+"""Set on every answer that does not set them itself, as the page does. TLS, and so HSTS, is up to the proxy."""
 
 RAW_SECURITY_HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 
 CLIENT_CLOSED_REQUEST = 499
-"""Status in metrics and log of a caller who left before the answer; nothing is sent."""
-
-SEVERE = 500
+"""Status in metrics and logs if the caller left before the answer; nothing is sent."""
 
 logger = logging.getLogger(REQUEST_LOGGER)
 
 
 def request_id_of(scope: Scope) -> str:
-    """The caller's X-Request-ID, or a new one where there is none or one that could break a log."""
+    """Return the caller's X-Request-ID, or a new one if it is missing or could break a log."""
     given = Headers(scope=scope).get("x-request-id", "")
     return given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
 
 
 class RequestLogMiddleware:
-    """Pure ASGI middleware around the whole app."""
+    """Pure ASGI middleware around the whole app; creates the ``RequestContext``."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, tracing: Tracing, request_timeout_s: float = math.inf
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._tracing = tracing
+        self._request_timeout_s = request_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, whatever happens in it."""
+        """Answer one request, whatever goes wrong in it."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        with self._tracing.server_span(scope):
+        deadline = time.monotonic() + self._request_timeout_s
+        with self._tracing.server_span(scope, request_id_of(scope), deadline) as context:
             if scope["type"] == "http":
-                await self._observe(scope, receive, send)
+                await self._answer(context, receive, send)
             else:
                 await self._app(scope, receive, send)
 
-    async def _observe(self, scope: Scope, receive: Receive, send: Send) -> None:
-        state = scope.setdefault("state", {})
-        state["request_id"] = request_id_of(scope)
-        status = 0
+    async def _answer(self, context: RequestContext, receive: Receive, send: Send) -> None:
+        scope = context.scope
 
-        async def send_with_id(message: Message) -> None:
-            nonlocal status
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                status = message["status"]
-                set_already = {name for name, _ in message["headers"]}
+                context.status = message["status"]
+                present = {name for name, _ in message["headers"]}
                 message["headers"] = [
                     *message["headers"],
-                    (b"x-request-id", state["request_id"].encode()),
-                    *(header for header in RAW_SECURITY_HEADERS if header[0] not in set_already),
+                    (b"x-request-id", context.request_id.encode()),
+                    *(header for header in RAW_SECURITY_HEADERS if header[0] not in present),
                 ]
             await send(message)
 
         started = time.perf_counter()
         with self._metrics.in_flight.track_inprogress():
             try:
-                await self._app(scope, receive, send_with_id)
+                await self._app(scope, receive, send_with_headers)
             except ClientDisconnect:
-                status = CLIENT_CLOSED_REQUEST
+                context.status = CLIENT_CLOSED_REQUEST
             except asyncio.CancelledError:
-                if not status:  # the service ends, and has waited for this request as long as it waits for any
-                    response = from_error(scope, Draining("the service was told to stop and could wait no longer"))
-                    await response(scope, receive, send_with_id)
+                if context.status is None:  # the service stops, and this request took longer than it waits
+                    error = Draining("the service was told to stop, and could not wait longer for this request")
+                    await from_error(scope, error)(scope, receive, send_with_headers)
                 raise
             except Exception:
-                logger.exception("unexpected error", extra={"fields": {"request_id": state["request_id"]}})
-                if status:
-                    raise  # half an answer is sent: all that is left is to break the connection
+                logger.exception("unexpected error")
+                if context.status is not None:
+                    raise  # part of the answer is sent, so that only the connection can be broken
                 response = problem_response(
                     scope,
                     status=TandemError.status,
                     slug=TandemError.slug,
                     title=TandemError.title,
-                    detail="something went wrong here; the log has more under this request's id",
+                    detail="something went wrong; the log has more under this request id",
                 )
-                await response(scope, receive, send_with_id)
+                await response(scope, receive, send_with_headers)
             finally:
-                self._record(scope, status, time.perf_counter() - started)
+                self._record(context, time.perf_counter() - started)
 
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        state = scope["state"]
-        route = route_of(scope)
-        state["status"] = status
-        method = scope["method"] if scope["method"] in METHODS else "other"
-        self._metrics.requests.labels(route, method, str(status)).inc()
+    def _record(self, context: RequestContext, seconds: float) -> None:
+        route, status, method = context.route, context.status or 0, context.scope["method"]
+        self._metrics.requests.labels(route, method if method in METHODS else "other", str(status)).inc()
         self._metrics.duration.labels(route).observe(seconds, exemplar())
+        if context.problem:
+            self._metrics.rejected.labels(context.problem).inc()
         fields = {
-            "request_id": state["request_id"],
-            "method": scope["method"],
+            "request_id": context.request_id,
+            "method": method if method in METHODS else "other",
             "route": route,
             "status": status,
             "duration_ms": round(seconds * 1000, 1),
+            "caller": context.key_name,
+            "faces": context.faces,
+            "problem": context.problem,
         }
-        if "caller" in state:
-            fields["caller"] = state["caller"]
-        if "faces" in state:
-            fields["faces"] = state["faces"]
-        if "problem" in state:
-            fields["problem"] = state["problem"]
-            self._metrics.rejected.labels(state["problem"]).inc()
         level = logging.INFO
-        if status >= SEVERE:
+        if status >= TandemError.status:
             level = logging.WARNING
         elif route in QUIET_ROUTES:
             level = logging.DEBUG
-        logger.log(level, "request", extra={"fields": fields})
+        known = {name: value for name, value in fields.items() if value is not None}
+        logger.log(level, "request", extra={"fields": known})

@@ -1,23 +1,24 @@
-"""Many photos in one request, answered line by line in the order in which they are done."""
+"""``POST /v1/emotions/batch``: many photos in one request, answered line by line as they are done."""
 
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import ExitStack, aclosing
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import Annotated, Any, TypeVar
 
-from starlette.requests import Request
-from starlette.responses import StreamingResponse
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from service.analyzer import Analysis
-from service.api.dependencies import AppState
-from service.api.problems import describe
+from service.api.dependencies import AppState, AppStateDep, UploadBudget
+from service.api.params import PhotoQuery
+from service.api.problems import PHOTO_PROBLEMS, describe
 from service.api.responses import to_json
-from service.api.uploads.batch import Photos
+from service.api.uploads.batch import FIELD, Photos, read_batch
 from service.budget import Budget
 from service.errors import BrokenUpload, Overloaded, TandemError
+from service.observability.request_context import RequestContext
 from service.schemas import BatchLine
 from service.workers.tasks import DetectionOptions
 
@@ -25,58 +26,105 @@ Result = TypeVar("Result")
 
 LINES_TYPE = "application/x-ndjson"
 
-NAME_LENGTH = 255
+MAX_NAME_LENGTH = 255
 
-FIRST_PAUSE_S, MAX_PAUSE_S = 0.05, 1.0
-"""How long a photo waits before it tries a full queue again; doubled each time."""
+MIN_PAUSE_S, MAX_PAUSE_S = 0.05, 1.0
+"""How long a photo that was refused waits before it is tried again; doubled each time."""
+
+BATCH_BODY: dict[str, Any] = {
+    "required": True,
+    "description": f'The photos: files in the repeated field "{FIELD}", or a ZIP archive of files in any folders.',
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": [FIELD],
+                "properties": {
+                    FIELD: {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}}
+                },
+            }
+        },
+        "application/zip": {"schema": {"type": "string", "format": "binary"}},
+    },
+}
+
+router = APIRouter()
 
 
-@dataclass
-class BatchStats:
-    """What a batch came to."""
+@router.post(
+    "/v1/emotions/batch",
+    tags=["emotions"],
+    summary="Read many photos in one request",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "One line of JSON of this form for each photo, in the order in which they are done.",
+            "content": {LINES_TYPE: {"schema": {"$ref": f"#/components/schemas/{BatchLine.__name__}"}}},
+        },
+        **{status: answer for status, answer in PHOTO_PROBLEMS.items() if status != 406},
+    },
+    openapi_extra={"requestBody": BATCH_BODY},
+)
+async def read_batch_of_emotions(
+    request: Request, app_state: AppStateDep, memory: UploadBudget, query: Annotated[PhotoQuery, Query()]
+) -> Response:
+    """Each photo gets an answer or a problem of its own; one that cannot be read does not affect the others.
 
-    faces: int = 0
-    problems: int = 0
+    A batch gives way to single photos: under load it takes longer instead of being refused.
+    """
+    context = RequestContext.of(request.scope)
+    options = query.options(app_state.settings)
+    app_state.batches.reserve()
+    try:
+        photos = await read_batch(request, memory, app_state.settings)
+        await app_state.triton.model_spec()  # without a model, answer one problem instead of one for each photo
+        app_state.limiter.charge_photos(context.caller, len(photos.names) - 1)
+        analysis = BatchAnalysis(app_state, memory, photos, options, query.face_fields(), context)
+        return BatchResponse(analysis, app_state.batches.release)
+    except BaseException:
+        app_state.batches.release()
+        raise
 
 
-class BatchReader:
-    """Answers the photos of one batch."""
+class BatchAnalysis:
+    """Analyzes the photos of one batch."""
 
     def __init__(
         self,
         app_state: AppState,
         memory: Budget,
+        photos: Photos,
         options: DetectionOptions,
         face_fields: frozenset[str],
-        *,
-        request_id: str,
+        context: RequestContext,
     ) -> None:
         self._app_state = app_state
+        self._settings = app_state.settings
         self._memory = memory
+        self._photos = photos
         self._options = options
         self._face_fields = face_fields
-        self._request_id = request_id
-        self.tally = BatchStats()
+        self._context = context
 
-    async def lines(self, photos: Photos) -> AsyncGenerator[bytes]:
-        """A line of JSON for each photo, in the order in which they are done; see ``BatchLine``.
+    async def lines(self) -> AsyncGenerator[bytes]:
+        """Yield a line of JSON (``BatchLine``) for each photo, in the order in which they are done.
 
-        No more photos are in work than there are processes, and each waits until one of those is idle: single
-        requests go first.
+        At most one photo per worker is analyzed at a time, and only when a worker is idle: single photos go first.
         """
-        names = photos.names
-        todo = iter(range(len(names)))
-        # Short: a caller who does not read holds up his own batch, and memory does not fill with answers.
+        names = self._photos.names
+        indices = iter(range(len(names)))
+        # Of length 1: a caller that reads slowly slows down its own batch, and answers do not pile up in memory.
         done: asyncio.Queue[bytes | Exception] = asyncio.Queue(maxsize=1)
 
-        async def work() -> None:
+        async def analyze_next() -> None:
             try:
-                for index in todo:
-                    await done.put(await self._line(photos, index, names[index]))
+                for index in indices:
+                    await done.put(await self._line(index, names[index][:MAX_NAME_LENGTH]))
             except Exception as error:
-                await done.put(error)  # in a task of its own it would be seen by nobody
+                await done.put(error)  # nobody would see it in this task
 
-        workers = [asyncio.create_task(work()) for _ in range(min(len(names), self._app_state.settings.workers))]
+        tasks = [asyncio.create_task(analyze_next()) for _ in range(min(len(names), self._settings.workers))]
+        self._context.faces = 0
         try:
             for _ in names:
                 line = await done.get()
@@ -84,78 +132,73 @@ class BatchReader:
                     raise line
                 yield line
         finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _line(self, photos: Photos, index: int, name: str) -> bytes:
-        name = name[:NAME_LENGTH]
+    async def _line(self, index: int, name: str) -> bytes:
         try:
-            answer = await self._answer(photos, index)
+            analysis = await self._analyze(index)
         except TandemError as error:
-            self.tally.problems += 1
             self._app_state.metrics.rejected.labels(error.slug).inc()
-            line = BatchLine(index=index, name=name, problem=describe(error, self._request_id))
+            line = BatchLine(index=index, name=name, problem=describe(error, self._context.request_id))
             return line.model_dump_json(exclude_none=True).encode() + b"\n"
+        self._context.faces = (self._context.faces or 0) + len(analysis.answer.faces)
+        answer = to_json(analysis.answer, self._face_fields)
         head = BatchLine(index=index, name=name).model_dump_json(exclude_none=True).encode()
         return head[:-1] + b',"answer":' + answer + b"}\n"
 
-    async def _answer(self, photos: Photos, index: int) -> bytes:
-        limit = self._app_state.settings.max_upload_bytes
-        gives_up_at = time.monotonic() + self._app_state.settings.batch_patience_s
-        with ExitStack() as held:
+    async def _analyze(self, index: int) -> Analysis:
+        max_bytes = self._settings.max_upload_bytes
+        start_by = time.monotonic() + self._settings.batch_patience_s
+        with ExitStack() as reserved:
 
-            async def fetch() -> bytes:
-                held.enter_context(self._memory.reserved(min(photos.unpacked_bytes(index), limit)))
-                return await asyncio.to_thread(photos.read, index, max_bytes=limit)
+            async def read() -> bytes:
+                unpacked_bytes = min(self._photos.unpacked_bytes(index), max_bytes)
+                reserved.enter_context(self._memory.reserved(unpacked_bytes))
+                return await asyncio.to_thread(self._photos.read, index, max_bytes=max_bytes)
 
-            data = await self._patiently(fetch, gives_up_at)
-            if not data:
+            photo = await self._when_idle(read, start_by)
+            if not photo:
                 raise BrokenUpload("the file is empty")
 
             async def analyze() -> Analysis:
-                deadline = time.monotonic() + self._app_state.settings.request_timeout_s
-                return await self._app_state.analyzer.analyze(data, self._options, deadline=deadline)
+                deadline = time.monotonic() + self._settings.request_timeout_s
+                return await self._app_state.analyzer.analyze(photo, self._options, deadline=deadline)
 
-            analysis = await self._patiently(analyze, gives_up_at)
-        self.tally.faces += len(analysis.answer.faces)
-        return to_json(analysis.answer, self._face_fields)
+            return await self._when_idle(analyze, start_by)
 
-    async def _patiently(self, step: Callable[[], Awaitable[Result]], gives_up_at: float) -> Result:
-        """Do ``step`` when a process is idle, and again as long as there is no room for it."""
-        pause_s = FIRST_PAUSE_S
+    async def _when_idle(self, attempt: Callable[[], Awaitable[Result]], start_by: float) -> Result:
+        """Wait for an idle worker and make an attempt; repeat both while it is refused for want of room."""
+        pause_s = MIN_PAUSE_S
         while True:
-            await self._turn(gives_up_at)
+            await self._wait_for_idle_worker(start_by)
             try:
-                return await step()
+                return await attempt()
             except Overloaded:
-                if time.monotonic() + pause_s > gives_up_at:
+                if time.monotonic() + pause_s > start_by:
                     raise
                 await asyncio.sleep(pause_s)
                 pause_s = min(MAX_PAUSE_S, pause_s * 2)
 
-    async def _turn(self, gives_up_at: float) -> None:
-        """Wait until a process is idle."""
+    async def _wait_for_idle_worker(self, start_by: float) -> None:
         try:
-            async with asyncio.timeout(max(0.0, gives_up_at - time.monotonic())):
+            async with asyncio.timeout_at(start_by):
                 await self._app_state.queue.wait_for_idle_worker()
         except TimeoutError:
-            patience_s = self._app_state.settings.batch_patience_s
             raise Overloaded(
-                f"no process was idle within {patience_s:g} s, and a batch gives way to single photos "
-                "(TANDEM_BATCH_PATIENCE_S)"
+                f"no worker was idle for {self._settings.batch_patience_s:g} s, and a batch gives way to single "
+                "photos (TANDEM_BATCH_PATIENCE_S)"
             ) from None
 
 
 class BatchResponse(StreamingResponse):
-    """Streams the lines; whatever becomes of that, the work is ended and the place given back."""
+    """Streams the lines; then, whatever happens, ends the analysis and calls ``release``."""
 
-    def __init__(self, request: Request, reader: BatchReader, photos: Photos, leave: Callable[[], None]) -> None:
-        self._lines = reader.lines(photos)
-        self._state = request.state
-        self._reader = reader
-        self._leave = leave
-        # A proxy that collects the lines would keep them till the end.
+    def __init__(self, analysis: BatchAnalysis, release: Callable[[], None]) -> None:
+        self._lines = analysis.lines()
+        self._release = release
+        # The header tells proxies not to collect the lines first.
         super().__init__(self._lines, media_type=LINES_TYPE, headers={"X-Accel-Buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -164,5 +207,4 @@ class BatchResponse(StreamingResponse):
             async with aclosing(self._lines):
                 await super().__call__(scope, receive, send)
         finally:
-            self._state.faces = self._reader.tally.faces
-            self._leave()
+            self._release()

@@ -1,4 +1,4 @@
-"""Frames that wait, how many may come, and the streams that they come by."""
+"""The frames of a stream: the newest one waits, and how many may come is limited."""
 
 import asyncio
 from dataclasses import dataclass
@@ -6,52 +6,52 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A frame's bytes, its number (from 1) and how many between the one taken before and it were dropped."""
+    """A frame: its number in the stream, from 1, and how many frames right before it were dropped."""
 
     number: int
-    data: bytes
+    photo: bytes
     dropped: int
 
 
 class NewestFrame:
-    """Room for one waiting frame: one that comes while another waits takes its place."""
+    """Holds one waiting frame; a new frame replaces it."""
 
     def __init__(self) -> None:
         self.received = 0
         self._taken = 0
-        self._data = b""
-        self._waits = asyncio.Event()
+        self._photo = b""
+        self._available = asyncio.Event()
 
-    def put(self, data: bytes) -> bool:
-        """Let a frame wait, and tell whether another had to go for it."""
-        replaces = self._waits.is_set()
+    def put(self, photo: bytes) -> bool:
+        """Let a frame wait; return whether it replaced another one."""
+        replaces = self._available.is_set()
         self.received += 1
-        self._data = data
-        self._waits.set()
+        self._photo = photo
+        self._available.set()
         return replaces
 
     async def take(self) -> Frame:
-        """The newest frame, as soon as there is one that was not taken yet."""
-        await self._waits.wait()
-        self._waits.clear()
-        frame = Frame(self.received, self._data, dropped=self.received - self._taken - 1)
-        self._data = b""
+        """Wait for a frame that was not taken yet and take it."""
+        await self._available.wait()
+        self._available.clear()
+        frame = Frame(self.received, self._photo, dropped=self.received - self._taken - 1)
+        self._photo = b""
         self._taken = self.received
         return frame
 
 
 class FrameRate:
-    """A token bucket: ``per_s`` frames a second for any length of time; at once, a second's worth and one more."""
+    """A token bucket of ``per_s`` frames per second; bursts of one second's frames plus one are allowed."""
 
     def __init__(self, per_s: float, now: float) -> None:
         self._per_s = per_s
-        self._room = per_s + 1
-        self._tokens = self._room
+        self._size = per_s + 1
+        self._tokens = self._size
         self._at = now
 
     def allows(self, now: float) -> bool:
-        """Whether a frame may come at ``now``, in seconds of a clock that only goes forward; counts it if so."""
-        self._tokens = min(self._room, self._tokens + (now - self._at) * self._per_s)
+        """Return whether a frame may come at ``now`` (seconds of a monotonic clock), and count it if so."""
+        self._tokens = min(self._size, self._tokens + (now - self._at) * self._per_s)
         self._at = now
         if self._tokens < 1:
             return False

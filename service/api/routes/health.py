@@ -1,4 +1,4 @@
-"""What those who run the service ask it: whether it lives, whether it can answer, and its metrics."""
+"""Routes for operators: liveness, readiness and metrics."""
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -14,13 +14,13 @@ router = APIRouter()
 
 @router.get("/livez", tags=["operation"], summary="Tell whether the process runs")
 async def livez() -> Alive:
-    """Asks nothing else, Triton neither: a gateway is not to be restarted because Triton is away."""
+    """Asks nothing else, not even Triton: a gateway must not be restarted because Triton is unavailable."""
     return Alive()
 
 
 @router.get("/readyz", tags=["operation"], summary="Tell whether photos can be answered", responses=UNAVAILABLE)
 async def readyz(app_state: AppStateDep) -> Ready:
-    """Makes a real inference, at most one a second."""
+    """Runs a real inference, at most one per second."""
     if app_state.draining:
         raise Draining("the service was told to stop")
     app_state.queue.check_workers()
@@ -31,11 +31,11 @@ async def readyz(app_state: AppStateDep) -> Ready:
 @router.get(
     "/metrics",
     tags=["operation"],
-    summary="Give the metrics in Prometheus' text format",
+    summary="Return the metrics in Prometheus' text format",
     response_class=Response,
     responses={
         200: {
-            "description": "The metrics; with exemplars where Accept asks for OpenMetrics.",
+            "description": "The metrics; with exemplars if Accept asks for OpenMetrics.",
             "content": {
                 kind: {"schema": {"type": "string"}} for kind in ("text/plain", "application/openmetrics-text")
             },
@@ -43,7 +43,7 @@ async def readyz(app_state: AppStateDep) -> Ready:
     },
 )
 async def metrics(request: Request, app_state: AppStateDep) -> Response:
-    """Requests, durations of the steps, faces, rejections; nothing of a photo."""
+    """Requests, durations of the stages, faces, rejections. Nothing about a photo's content."""
     spec = app_state.triton.known_spec
     if spec:
         app_state.metrics.model.info({"name": spec.name, "version": spec.version})

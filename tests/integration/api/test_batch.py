@@ -133,7 +133,8 @@ async def test_patience_ends(toy_triton: LocalTriton, tmp_path: Path, monkeypatc
         (tmp_path / "go").touch()
         await held
     assert line["problem"]["status"] == 503
-    assert "no process was idle within 0.2 s" in line["problem"]["detail"]
+    assert "0.2 s" in line["problem"]["detail"]
+    assert "(TANDEM_BATCH_PATIENCE_S)" in line["problem"]["detail"]
 
 
 async def test_places_for_batches_are_limited_and_given_back(toy_triton: LocalTriton) -> None:

@@ -7,7 +7,7 @@ import pytest
 from answers import answer
 
 from service.analyzer import Analysis
-from service.api.responses import Form, render, to_json
+from service.api.responses import ResponseFormat, choose_media_type, render, to_json
 from service.errors import NotAcceptable
 from service.schemas import FACE_FIELDS
 
@@ -27,13 +27,13 @@ ANALYSIS = Analysis(answer(60, 50, (1, 2, 30, 40)), b"\xff\xd8 picture \r\n--", 
         ("multipart/mixed;q=0.1, application/json", "application/json", None),
     ],
 )
-def test_the_form_follows_accept(accept: str | None, media_type: str, picture_type: str | None) -> None:
-    assert Form.for_accept(accept) == Form(media_type, picture_type)
+def test_the_format_follows_accept(accept: str | None, media_type: str, picture_type: str | None) -> None:
+    assert ResponseFormat.for_accept(accept) == ResponseFormat(media_type, picture_type)
 
 
-def test_another_form_is_refused() -> None:
+def test_another_format_is_refused() -> None:
     with pytest.raises(NotAcceptable, match="multipart/mixed"):
-        Form.for_accept("text/html")
+        ResponseFormat.for_accept("text/html")
 
 
 def test_fields_leaves_the_others_out_of_every_face() -> None:
@@ -45,7 +45,7 @@ def test_fields_leaves_the_others_out_of_every_face() -> None:
 
 
 def test_a_mixed_answer_carries_both_byte_for_byte() -> None:
-    response = render(ANALYSIS, Form("multipart/mixed", "image/jpeg"), ALL)
+    response = render(ANALYSIS, ResponseFormat("multipart/mixed", "image/jpeg"), ALL)
     head = f"Content-Type: {response.headers['Content-Type']}\r\n\r\n".encode()
     message = email.message_from_bytes(head + bytes(response.body), policy=email.policy.HTTP)
     assert isinstance(message, EmailMessage)
@@ -53,6 +53,34 @@ def test_a_mixed_answer_carries_both_byte_for_byte() -> None:
     assert text.get_content_type() == "application/json"
     assert json.loads(text.get_payload(decode=True)) == json.loads(to_json(ANALYSIS.answer, ALL))
     assert picture.get_content_type() == "image/jpeg"
-    # The email package reads text lines; the length says where the bytes end.
+    # The email package reads lines of text; only Content-Length says where the bytes end.
     assert picture["Content-Length"] == str(len(ANALYSIS.picture or b""))
     assert (ANALYSIS.picture or b"?") in bytes(response.body)
+
+
+OFFERED = ("application/json", "image/jpeg", "image/png")
+
+
+@pytest.mark.parametrize(
+    ("accept", "chosen"),
+    [
+        (None, "application/json"),
+        ("", "application/json"),
+        ("*/*", "application/json"),
+        ("image/png", "image/png"),
+        ("IMAGE/PNG", "image/png"),
+        ("image/*", "image/jpeg"),
+        ("image/png, image/jpeg;q=0.5", "image/png"),
+        ("image/jpeg;q=0.5, image/png;q=0.9, */*;q=0.1", "image/png"),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", "application/json"),
+        ("application/json;q=0, */*", "image/jpeg"),
+    ],
+)
+def test_chooses_the_media_type_that_the_caller_prefers(accept: str | None, chosen: str) -> None:
+    assert choose_media_type(accept, OFFERED) == chosen
+
+
+@pytest.mark.parametrize("accept", ["text/html", "image/gif", "*/*;q=0", "application/json;q=x"])
+def test_refuses_a_caller_who_accepts_none_of_the_media_types(accept: str) -> None:
+    with pytest.raises(NotAcceptable, match="application/json, image/jpeg, image/png"):
+        choose_media_type(accept, OFFERED)

@@ -1,7 +1,7 @@
 import subprocess
 import sys
 
-from service.observability.request_context import current_request
+from service.observability.request_context import RequestContext, current_request
 from service.observability.tracing import Tracing
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -11,8 +11,9 @@ PARENT = "00f067aa0ba902b7"
 def test_the_request_context_is_set_inside_the_server_span_only() -> None:
     tracing = Tracing()
     scope = {"type": "http", "headers": [(b"traceparent", f"00-{TRACE}-{PARENT}-01".encode())]}
-    with tracing.server_span(scope) as context, tracing.client_span("triton", {}) as headers:
-        assert current_request.get() is context
+    with tracing.server_span(scope, "id") as context, tracing.client_span("triton", {}) as headers:
+        assert current_request.get() is RequestContext.of(scope) is context
+        assert context.request_id == "id"
         assert context.route == "unmatched"
         assert context.trace.trace_id == TRACE
         assert headers == {"traceparent": context.trace.traceparent}

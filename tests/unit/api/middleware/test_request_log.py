@@ -1,5 +1,6 @@
 import asyncio
 import logging
+import time
 
 import httpx
 import pytest
@@ -7,7 +8,9 @@ from fastapi import FastAPI, Request
 
 from service.api.middleware.request_log import RequestLogMiddleware
 from service.api.problems import add_problem_handlers
+from service.errors import Draining
 from service.observability.metrics import Metrics
+from service.observability.request_context import RequestContext
 from service.observability.tracing import Tracing
 
 
@@ -22,18 +25,30 @@ def app(metrics: Metrics) -> FastAPI:
 
     @app.get("/fine")
     async def fine(request: Request) -> str:
-        return str(request.state.request_id)
+        return RequestContext.of(request.scope).request_id
 
     @app.get("/broken")
     async def broken() -> None:
         raise RuntimeError("a secret")
+
+    @app.get("/livez")
+    async def livez() -> None:
+        pass
+
+    @app.get("/readyz")
+    async def readyz() -> None:
+        raise Draining("stopping")
+
+    @app.get("/deadline")
+    async def deadline(request: Request) -> float:
+        return RequestContext.of(request.scope).deadline - time.monotonic()
 
     @app.post("/upload")
     async def upload(request: Request) -> int:
         return len(await request.body())
 
     add_problem_handlers(app)
-    app.add_middleware(RequestLogMiddleware, metrics=metrics, tracing=Tracing())
+    app.add_middleware(RequestLogMiddleware, metrics=metrics, tracing=Tracing(), request_timeout_s=30)
     return app
 
 
@@ -45,14 +60,14 @@ def ask(app: FastAPI, method: str, path: str, **headers: str) -> httpx.Response:
     return asyncio.run(send())
 
 
-def test_takes_over_the_callers_request_id(app: FastAPI) -> None:
+def test_keeps_the_callers_request_id(app: FastAPI) -> None:
     response = ask(app, "GET", "/fine", **{"X-Request-ID": "abc-123"})
     assert response.headers["X-Request-ID"] == "abc-123"
     assert response.json() == "abc-123"
 
 
 @pytest.mark.parametrize("given", ["", "a b", "x" * 129, '"quoted"', "a;b"])
-def test_makes_an_id_where_the_callers_will_not_do(app: FastAPI, given: str) -> None:
+def test_creates_a_request_id_if_the_callers_is_unusable(app: FastAPI, given: str) -> None:
     made = ask(app, "GET", "/fine", **{"X-Request-ID": given}).headers["X-Request-ID"]
     assert made != given
     assert len(made) == 32
@@ -92,7 +107,7 @@ def test_counts_by_route_and_not_by_path_or_invented_method(app: FastAPI, metric
     assert "tandem_in_flight 0.0" in text
 
 
-def test_each_request_is_one_line_in_the_log(app: FastAPI, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_request_is_logged_once(app: FastAPI, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "tandem.requests"):
         ask(app, "GET", "/fine?token=abc", **{"X-Request-ID": "r1"})
     (record,) = [r for r in caplog.records if r.name == "tandem.requests"]
@@ -101,7 +116,30 @@ def test_each_request_is_one_line_in_the_log(app: FastAPI, caplog: pytest.LogCap
     assert fields == {"request_id": "r1", "method": "GET", "route": "/fine", "status": 200}
 
 
-def test_a_caller_who_leaves_is_counted_and_not_an_error(
+@pytest.mark.parametrize(
+    ("path", "level"),
+    [
+        ("/fine", logging.INFO),
+        ("/nothing", logging.INFO),
+        ("/broken", logging.WARNING),
+        ("/livez", logging.DEBUG),
+        ("/readyz", logging.WARNING),
+    ],
+)
+def test_errors_of_the_service_are_warnings_and_polled_routes_are_quiet(
+    app: FastAPI, caplog: pytest.LogCaptureFixture, path: str, level: int
+) -> None:
+    with caplog.at_level(logging.DEBUG, "tandem.requests"):
+        ask(app, "GET", path)
+    (record,) = [r for r in caplog.records if r.name == "tandem.requests" and r.message == "request"]
+    assert record.levelno == level
+
+
+def test_the_deadline_counts_from_the_arrival_of_the_request(app: FastAPI) -> None:
+    assert 20 < ask(app, "GET", "/deadline").json() <= 30
+
+
+def test_a_caller_who_disconnects_is_counted_and_is_not_an_error(
     app: FastAPI, metrics: Metrics, caplog: pytest.LogCaptureFixture
 ) -> None:
     sent: list[object] = []

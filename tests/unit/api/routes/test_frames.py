@@ -1,17 +1,14 @@
 import asyncio
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api.admission import Streams
 from service.api.routes.frames import FrameRate, NewestFrame
-from service.errors import Draining, TooManyStreams
 
 
 @given(st.lists(st.booleans(), max_size=40))
 def test_the_newest_frame_is_taken_and_every_other_is_counted(events: list[bool]) -> None:
-    """True: a frame arrives; False: the one that waits, if any, is taken."""
+    """True: a frame arrives; False: the waiting frame, if any, is taken."""
 
     async def play() -> None:
         newest, received, answered, dropped = NewestFrame(), 0, 0, 0
@@ -24,7 +21,7 @@ def test_the_newest_frame_is_taken_and_every_other_is_counted(events: list[bool]
             elif waits:
                 frame = await newest.take()
                 assert frame.number == received
-                assert frame.data == str(received).encode()
+                assert frame.photo == str(received).encode()
                 answered, dropped, waits = answered + 1, dropped + frame.dropped, False
                 assert answered + dropped == received
 
@@ -38,13 +35,13 @@ def test_taking_waits_for_a_frame() -> None:
         await asyncio.sleep(0)
         assert not taking.done()
         newest.put(b"frame")
-        assert (await taking).data == b"frame"
+        assert (await taking).photo == b"frame"
 
     asyncio.run(play())
 
 
 @given(st.floats(0.5, 100), st.lists(st.floats(0, 1), min_size=1, max_size=200))
-def test_no_more_than_the_rate_and_one_second_ahead(per_s: float, pauses: list[float]) -> None:
+def test_no_more_frames_are_allowed_than_the_rate_and_one_second_ahead(per_s: float, pauses: list[float]) -> None:
     rate, now, allowed = FrameRate(per_s, 0.0), 0.0, 0
     for pause in pauses:
         now += pause
@@ -53,30 +50,6 @@ def test_no_more_than_the_rate_and_one_second_ahead(per_s: float, pauses: list[f
 
 
 @given(st.floats(1, 100), st.integers(1, 200))
-def test_who_keeps_to_the_rate_is_never_refused(per_s: float, count: int) -> None:
+def test_frames_within_the_rate_are_never_refused(per_s: float, count: int) -> None:
     rate = FrameRate(per_s, 0.0)
     assert all(rate.allows(number / per_s) for number in range(count))
-
-
-def test_streams_are_admitted_up_to_the_limit_and_until_the_end() -> None:
-    async def play() -> None:
-        streams = Streams(2)
-        leave = asyncio.Event()
-
-        async def stream() -> None:
-            with streams.admit():
-                await leave.wait()
-
-        held = [asyncio.create_task(stream()) for _ in range(2)]
-        await asyncio.sleep(0)
-        assert len(streams) == 2
-        with pytest.raises(TooManyStreams, match=r"the limit is 2 \(TANDEM_MAX_STREAMS\)$"):
-            await stream()
-        leave.set()
-        await asyncio.gather(*held)
-        assert len(streams) == 0
-        await streams.close()
-        with pytest.raises(Draining, match="told to stop"):
-            await stream()
-
-    asyncio.run(play())

@@ -28,7 +28,7 @@ def test_own_and_configured_origins_may_open_a_stream(
 )
 def test_another_origin_may_not(origin: str) -> None:
     headers = Headers({"host": "tandem.example", "origin": origin})
-    with pytest.raises(ForeignOrigin, match=r"is not allowed to open a stream \(TANDEM_CORS_ORIGINS\)$"):
+    with pytest.raises(ForeignOrigin, match="TANDEM_CORS_ORIGINS"):
         check_origin(headers, ("https://shop.example",))
 
 

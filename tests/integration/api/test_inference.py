@@ -74,9 +74,9 @@ async def test_each_row_belongs_to_its_crop(toy_triton: LocalTriton) -> None:
         np.zeros((1, 1, 48, 48), np.float32),
     ],
 )
-async def test_wrong_crops_are_not_sent(toy_triton: LocalTriton, wrong: np.ndarray) -> None:
+async def test_crops_that_do_not_fit_the_spec_are_not_sent(toy_triton: LocalTriton, wrong: np.ndarray) -> None:
     async with connected(toy_triton) as client:
-        with pytest.raises(ValueError, match=r"the model takes uint8 \[N, \*\(1, 48, 48\)\]"):
+        with pytest.raises(ValueError, match="uint8"):
             await client.infer(request(wrong, await client.model_spec(), 5))
 
 
@@ -89,7 +89,7 @@ async def test_a_failing_model_is_unavailable(toy_triton: LocalTriton) -> None:
 
 
 @pytest.mark.parametrize(("name", "version"), [("other", ""), ("tandem", "9")])
-async def test_a_model_or_version_that_is_not_there(toy_triton: LocalTriton, name: str, version: str) -> None:
+async def test_a_missing_model_or_version_is_unavailable(toy_triton: LocalTriton, name: str, version: str) -> None:
     async with connected(toy_triton, model_name=name, model_version=version) as client:
         with pytest.raises(TritonUnavailable, match=name):
             await client.ready()
@@ -108,11 +108,11 @@ async def test_a_full_queue_and_a_deadline_are_told_apart(triton_home: Path, tmp
             assert refused
             assert answered
             assert "maximum queue size" in refused[0].detail.lower()
-            with pytest.raises(DeadlineExceeded, match="did not answer within"):
+            with pytest.raises(DeadlineExceeded):
                 await client.infer(request(crops(1), spec, 0.005))
 
 
-async def test_readiness_is_believed_for_a_second(triton_home: Path, tmp_path: Path) -> None:
+async def test_readiness_is_cached_for_a_second(triton_home: Path, tmp_path: Path) -> None:
     triton = LocalTriton(home=triton_home, model_repository=write_repository(tmp_path))
     with triton:
         async with connected(triton) as client:
@@ -126,7 +126,7 @@ async def test_readiness_is_believed_for_a_second(triton_home: Path, tmp_path: P
             assert isinstance(error, TritonUnavailable)
 
 
-async def test_a_dead_stub_makes_it_not_ready_though_triton_says_otherwise(
+async def test_a_dead_stub_makes_it_not_ready_although_triton_says_otherwise(
     triton_home: Path, tmp_path: Path
 ) -> None:
     with LocalTriton(home=triton_home, model_repository=write_repository(tmp_path)) as triton:
@@ -154,7 +154,7 @@ async def until_not_ready(client: TritonClient) -> TandemError:
     pytest.fail("it stayed ready")
 
 
-async def test_follows_a_triton_that_moves(toy_triton: LocalTriton) -> None:
+async def test_follows_a_triton_to_another_address(toy_triton: LocalTriton) -> None:
     client = TritonClient("127.0.0.1:9", model_name="tandem")
     try:
         with pytest.raises(TritonUnavailable):
@@ -185,25 +185,25 @@ async def test_a_new_version_goes_live_without_a_failed_photo(triton_home: Path,
             assert answer.model.version == "2"
             assert answer.faces[0].emotions != before.faces[0].emotions
             assert gateway.triton.known_spec
-            with pytest.raises(ModelChanged, match="is now at version 2; the crops were cut for 1"):
+            with pytest.raises(ModelChanged):
                 await gateway.triton.infer(request(crops(1), stale, 5))
             assert (await gateway.triton.ready()).version == "2"
 
 
-async def test_a_contract_that_lies_is_told_as_such(triton_home: Path, tmp_path: Path) -> None:
+async def test_a_spec_that_contradicts_itself_is_refused(triton_home: Path, tmp_path: Path) -> None:
     repository = write_repository(tmp_path, labels="neutral")
     with LocalTriton(home=triton_home, model_repository=repository) as triton:
         async with connected(triton) as client:
-            with pytest.raises(ContractUnreadable, match='has 8 values, but parameter "labels" names 1'):
+            with pytest.raises(ContractUnreadable, match='"labels"'):
                 await client.model_spec()
 
 
-async def test_what_is_left_of_a_budget_is_all_that_a_photo_gets(toy_triton: LocalTriton) -> None:
+async def test_a_photo_is_given_up_at_its_deadline(toy_triton: LocalTriton) -> None:
     app = create_app(Settings(triton_url=toy_triton.grpc_url))
     async with app.router.lifespan_context(app):
         gateway: AppState = app.state.app_state
         options = DetectionOptions(max_faces=1, min_face_size=0, threshold=0.6)
-        with pytest.raises(DeadlineExceeded, match=r"not finished within 30 s \(TANDEM_REQUEST_TIMEOUT_S\)"):
+        with pytest.raises(DeadlineExceeded, match=r"30 s \(TANDEM_REQUEST_TIMEOUT_S\)"):
             await gateway.analyzer.analyze(encoded(astronaut()), options, deadline=time.monotonic())
 
 
@@ -215,7 +215,7 @@ async def test_a_frozen_triton_is_left_alone_until_it_answers_again(toy_triton: 
             calls = [client.infer(request(crops(1), spec, MIN_TIMEOUT_S + 0.2)) for _ in range(MAX_FAILURES)]
             outcomes = await asyncio.gather(*calls, return_exceptions=True)
             assert all(isinstance(each, DeadlineExceeded) for each in outcomes), outcomes
-            with pytest.raises(TritonUnavailable, match=f"failed {MAX_FAILURES} times in a row"):
+            with pytest.raises(TritonUnavailable, match=f"{MAX_FAILURES} times"):
                 await client.infer(request(crops(1), spec, 300))
         finally:
             os.kill(toy_triton.pid, signal.SIGCONT)
@@ -223,7 +223,7 @@ async def test_a_frozen_triton_is_left_alone_until_it_answers_again(toy_triton: 
         assert len(await client.infer(request(crops(1), spec, 30))) == 1
 
 
-async def test_a_call_in_flight_is_made_again_where_triton_moves(
+async def test_a_call_in_flight_is_retried_at_the_new_address(
     triton_home: Path, tmp_path: Path, toy_triton: LocalTriton
 ) -> None:
     with LocalTriton(home=triton_home, model_repository=write_repository(tmp_path)) as triton:
@@ -231,7 +231,7 @@ async def test_a_call_in_flight_is_made_again_where_triton_moves(
             spec = await client.model_spec()
             os.kill(triton.pid, signal.SIGSTOP)
             call = asyncio.create_task(client.infer(request(crops(1), spec, 60)))
-            with pytest.raises(DeadlineExceeded):  # both are on their way by now
+            with pytest.raises(DeadlineExceeded):  # by now both calls have been sent
                 await client.infer(request(crops(1), spec, 0.5))
             await client.reconnect(toy_triton.grpc_url)
             assert len(await call) == 1

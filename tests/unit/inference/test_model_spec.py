@@ -38,38 +38,38 @@ def test_reads_everything_that_the_gateway_needs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "complaint"),
+    ("old", "new", "expected"),
     [
-        ('key: "labels"', 'key: "lables"', 'parameter "labels" is missing'),
-        ('key: "alignment_template"', 'key: "template"', 'parameter "alignment_template" is missing'),
-        ("neutral, happiness,fear", "neutral,happiness", 'has 3 values, but parameter "labels" names 2'),
-        ("neutral, happiness,fear", "neutral,,fear", "empty or repeated names"),
-        ("neutral, happiness,fear", "fear,neutral,fear", "empty or repeated names"),
-        (";0.65,0.8", "", "it must have five points"),
-        ("0.3,0.4;", "0.3;", "it must have five points"),
-        ("0.3,0.4;", "a,b;", "it must have five points"),
-        ("0.3,0.4;", "14.5,18.6;", "its numbers must be fractions from 0 to 1"),
-        ("0.3,0.4;", "nan,0.4;", "its numbers must be fractions from 0 to 1"),
-        ("0.3,0.4;", "0.7,0.4;", "its points must differ"),
-        ("TYPE_UINT8", "TYPE_FP32", '"face" is TYPE_FP32; it must be TYPE_UINT8'),
-        ("TYPE_FP32", "TYPE_FP16", '"probabilities__0" is TYPE_FP16; it must be TYPE_FP32'),
-        ("1, 48, 40", "48, 40", "has dims [48, 40]; they must be [1, height, width]"),
-        ("1, 48, 40", "1, -1, 40", "has dims [1, -1, 40]"),
-        ("1, 48, 40", "3, 48, 40", "has 3 channels"),
+        ('key: "labels"', 'key: "lables"', '"labels"'),
+        ('key: "alignment_template"', 'key: "template"', '"alignment_template"'),
+        ("neutral, happiness,fear", "neutral,happiness", '"labels" names 2'),
+        ("neutral, happiness,fear", "neutral,,fear", "neutral,,fear"),
+        ("neutral, happiness,fear", "fear,neutral,fear", "fear,neutral,fear"),
+        (";0.65,0.8", "", "five points"),
+        ("0.3,0.4;", "0.3;", "five points"),
+        ("0.3,0.4;", "a,b;", "five points"),
+        ("0.3,0.4;", "14.5,18.6;", "0 to 1"),
+        ("0.3,0.4;", "nan,0.4;", "0 to 1"),
+        ("0.3,0.4;", "0.7,0.4;", "differ"),
+        ("TYPE_UINT8", "TYPE_FP32", '"face" is TYPE_FP32'),
+        ("TYPE_FP32", "TYPE_FP16", '"probabilities__0" is TYPE_FP16'),
+        ("1, 48, 40", "48, 40", "[48, 40]"),
+        ("1, 48, 40", "1, -1, 40", "[1, -1, 40]"),
+        ("1, 48, 40", "3, 48, 40", "3 channels"),
         ("max_batch_size: 64", "max_batch_size: 0", "max_batch_size is 0"),
         (
             "output [",
             "output [ { name: 'x' data_type: TYPE_FP32 dims: [ 3 ] },",
-            "has 2 outputs; it must have exactly one",
+            "2 outputs",
         ),
     ],
 )
-def test_names_what_is_wrong(old: str, new: str, complaint: str) -> None:
+def test_names_what_is_wrong(old: str, new: str, expected: str) -> None:
     text = CONFIG.replace(old, new)
     assert text != CONFIG
     with pytest.raises(ContractUnreadable) as caught:
         ModelSpec.from_config(config(text), "1")
-    assert complaint in caught.value.detail
+    assert expected in caught.value.detail
     assert 'model "tandem" version 1' in caught.value.detail
 
 

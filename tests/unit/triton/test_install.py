@@ -1,6 +1,7 @@
 import hashlib
 import json
 import platform
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -20,12 +21,12 @@ MEMBERS = {
     f"{TRITONSERVER}/python_backend_stubs/3.8/triton_python_backend_stub": b"another Python's",
     "nvidia_pytriton.libs/libone.so": b"a library",
     "pytriton/client/client.py": b"not wanted",
-    LICENSE: b"the licence",
+    LICENSE: b"the license",
 }
 
 
 def write_wheel(folder: Path, members: dict[str, bytes]) -> Path:
-    """A tiny archive laid out as the real wheel; the real one is installed by the integration tests."""
+    """Write a tiny archive with the layout of the real wheel, which the integration tests install."""
     path = folder / "tiny.whl"
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in members.items():
@@ -35,10 +36,10 @@ def write_wheel(folder: Path, members: dict[str, bytes]) -> Path:
 
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What pip would download, with its sum pinned."""
+    """A tiny wheel that replaces the download, with its checksum pinned."""
     path = write_wheel(tmp_path, MEMBERS)
     monkeypatch.setattr(install, "download", lambda folder: path)
-    monkeypatch.setattr(install.check_sum, "__defaults__", (hashlib.sha256(path.read_bytes()).hexdigest(),))
+    monkeypatch.setattr(install.verify_checksum, "__defaults__", (hashlib.sha256(path.read_bytes()).hexdigest(),))
     return path
 
 
@@ -46,7 +47,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_install_lays_out_what_triton_needs_and_nothing_else(tiny: Path, tmp_path: Path) -> None:
+def test_install_extracts_only_what_triton_needs(tiny: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
 
     folder = install.install(home)
@@ -60,15 +61,15 @@ def test_install_lays_out_what_triton_needs_and_nothing_else(tiny: Path, tmp_pat
         "backends/python/triton_python_backend_utils.py": b"its module",
         "backends/python/triton_python_backend_stub": b"its stub",
         **{f"backends/pytorch/{path.name}": path.read_bytes() for path in install.BACKEND_SOURCES},
-        "LICENSE": b"the licence",
+        "LICENSE": b"the license",
     }
     executables = {path.name for path in folder.rglob("*") if path.is_file() and path.stat().st_mode & 0o111}
     assert executables == {"tritonserver", "triton_python_backend_stub"}
-    assert list(home.iterdir()) == [folder], "nothing is left beside it"
+    assert list(home.iterdir()) == [folder], "temporary files are removed"
     assert folder.is_absolute()
 
 
-def test_install_does_nothing_where_it_already_is(
+def test_install_does_nothing_if_already_installed(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = install.install(tmp_path / "home")
@@ -78,22 +79,20 @@ def test_install_does_nothing_where_it_already_is(
 
 
 @pytest.mark.parametrize("marker", [None, "", "{}", '{"version": "0.6.0"}'])
-def test_install_replaces_what_is_incomplete_or_another_version(
-    tiny: Path, tmp_path: Path, marker: str | None
-) -> None:
+def test_install_replaces_incomplete_and_other_versions(tiny: Path, tmp_path: Path, marker: str | None) -> None:
     folder = install.install(tmp_path / "home")
     (folder / install.SERVER).unlink()
     (folder / install.MARKER).unlink()
     if marker is not None:
         (folder / install.MARKER).write_text(marker)
-    with pytest.raises(NotInstalled, match="`tandem install-triton`"):
+    with pytest.raises(NotInstalled, match="tandem install-triton"):
         install.installed(tmp_path / "home")
 
     assert install.install(tmp_path / "home") == folder
     assert (folder / install.SERVER).exists()
 
 
-def test_a_wheel_with_another_sum_is_refused_and_leaves_nothing(
+def test_a_wheel_with_another_checksum_is_rejected_and_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_wheel(tmp_path, MEMBERS)
@@ -103,14 +102,15 @@ def test_a_wheel_with_another_sum_is_refused_and_leaves_nothing(
     with pytest.raises(WrongWheel) as caught:
         install.install(tmp_path / "home")
 
-    assert str(caught.value) == f"tiny.whl has SHA-256 {actual}, pinned is {install.SHA256}"
+    for expected in ("tiny.whl", actual, install.SHA256):
+        assert expected in str(caught.value)
     assert list((tmp_path / "home").iterdir()) == []
 
 
-def test_a_wheel_without_its_licence_or_a_file_is_refused(tmp_path: Path) -> None:
+def test_a_wheel_without_a_required_file_is_rejected(tmp_path: Path) -> None:
     members = {name: content for name, content in MEMBERS.items() if name != LICENSE}
 
-    with pytest.raises(WrongWheel, match=f"tiny.whl does not hold {LICENSE}"):
+    with pytest.raises(WrongWheel, match=re.escape(LICENSE)):
         install.unpack(write_wheel(tmp_path, members), tmp_path / "unpacked")
 
 
@@ -126,46 +126,50 @@ def test_a_changed_backend_is_refreshed(tiny: Path, tmp_path: Path) -> None:
     assert {"model.py", "fixed_batches.py", "optimize.py"} == set(sources)
 
 
-def test_this_machine_is_supported_or_says_why_not() -> None:
+def test_the_check_passes_on_this_machine_or_skips() -> None:
     try:
         install.check_platform()
     except UnsupportedPlatform as error:
         pytest.skip(str(error))
 
 
-def test_another_operating_system_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_operating_systems_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
     monkeypatch.setattr(platform, "machine", lambda: "arm64")
 
-    with pytest.raises(UnsupportedPlatform, match="this is Darwin arm64; point TANDEM_TRITON_URL"):
+    with pytest.raises(UnsupportedPlatform, match=r"Darwin arm64.*TANDEM_TRITON_URL"):
         install.check_platform()
 
 
-@pytest.mark.parametrize(("library", "told"), [(("glibc", "2.31"), "glibc 2.31"), (("", ""), "another C library")])
-def test_an_older_or_another_c_library_is_refused(
-    monkeypatch: pytest.MonkeyPatch, library: tuple[str, str], told: str
+@pytest.mark.parametrize(
+    ("library", "named"), [(("glibc", "2.31"), "glibc 2.31"), (("", ""), "another C library")]
+)
+def test_old_and_other_c_libraries_are_rejected(
+    monkeypatch: pytest.MonkeyPatch, library: tuple[str, str], named: str
 ) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Linux")
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(platform, "libc_ver", lambda: library)
 
-    with pytest.raises(UnsupportedPlatform, match=f"needs glibc 2.35 or newer .*, this is {told}$"):
+    with pytest.raises(UnsupportedPlatform, match=f"glibc 2.35 .* {named}$"):
         install.check_platform()
 
 
-def test_a_python_without_a_stub_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_python_versions_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Linux")
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.36"))
     monkeypatch.setattr(install, "PYTHON", "3.99")
 
-    with pytest.raises(UnsupportedPlatform, match=r"CPython 3\.11, 3\.12, 3\.13, this is CPython 3\.99"):
+    with pytest.raises(UnsupportedPlatform, match=r"CPython 3\.11, 3\.12, 3\.13, .* CPython 3\.99"):
         install.check_platform()
 
 
-def test_a_static_python_is_told_which_package_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_libpython_the_error_names_the_package_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr("sysconfig.get_config_var", lambda name: str(tmp_path) if name == "LIBDIR" else None)
     monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
 
-    with pytest.raises(LibpythonMissing, match=f"install the package libpython{install.PYTHON} "):
+    with pytest.raises(LibpythonMissing, match=f"libpython{install.PYTHON} "):
         install.find_libpython()

@@ -9,18 +9,18 @@ CONFIG = Path(__file__).parents[3] / "model_repository" / "tandem" / "config.pbt
 
 @pytest.fixture(scope="module")
 def config() -> model_config_pb2.ModelConfig:
-    """Read strictly: a field that Triton does not know fails here."""
+    """The committed configuration; parsing it fails if Triton does not know a field."""
     return text_format.Parse(CONFIG.read_text(), model_config_pb2.ModelConfig())
 
 
-def test_it_runs_on_either_backend_and_device(config: model_config_pb2.ModelConfig) -> None:
+def test_it_works_with_both_backends_on_cpu_and_gpu(config: model_config_pb2.ModelConfig) -> None:
     assert (config.name, config.backend) == (CONFIG.parent.name, "pytorch")
-    assert not config.runtime, "would exclude the C++ backend"
-    assert not config.instance_group, "would fix CPU or GPU"
-    assert "INTER_OP_THREAD_COUNT" not in config.parameters, "aborts the C++ server beside a second model"
+    assert not config.runtime, "a runtime would exclude the C++ backend"
+    assert not config.instance_group, "instance groups would require a CPU or a GPU"
+    assert "INTER_OP_THREAD_COUNT" not in config.parameters, "it aborts the C++ server if there is a second model"
 
 
-def test_faces_go_in_as_bytes_and_probabilities_come_out(config: model_config_pb2.ModelConfig) -> None:
+def test_input_is_uint8_faces_and_output_probabilities(config: model_config_pb2.ModelConfig) -> None:
     (face,), (probabilities,) = config.input, config.output
 
     assert (face.name, face.data_type) == ("face", model_config_pb2.TYPE_UINT8)
@@ -43,18 +43,18 @@ def test_the_template_is_five_points_inside_the_crop(config: model_config_pb2.Mo
     assert left_eye[1] == right_eye[1] < nose[1] < left_mouth[1] == right_mouth[1]
 
 
-def test_requests_are_batched_at_once_and_the_queue_is_bounded(config: model_config_pb2.ModelConfig) -> None:
-    assert config.max_batch_size >= 100, "the faces of one photo fit into one request"
+def test_requests_are_batched_without_delay_and_the_queue_is_bounded(config: model_config_pb2.ModelConfig) -> None:
+    assert config.max_batch_size >= 100, "the faces of one photo must fit into one request"
     assert config.HasField("dynamic_batching")
     assert config.dynamic_batching.max_queue_delay_microseconds == 0
     assert not config.dynamic_batching.preferred_batch_size
     assert config.dynamic_batching.default_queue_policy.max_queue_size > 0
 
 
-def test_a_new_version_is_warm_before_it_takes_traffic(config: model_config_pb2.ModelConfig) -> None:
+def test_a_new_version_is_warmed_up_before_it_gets_requests(config: model_config_pb2.ModelConfig) -> None:
     for sample in config.model_warmup:
         (face,) = config.input
         assert (set(sample.inputs), list(sample.inputs["face"].dims)) == ({face.name}, list(face.dims))
-        assert sample.count >= 3, "TorchScript records a first run and optimises in the second"
+        assert sample.count >= 3, "TorchScript profiles the first run and optimizes in the second"
     assert sorted(sample.batch_size for sample in config.model_warmup)[0] == 1
     assert len(config.model_warmup) > 1

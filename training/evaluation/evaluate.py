@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import httpx  # noqa: TID251 - calls a gateway to evaluate it
@@ -47,7 +48,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     table(scores, details, len(rows.images)).print()
     if settings.out:
         result = {
-            name: value.as_dict() | {"majority_detail": details[name].as_dict()} for name, value in scores.items()
+            name: asdict(value) | {"majority_detail": asdict(details[name])} for name, value in scores.items()
         }
         settings.out.write_text(json.dumps(result, indent=2) + "\n")
 

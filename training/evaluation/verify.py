@@ -1,7 +1,7 @@
 """Score the network of an identity run on LFW: View 1, View 2, or both."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,8 @@ class Verification:
     def as_dict(self) -> dict[str, Any]:
         """Return a dictionary for JSON."""
         return {
-            "view1": self.view1.as_dict() if self.view1 else None,
-            "view2": self.view2.as_dict() if self.view2 else None,
+            "view1": asdict(self.view1) if self.view1 else None,
+            "view2": asdict(self.view2) if self.view2 else None,
         }
 
     def table(self) -> Table:

@@ -34,7 +34,7 @@ def write_card(version: Path, run: Path, scores: FerPlusScore, exported: dict[st
     data = {name: load_prepared(folder).manifest for name, folder in _sets(identity, joint["settings"]).items()}
     facts = {
         "export": exported,
-        "valid": scores.as_dict(),
+        "valid": asdict(scores),
         "stages": stages,
         "data": data,
     }

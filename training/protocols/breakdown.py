@@ -1,7 +1,6 @@
 """FER+ scores in detail, under one rule: confusion matrix, reliability and confidence intervals."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,10 +30,6 @@ class Breakdown:
     accuracy: Interval
     macro_recall: Interval
     macro_f1: Interval
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return a dictionary for JSON."""
-        return asdict(self)
 
 
 def break_down(probabilities: ArrayLike, labels: NDArray[np.int64], found: ArrayLike) -> Breakdown:

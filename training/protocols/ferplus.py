@@ -1,7 +1,6 @@
 """FER+ scores under two rules: ``majority``, that of its authors, and ``argmax``."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,10 +38,6 @@ class FerPlusScore:
     majority: RuleScore
     argmax: RuleScore
     unanswered: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return a dictionary for JSON."""
-        return asdict(self)
 
 
 def score(probabilities: ArrayLike, votes: Votes, found: ArrayLike | None = None) -> FerPlusScore:

@@ -3,8 +3,7 @@
 Huang et al., "Labeled Faces in the Wild", University of Massachusetts 07-49 (2007).
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,10 +40,6 @@ class View1Score:
     accuracy: float
     threshold: float
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return a dictionary for JSON."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class View2Score:
@@ -59,10 +54,6 @@ class View2Score:
     accuracies: list[float]
     thresholds: list[float]
     true_accepts: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return a dictionary for JSON."""
-        return asdict(self)
 
 
 FALSE_ACCEPTS = 1e-3

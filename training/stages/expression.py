@@ -1,5 +1,6 @@
 """The stages that learn expressions: the emotion network, the joint network, and the probe."""
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -192,7 +193,7 @@ def _train(
         monitor="valid_majority" if settings.keep == "best" else None,
     )
     scores = score_prepared(predict_probabilities(network.cpu(), valid.crops), valid)
-    result: dict[str, Any] = {"curves": curves, "images": len(targets), "valid": scores.as_dict()}
+    result: dict[str, Any] = {"curves": curves, "images": len(targets), "valid": asdict(scores)}
     finish_run(settings, network.state_dict(), result)
 
 

@@ -35,7 +35,7 @@ class PixelImage:
         return cv2.imencode(".png", np.frombuffer(self.pixels, np.uint8).reshape(side, side))[1].tobytes()
 
 
-def identify(image: EncodedImage) -> str:
+def image_key(image: EncodedImage) -> str:
     """Describe an image in a line that changes with the image; of a file that is its path and size."""
     if isinstance(image, Path):
         return f"{image} {image.stat().st_size}"

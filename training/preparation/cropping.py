@@ -20,7 +20,7 @@ from service.vision.decoding import Pixels, decode_photo
 from service.vision.face import Face
 from service.vision.face_pipeline import FacePipeline
 from training.crop_spec import CROP_SIZE, TEMPLATE
-from training.datasets.images import EncodedImage, identify
+from training.datasets.images import EncodedImage, image_key
 from training.datasets.prepared import ALIGNED, NO_FACE, UNREADABLE, Crops
 from training.preparation.teacher import Teacher
 
@@ -91,7 +91,7 @@ def _join(parts: Sequence[Path], name: str, rows: int) -> NDArray[Any]:
 
 def _fingerprint(images: Sequence[EncodedImage], options: str) -> str:
     """Identify the images and options of a part, so that it is not reused for others."""
-    text = "\n".join(map(identify, images)) + options
+    text = "\n".join(map(image_key, images)) + options
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -1,1 +1,1 @@
-"""Files made to break a decoder, and what becomes of them: `python -m tests.hostile`."""
+"""Files that attack decoders: `python -m tests.hostile` shows how each is answered."""

@@ -1,7 +1,7 @@
-"""The corpus's results as a table: files by kind and answer, the longest time, the highest peak of memory.
+"""Process the corpus and print a table: files by kind and answer, the longest time and the highest peak of memory.
 
-python -m tests.hostile               # the table
-python -m tests.hostile --write DIR   # the files themselves
+python -m tests.hostile               # print the table
+python -m tests.hostile --write DIR   # write the files
 """
 
 import faulthandler
@@ -13,29 +13,29 @@ from .corpus import HostileFile, corpus
 from .trial import Outcome, outcomes
 
 MAX_SECONDS = 5.0
-"""CPU time that a file may take: what other processes do at the time is not its fault."""
+"""CPU time per file, which does not depend on the load of the machine."""
 
 MAX_MIB = 300
-"""Memory that a file may take; the largest that is decoded has 16 Mpx."""
+"""Memory per file; the largest that is decoded has 16 Mpx."""
 
 
-def table(done: list[Outcome]) -> str:
-    """Rows of kinds, columns of answers, as Markdown."""
-    answers = sorted({outcome.answer for outcome in done})
-    rows = [("kind", "files", *answers, "most CPU s", "peak MiB")]
-    kinds = list(dict.fromkeys(outcome.file.kind for outcome in done))
+def table(results: list[Outcome]) -> str:
+    """Format a Markdown table with a row per kind and a column per answer."""
+    answers = sorted({outcome.answer for outcome in results})
+    rows = [("kind", "files", *answers, "max CPU s", "max MiB")]
+    kinds = list(dict.fromkeys(outcome.file.kind for outcome in results))
     for kind in [*kinds, "all"]:
-        of_kind = [outcome for outcome in done if kind in (outcome.file.kind, "all")]
+        of_kind = [outcome for outcome in results if kind in (outcome.file.kind, "all")]
         count = Counter(outcome.answer for outcome in of_kind)
-        longest, peak = (max(of_kind, key=lambda o, by=by: getattr(o, by)) for by in ("seconds", "peak_mib"))
-        figures = (f"{longest.seconds:.2f}", f"{peak.peak_mib:.0f}")
+        slowest, largest = (max(of_kind, key=lambda o, by=by: getattr(o, by)) for by in ("seconds", "peak_mib"))
+        figures = (f"{slowest.seconds:.2f}", f"{largest.peak_mib:.0f}")
         rows.append((kind, str(len(of_kind)), *(str(count[answer]) for answer in answers), *figures))
     rows.insert(1, ("---",) * len(rows[0]))
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def main(arguments: list[str]) -> None:
-    """Try every file, or write them all."""
+    """Process every file, or write them all."""
     if arguments[:1] == ["--write"]:
         folder = Path(arguments[1])
         folder.mkdir(parents=True, exist_ok=True)
@@ -45,18 +45,18 @@ def main(arguments: list[str]) -> None:
     faulthandler.enable()
 
     def announce(file: HostileFile) -> None:
-        # On its way out before the file is read: after a crash it says which it was.
+        # Printed before the file is read, so that it names the file that caused a crash.
         print(f"{file.kind}: {file.name}", file=sys.stderr, flush=True)
 
-    done = list(outcomes(corpus(), announce))
-    print(table(done))
-    for what, unit in (("seconds", "s"), ("peak_mib", "MiB")):
-        worst = max(done, key=lambda outcome, what=what: getattr(outcome, what))
-        print(f"most {what}: {worst.file.kind}, {worst.file.name}: {getattr(worst, what):.2f} {unit}")
-    beyond = [o for o in done if o.seconds > MAX_SECONDS or o.peak_mib > MAX_MIB]
-    for o in beyond:
-        print(f"too much: {o.file.kind}, {o.file.name}: {o.seconds:.1f} s, {o.peak_mib:.0f} MiB")
-    sys.exit(1 if beyond else 0)
+    results = list(outcomes(corpus(), announce))
+    print(table(results))
+    for field, unit in (("seconds", "s"), ("peak_mib", "MiB")):
+        worst = max(results, key=lambda outcome, field=field: getattr(outcome, field))
+        print(f"max {field}: {worst.file.kind}, {worst.file.name}: {getattr(worst, field):.2f} {unit}")
+    over_limit = [o for o in results if o.seconds > MAX_SECONDS or o.peak_mib > MAX_MIB]
+    for o in over_limit:
+        print(f"over the limit: {o.file.kind}, {o.file.name}: {o.seconds:.1f} s, {o.peak_mib:.0f} MiB")
+    sys.exit(1 if over_limit else 0)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A real Triton with a small model, for what is sent through the whole service."""
+"""A real Triton with a small model, and the whole service in front of it."""
 
 import os
 import re
@@ -32,69 +32,69 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def resident_pages(process: int) -> int:
-    """0 of one that has ended."""
+def resident_pages(pid: int) -> int:
+    """Return a process's resident memory in pages, 0 if it has ended."""
     try:
-        return int(Path(f"/proc/{process}/statm").read_text().split()[1])
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     except OSError:
         return 0
 
 
 class Served:
-    """A running `tandem serve` in a folder of its own: all it writes is below that, or on its standard error."""
+    """A running `tandem serve` that writes files only to its own folder, and a log."""
 
     def __init__(self, folder: Path, **settings: object) -> None:
         self.folder = folder
         self.log = folder.parent / f"{folder.name}.log"
-        own = {name: str(folder) for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")}
-        mine = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")}
-        given = {f"TANDEM_{name.upper()}": str(value) for name, value in settings.items()}
+        folders = {name: str(folder) for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")}
+        configured = {f"TANDEM_{name.upper()}": str(value) for name, value in settings.items()}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "service.cli", "serve"],
                 cwd=folder,
-                env=mine | own | {"PYTHONPATH": str(ROOT), "TANDEM_PORT": "0"} | given,
+                env=inherited | folders | {"PYTHONPATH": str(ROOT), "TANDEM_PORT": "0"} | configured,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
             )
         assert self.process.stdout
-        announced = re.search(r"http://127\.0\.0\.1:(\d+)", self.process.stdout.readline())
-        assert announced, self.log.read_text()
-        self.url = announced[0]
-        self.port = int(announced[1])
-        self._peak, self._ends = 0.0, threading.Event()
+        url = re.search(r"http://127\.0\.0\.1:(\d+)", self.process.stdout.readline())
+        assert url, self.log.read_text()
+        self.url = url[0]
+        self.port = int(url[1])
+        self._peak, self._stopping = 0.0, threading.Event()
         self._watcher = threading.Thread(target=self._watch)
         self._watcher.start()
 
     def memory_mib(self) -> float:
-        """The most memory that it and its photo processes had at a time, ever or since ``forget_peak``."""
+        """Return the peak memory of the service and its workers together, since ``reset_peak``."""
         return self._peak
 
-    def forget_peak(self) -> None:
-        """Take what they have now for the most."""
-        self._peak = self._memory_mib()
+    def reset_peak(self) -> None:
+        """Start measuring the peak from the current memory."""
+        self._peak = self._current_mib()
 
     def _watch(self) -> None:
-        while not self._ends.wait(0.01):
-            now = self._memory_mib()  # first: the peak may be forgotten meanwhile
-            self._peak = max(self._peak, now)
+        while not self._stopping.wait(0.01):
+            current = self._current_mib()  # before reading the peak, which may be reset meanwhile
+            self._peak = max(self._peak, current)
 
-    def _memory_mib(self) -> float:
-        """What several of them share counts for each."""
+    def _current_mib(self) -> float:
+        """Add up resident memory; shared pages count once per process."""
         pages = sum(map(resident_pages, (self.process.pid, *self.children())))
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     def children(self) -> list[int]:
-        """Its photo processes."""
-        found: list[int] = []
+        """Return the PIDs of the worker processes."""
+        pids: list[int] = []
         for task in Path(f"/proc/{self.process.pid}/task").iterdir():
             with suppress(OSError):  # the thread has ended
-                found += map(int, (task / "children").read_text().split())
-        return found
+                pids += map(int, (task / "children").read_text().split())
+        return pids
 
-    def end(self) -> None:
-        self._ends.set()
+    def stop(self) -> None:
+        self._stopping.set()
         self._watcher.join()
         self.process.terminate()
         self.process.wait(60)
@@ -104,7 +104,7 @@ class Served:
 
 @pytest.fixture(scope="module")
 def serve(tmp_path_factory: pytest.TempPathFactory, toy_triton: LocalTriton) -> Iterator[Callable[..., Served]]:
-    """Start services; they are ended with the tests."""
+    """Start services that stop after the module's tests."""
     started: list[Served] = []
 
     def start(**settings: object) -> Served:
@@ -114,4 +114,4 @@ def serve(tmp_path_factory: pytest.TempPathFactory, toy_triton: LocalTriton) -> 
 
     yield start
     for served in started:
-        served.end()
+        served.stop()

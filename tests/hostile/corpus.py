@@ -1,4 +1,4 @@
-"""More than three hundred files that break the rules of their format, each in its own way."""
+"""More than three hundred files that violate their format, each in a different way."""
 
 import io
 import random
@@ -14,12 +14,12 @@ from PIL import Image
 from .seeds import boundaries, encoded, exif, face, png, png_chunk, seeds
 
 MUTANTS = 4
-"""Files with random damage made of each seed."""
+"""Randomly damaged files per seed."""
 
 
 @dataclass(frozen=True)
 class HostileFile:
-    """One file, what kind of attack it is, and which one."""
+    """A file, its kind of attack and its name."""
 
     kind: str
     name: str
@@ -27,10 +27,10 @@ class HostileFile:
 
 
 def corpus() -> Iterator[HostileFile]:
-    """All files; the same ones each time."""
-    for kind, make in KINDS.items():
-        for name, content in make():
-            yield HostileFile(kind, name, content)
+    """Generate all files, the same ones every time."""
+    for kind, generate in KINDS.items():
+        for name, data in generate():
+            yield HostileFile(kind, name, data)
 
 
 Files = Iterator[tuple[str, bytes]]
@@ -42,12 +42,12 @@ def _truncated() -> Files:
         for at in places:
             yield f"{name} cut at {at}", file[:at]
         for at, after in zip(places, [*places[1:], len(file)], strict=True):
-            if after - at > 8:  # in the middle of it
+            if after - at > 8:  # in the middle
                 yield f"{name} cut at {(at + after) // 2}", file[: (at + after) // 2]
 
 
 def _dimensions() -> Files:
-    """Headers that lie about width and height."""
+    """Headers with false widths and heights."""
     sizes = (0, 1, 159, 161, 65_535)
     for name, file in seeds().items():
         if name.startswith("jpeg"):
@@ -69,13 +69,13 @@ def _dimensions() -> Files:
 
 
 def _fields() -> Files:
-    """Depths, colour types, component counts and lengths that do not exist or do not fit."""
+    """Invalid depths, color types, component counts and lengths."""
     for depth in (0, 1, 2, 4, 8, 16, 32):
-        for colour in (0, 1, 2, 3, 4, 6, 7):
+        for color in (0, 1, 2, 3, 4, 6, 7):
             for interlace in (0, 1):
                 yield (
-                    f"png depth {depth} colour {colour} interlace {interlace}",
-                    png(33, 9, depth, colour, interlace),
+                    f"png depth {depth} color {color} interlace {interlace}",
+                    png(33, 9, depth, color, interlace),
                 )
     base = seeds()["jpeg baseline"]
     frame = next(b for b in boundaries("jpeg", base) if base[b + 1] == 0xC0)
@@ -90,8 +90,8 @@ def _fields() -> Files:
         for place in boundaries(name, file):
             at = place + shift
             for length in (0, 2 ** (8 * width) - 1):
-                lie = length.to_bytes(width, "big") + file[at + width :]
-                yield f"{name} length {length} at {place}", file[:at] + lie
+                changed = length.to_bytes(width, "big") + file[at + width :]
+                yield f"{name} length {length} at {place}", file[:at] + changed
 
 
 def _checksums() -> Files:
@@ -100,7 +100,7 @@ def _checksums() -> Files:
             places = [*boundaries(name, file), len(file)]
             for after in places[1:]:
                 yield (
-                    f"{name} wrong sum before {after}",
+                    f"{name} wrong checksum before {after}",
                     file[: after - 1] + bytes([file[after - 1] ^ 1]) + file[after:],
                 )
 
@@ -108,7 +108,7 @@ def _checksums() -> Files:
 def _bombs() -> Files:
     image = png(33, 9, 8, 2)
     yield "png 40,000 x 40,000", png(40_000, 40_000, 1, 0, rows=bytes(1_000_000))
-    yield "png with 100 MB too much", png(64, 64, 8, 2, rows=bytes(100_000_000))
+    yield "png with 100 MB of extra rows", png(64, 64, 8, 2, rows=bytes(100_000_000))
     for kind, head in ((b"zTXt", b"a\0\0"), (b"iTXt", b"a\0\1\0\0\0"), (b"iCCP", b"a\0\0")):
         bomb = png_chunk(kind, head + zlib.compress(bytes(200_000_000), 9))
         yield f"png {kind.decode()} of 200 MB", image[:33] + bomb + image[33:]
@@ -182,8 +182,8 @@ def _metadata() -> Files:
         "loops": b"\0\1\x01\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\x08",
         "has 65,535 entries": b"\xff\xff" + b"\x01\x12\0\3\0\0\0\1\0\6\0\0" * 5000,
         "points outside": b"\0\1\x01\x12\0\3\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0",
-        "has types that are none": b"\0\1\x01\x12\0\xff\0\0\0\1\0\6\0\0\0\0\0\0",
-        "has text for an orientation": b"\0\1\x01\x12\0\2\0\0\0\4six\0\0\0\0\0",
+        "has unknown types": b"\0\1\x01\x12\0\xff\0\0\0\1\0\6\0\0\0\0\0\0",
+        "has a text as orientation": b"\0\1\x01\x12\0\2\0\0\0\4six\0\0\0\0\0",
         "has two orientations": b"\0\1\x01\x12\0\3\0\0\0\2\0\6\0\3\0\0\0\0",
         "is cut off": b"\0\x09\x01",
         "points to itself": b"\0\1\x87\x69\0\4\0\0\0\1\0\0\0\x08\0\0\0\0",
@@ -196,13 +196,13 @@ def _metadata() -> Files:
         yield f"{kind} EXIF of 5 MB", encoded(photo, kind, exif=exif(make="x" * 5_000_000))
     for kind in ("JPEG", "PNG", "WEBP", "HEIF"):
         yield f"{kind} profile of 3 MB", encoded(photo, kind, icc_profile=bytes(3_000_000))
-        yield f"{kind} profile of rubbish", encoded(photo, kind, icc_profile=b"rubbish" * 20)
+        yield f"{kind} invalid profile", encoded(photo, kind, icc_profile=b"invalid" * 20)
     for kind, limit in (("JPEG", 65_000), ("WEBP", 3_000_000), ("HEIF", 3_000_000)):
         yield f"{kind} XMP of {limit} bytes", encoded(photo, kind, xmp=b"<a>" * (limit // 3))
 
 
 def _oddities() -> Files:
-    """Files that the formats allow and few have seen."""
+    """Valid but unusual files, and other formats."""
     photo = face()
     cmyk = seeds()["jpeg cmyk"]
     adobe = cmyk.index(b"\xff\xee")
@@ -223,13 +223,13 @@ def _oddities() -> Files:
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
     yield "png 16-bit RGB", png(160, 160, 16, 2, rows=rows)
     yield (
-        "png palette of one colour",
+        "png palette of one color",
         png(9, 9, 8, 3).replace(png_chunk(b"PLTE", bytes(range(96))), png_chunk(b"PLTE", b"\0\0\0")),
     )
     yield "png without palette", png(9, 9, 8, 3).replace(png_chunk(b"PLTE", bytes(range(96))), b"")
     yield "png wrong filter", png(9, 9, 8, 0, rows=b"\x09" * 90)
     yield "png no IDAT", png(9, 9, 8, 0)[:33] + png_chunk(b"IEND", b"")
-    yield "png IDAT no zlib", png(9, 9, 8, 0)[:33] + png_chunk(b"IDAT", b"rubbish") + png_chunk(b"IEND", b"")
+    yield "png IDAT no zlib", png(9, 9, 8, 0)[:33] + png_chunk(b"IDAT", b"invalid") + png_chunk(b"IEND", b"")
     for kind in ("GIF", "TIFF", "BMP", "ICO", "PPM", "TGA", "PCX", "JPEG2000", "AVIF"):
         yield f"a {kind}", encoded(photo.convert("P") if kind == "GIF" else photo, kind)
     yield from {
@@ -250,13 +250,13 @@ def _oddities() -> Files:
 
 
 def _damaged() -> Files:
-    """Random bytes changed; the same ones each time."""
+    """Files with random bytes changed, the same ones every time."""
     for name, file in seeds().items():
         for number in range(MUTANTS):
-            chance = random.Random(f"{name} {number}")  # noqa: S311 - no secret
+            generator = random.Random(f"{name} {number}")  # noqa: S311 - not a secret
             damaged = bytearray(file)
             for _ in range(1 + 3**number):
-                damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+                damaged[generator.randrange(len(damaged))] = generator.randrange(256)
             yield f"{name} damaged {number}", bytes(damaged)
 
 

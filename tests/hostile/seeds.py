@@ -1,4 +1,4 @@
-"""Good photos of every kind that is read, and how their files are put together."""
+"""Valid photos in every format, and the structure of their files."""
 
 import io
 import struct
@@ -15,7 +15,7 @@ import service.vision.decoding  # noqa: F401 - registers HEIC with Pillow
 
 
 def face() -> Image.Image:
-    """160 x 160, with one face: NASA's picture of the astronaut Eileen Collins."""
+    """Return a photo of 160 x 160 with one face: NASA's portrait of the astronaut Eileen Collins."""
     return Image.fromarray(data.astronaut()[40:200, 145:305])
 
 
@@ -26,39 +26,39 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def exif(**tags: object) -> Image.Exif:
-    """EXIF with an orientation and a camera."""
-    made = Image.Exif()
-    made[0x0112] = tags.get("orientation", 6)
-    made[0x010F] = tags.get("make", "Camera")
-    return made
+    """Make EXIF with an orientation and a camera's make."""
+    metadata = Image.Exif()
+    metadata[0x0112] = tags.get("orientation", 6)
+    metadata[0x010F] = tags.get("make", "Camera")
+    return metadata
 
 
 @cache
 def seeds() -> dict[str, bytes]:
-    """One good file of each kind by name, metadata included; the name begins with the format."""
+    """Return a valid file of each kind, with metadata, by a name that starts with the format."""
     photo = face()
-    clear = photo.convert("RGBA")
-    clear.putalpha(Image.linear_gradient("L").resize(clear.size))
+    transparent = photo.convert("RGBA")
+    transparent.putalpha(Image.linear_gradient("L").resize(transparent.size))
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    told = {"exif": exif(), "icc_profile": profile}
-    grey16 = Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257)
+    metadata = {"exif": exif(), "icc_profile": profile}
+    gray16 = Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257)
     return {
-        "jpeg baseline": encoded(photo, "JPEG", xmp=b"<x:xmpmeta/>", **told),
-        "jpeg progressive": encoded(photo, "JPEG", progressive=True, **told),
+        "jpeg baseline": encoded(photo, "JPEG", xmp=b"<x:xmpmeta/>", **metadata),
+        "jpeg progressive": encoded(photo, "JPEG", progressive=True, **metadata),
         "jpeg restarts": encoded(photo, "JPEG", restart_marker_blocks=2),
-        "jpeg grey": encoded(photo.convert("L"), "JPEG"),
+        "jpeg gray": encoded(photo.convert("L"), "JPEG"),
         "jpeg cmyk": encoded(photo.convert("CMYK"), "JPEG"),
-        "png rgb": encoded(photo, "PNG", compress_level=1, **told),
-        "png rgba": encoded(clear, "PNG"),
+        "png rgb": encoded(photo, "PNG", compress_level=1, **metadata),
+        "png rgba": encoded(transparent, "PNG"),
         "png palette": encoded(photo.quantize(200), "PNG", transparency=3),
         "png 1-bit": encoded(photo.convert("1"), "PNG"),
-        "png 16-bit": encoded(grey16, "PNG"),
+        "png 16-bit": encoded(gray16, "PNG"),
         "png animated": encoded(photo, "PNG", save_all=True, append_images=[photo.rotate(90)] * 3),
-        "webp lossy": encoded(photo, "WEBP", **told),
-        "webp lossless": encoded(clear, "WEBP", lossless=True),
+        "webp lossy": encoded(photo, "WEBP", **metadata),
+        "webp lossless": encoded(transparent, "WEBP", lossless=True),
         "webp animated": encoded(photo, "WEBP", save_all=True, append_images=[photo.rotate(90)] * 3),
-        "heif plain": encoded(photo, "HEIF", **told),
-        "heif alpha": encoded(clear, "HEIF"),
+        "heif plain": encoded(photo, "HEIF", **metadata),
+        "heif alpha": encoded(transparent, "HEIF"),
         "heif two": encoded(photo, "HEIF", save_all=True, append_images=[photo.rotate(90)]),
     }
 
@@ -69,15 +69,15 @@ def png_chunk(kind: bytes, content: bytes, *, crc: int | None = None) -> bytes:
 
 
 def png(
-    width: int, height: int, depth: int, colour: int, interlace: int = 0, *, rows: bytes | None = None
+    width: int, height: int, depth: int, color: int, interlace: int = 0, *, rows: bytes | None = None
 ) -> bytes:
-    """A PNG of one shade whose header says so, whatever that means; a palette if it needs one."""
-    samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 1)
+    """Make a black PNG with any header fields, valid or not, and a palette if the color type needs one."""
+    samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(color, 1)
     if rows is None:
         size = height * (1 + (width * samples * depth + 7) // 8) * (2 if interlace else 1)
         rows = bytes(min(size, 4_000_000))
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlace)
-    palette = png_chunk(b"PLTE", bytes(range(96))) if colour == 3 else b""
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, interlace)
+    palette = png_chunk(b"PLTE", bytes(range(96))) if color == 3 else b""
     return (
         b"\x89PNG\r\n\x1a\n"
         + png_chunk(b"IHDR", header)
@@ -88,7 +88,7 @@ def png(
 
 
 def boundaries(name: str, file: bytes) -> list[int]:
-    """Where a chunk, segment, scan or box of the file begins."""
+    """Return the offsets of a file's chunks, segments, scans or boxes."""
     kind = name.partition(" ")[0]
     return sorted(set({"jpeg": _jpeg, "png": _png, "webp": _webp, "heif": _heif}[kind](file)))
 
@@ -119,7 +119,7 @@ def _webp(file: bytes) -> Iterator[int]:
 
 
 def _heif(file: bytes, start: int = 0, end: int | None = None) -> Iterator[int]:
-    """Boxes, and those inside the boxes that hold others (ISO/IEC 14496-12, 23008-12)."""
+    """Find boxes, including nested ones (ISO/IEC 14496-12, 23008-12)."""
     at, end = start, len(file) if end is None else end
     while at + 8 <= end:
         size, kind = struct.unpack_from(">I4s", file, at)

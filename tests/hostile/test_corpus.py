@@ -1,4 +1,4 @@
-"""Every hostile file gets a typed answer, in time and within memory: in a process of its own, then by HTTP."""
+"""Every hostile file gets a typed answer within limits of time and memory, in a process and over HTTP."""
 
 import subprocess
 import sys
@@ -16,15 +16,15 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    # By way of timeout(1), which forks: else the highest memory of pytest itself would count as the program's.
+    # timeout(1) forks, so that the program does not inherit the peak memory of pytest.
     command = ["timeout", "270", sys.executable, "-m", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_every_file_is_answered_in_time_and_within_memory() -> None:
-    ended = run("tests.hostile")
-    assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr[-3000:]}"
-    total = next(line for line in ended.stdout.splitlines() if line.startswith("| all |"))
+def test_every_file_is_answered_within_time_and_memory() -> None:
+    completed = run("tests.hostile")
+    assert completed.returncode == 0, f"{completed.stdout}\n{completed.stderr[-3000:]}"
+    total = next(line for line in completed.stdout.splitlines() if line.startswith("| all |"))
     assert int(total.split("|")[2]) >= 300
 
 
@@ -37,22 +37,22 @@ async def test_every_file_is_answered_by_http(toy_triton: LocalTriton) -> None:
             response = await client.post(
                 "/v1/emotions", content=file.data, headers={"Content-Type": "image/jpeg", "X-Request-ID": "r"}
             )
-            what = f"{file.kind}: {file.name}: {response.text[:500]}"
+            context = f"{file.kind}: {file.name}: {response.text[:500]}"
             answer = response.json()
             if response.status_code == 200:
-                assert answer["image"]["width"] >= 1, what
+                assert answer["image"]["width"] >= 1, context
                 answers[200, "faces" if answer["faces"] else "no faces"] += 1
                 continue
-            assert response.headers["Content-Type"] == "application/problem+json", what
-            assert (response.status_code, answer["status"]) == (answer["status"], response.status_code), what
-            assert answer["request_id"] == "r", what
+            assert response.headers["Content-Type"] == "application/problem+json", context
+            assert (response.status_code, answer["status"]) == (answer["status"], response.status_code), context
+            assert answer["request_id"] == "r", context
             answers[response.status_code, answer["type"].rpartition(":")[2]] += 1
         assert (await client.get("/readyz")).status_code == 200
     assert {status for status, _ in answers} == {200, 400, 413, 415, 422}, answers
 
 
 def test_fuzzing_finds_nothing(tmp_path: Path) -> None:
-    ended = run(
+    completed = run(
         "tests.hostile.fuzz",
         str(tmp_path / "files"),
         "-runs=1500",
@@ -62,5 +62,5 @@ def test_fuzzing_finds_nothing(tmp_path: Path) -> None:
         "-max_len=100000",
         f"-artifact_prefix={tmp_path}/",
     )
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    assert "Done 1500 runs" in ended.stderr
+    assert completed.returncode == 0, completed.stderr[-3000:]
+    assert "Done 1500 runs" in completed.stderr

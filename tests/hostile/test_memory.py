@@ -1,4 +1,4 @@
-"""Memory stays within its limits: of each decoder, and of a service that gets everything at once."""
+"""Memory stays within limits: of each decoder, and of a service under many requests at once."""
 
 import asyncio
 import base64
@@ -14,12 +14,12 @@ from service.vision.decoding import open_photo
 
 from .conftest import Served
 from .seeds import encoded
-from .trial import MAX_PIXELS, MIB, forget_peak, memory
+from .trial import KIB_PER_MIB, MAX_PIXELS, memory, reset_peak
 
 SIDES = {"HEIF": (1600, 1200)}
-"""The others have 12 Mpx; x265 would encode that for half a minute."""
+"""Smaller than the 12 Mpx of other formats, which x265 would take half a minute to encode."""
 
-PICTURES = {
+FORMATS = {
     "JPEG": ("RGB", {}),
     "JPEG progressive": ("RGB", {"progressive": True, "subsampling": 0}),
     "JPEG progressive in CMYK": ("CMYK", {"progressive": True}),
@@ -33,13 +33,13 @@ PICTURES = {
 }
 
 
-def picture(name: str, sides: tuple[int, int] = (4000, 3000)) -> bytes:
+def photo_in(name: str, sides: tuple[int, int] = (4000, 3000)) -> bytes:
     kind = name.partition(" ")[0]
-    mode, options = PICTURES[name]
+    mode, options = FORMATS[name]
     sides = SIDES.get(kind, sides)
     shades = Image.linear_gradient("L").resize(sides)
     if mode == "RGBA":
-        image = Image.merge(mode, [shades] * 4)  # convert() would make it opaque
+        image = Image.merge(mode, [shades] * 4)  # convert() would make the image opaque
     elif mode == "LA":
         image = Image.merge(mode, [shades] * 2)
     else:
@@ -47,30 +47,36 @@ def picture(name: str, sides: tuple[int, int] = (4000, 3000)) -> bytes:
     return encoded(image, kind, **options)
 
 
-@pytest.mark.parametrize("name", PICTURES)
-def test_no_decoder_takes_more_than_is_reckoned_with(name: str) -> None:
-    data = picture(name)
-    before = forget_peak()
-    with open_photo(data, max_pixels=MAX_PIXELS) as photo:
-        reckoned = photo.decoding_bytes / 1024
-        pixels = photo.decode()
+@pytest.mark.parametrize("name", FORMATS)
+def test_decoders_stay_within_decoding_bytes(name: str) -> None:
+    photo = photo_in(name)
+    before = reset_peak()
+    with open_photo(photo, max_pixels=MAX_PIXELS) as opened:
+        limit_kib = opened.decoding_bytes / 1024
+        pixels = opened.decode()
     assert pixels.shape[2] == 3
-    assert memory("VmHWM") - before <= reckoned + 8 * MIB
+    assert memory("VmHWM") - before <= limit_kib + 8 * KIB_PER_MIB
 
 
-HELD, DECODING, WORKERS = 64, 320, 4
-"""MiB of uploads, MiB of pixels (one photo of those below at a time), and processes that would like to decode."""
+UPLOADS_MIB = 64
+DECODING_MIB = 320
+"""Enough for one of the photos below at a time."""
 
-SLACK, BUFFERS = 170, 100
-"""MiB for what else there is: networks, copies, the heap; and, for uploads alone, what of them is not read."""
+WORKERS = 4
 
-REFUSED = 'tandem_requests_total{method="POST",route="/v1/emotions",status="503"}'
+SLACK_MIB = 170
+"""For networks, copies and the heap."""
 
-HALF = 8_000_000
-"""Bytes of an upload that goes on later; eight are held at a time, at most."""
+BUFFERS_MIB = 100
+"""For the unread parts of uploads."""
 
-COPIES = WORKERS * 2 * HALF / 1024 / 1024
-"""MiB of those that the processes read: as they came, and unpacked."""
+REJECTED_METRIC = 'tandem_requests_total{method="POST",route="/v1/emotions",status="503"}'
+
+UPLOAD_BYTES = 8_000_000
+"""Of an unfinished upload; at most eight are held at a time."""
+
+COPIES_MIB = WORKERS * 2 * UPLOAD_BYTES / 1024 / 1024
+"""For the copies of uploads in the workers."""
 
 
 @pytest.fixture(scope="module")
@@ -82,21 +88,21 @@ def served(serve: Callable[..., Served]) -> Served:
         upload_timeout_s=120,
         max_upload_bytes=16 * 1024 * 1024,
         max_batch_bytes=32 * 1024 * 1024,
-        max_held_bytes=HELD * 1024 * 1024,
+        max_held_bytes=UPLOADS_MIB * 1024 * 1024,
         max_pixels=24_000_000,
-        max_decoding_bytes=DECODING * 1024 * 1024,
+        max_decoding_bytes=DECODING_MIB * 1024 * 1024,
     )
 
 
 @pytest.fixture
 async def client(served: Served) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the service whose processes have all worked, and whose peak is forgotten."""
+    """A client of the service, after every worker has decoded a photo and the peak was reset."""
     small = encoded(Image.linear_gradient("L").resize((1500, 1500)), "JPEG")
     async with httpx.AsyncClient(
         base_url=served.url, timeout=240, limits=httpx.Limits(max_connections=99)
     ) as client:
         await asyncio.gather(*(post(client, small) for _ in range(2 * WORKERS)))
-        served.forget_peak()
+        served.reset_peak()
         yield client
         assert (await post(client, small)).status_code == 200
 
@@ -111,40 +117,40 @@ async def post(
     return await client.post(path, content=content, headers={"Content-Type": kind, **headers})
 
 
-async def count_of_refused(client: httpx.AsyncClient) -> float:
+async def count_rejected(client: httpx.AsyncClient) -> float:
     lines = (await client.get("/metrics")).text.splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith(REFUSED))
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(REJECTED_METRIC))
 
 
 @pytest.mark.anyio
-async def test_no_more_bytes_of_uploads_are_held_than_may_be(served: Served, client: httpx.AsyncClient) -> None:
-    before, go_on, uploads = served.memory_mib(), asyncio.Event(), 36
+async def test_held_uploads_stay_within_their_limit(served: Served, client: httpx.AsyncClient) -> None:
+    before, resume, uploads = served.memory_mib(), asyncio.Event(), 36
 
-    async def half() -> AsyncIterator[bytes]:
-        yield bytes(HALF)
-        await go_on.wait()
+    async def pausing_upload() -> AsyncIterator[bytes]:
+        yield bytes(UPLOAD_BYTES)
+        await resume.wait()
         yield b"the rest"
 
-    answers = [asyncio.create_task(post(client, half())) for _ in range(uploads)]
+    answers = [asyncio.create_task(post(client, pausing_upload())) for _ in range(uploads)]
     try:
         async with asyncio.timeout(60):
-            while await count_of_refused(client) < uploads - HELD * 1024 * 1024 // HALF:
+            while await count_rejected(client) < uploads - UPLOADS_MIB * 1024 * 1024 // UPLOAD_BYTES:
                 await asyncio.sleep(0.1)
     finally:
-        go_on.set()
-    refused = [each for each in await asyncio.gather(*answers) if each.status_code == 503]
-    assert uploads > len(refused) >= uploads - HELD * 1024 * 1024 // HALF
-    for each in refused:
+        resume.set()
+    rejected = [each for each in await asyncio.gather(*answers) if each.status_code == 503]
+    assert uploads > len(rejected) >= uploads - UPLOADS_MIB * 1024 * 1024 // UPLOAD_BYTES
+    for each in rejected:
         assert int(each.headers["Retry-After"]) >= 1
         assert "TANDEM_MAX_HELD_BYTES" in each.json()["detail"]
-    assert served.memory_mib() - before <= HELD + COPIES + BUFFERS
+    assert served.memory_mib() - before <= UPLOADS_MIB + COPIES_MIB + BUFFERS_MIB
 
 
 @pytest.mark.anyio
 async def test_a_hostile_mix_stays_within_the_limits(served: Served, client: httpx.AsyncClient) -> None:
-    """A photo for each process, each of which could decode at once, and much else."""
+    """Send a photo per worker, so that all could decode at once, and then a mix of requests."""
     names = ("JPEG progressive", "JPEG progressive in CMYK", "PNG of grey and alpha", "WEBP")
-    photos = [(picture(name, (6000, 4000)), f"image/{name.partition(' ')[0].lower()}") for name in names]
+    photos = [(photo_in(name, (6000, 4000)), f"image/{name.partition(' ')[0].lower()}") for name in names]
     base64_of_zeros = b'{"image":"' + base64.b64encode(bytes(11_000_000)) + b'"}'
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zipped:
@@ -152,7 +158,7 @@ async def test_a_hostile_mix_stays_within_the_limits(served: Served, client: htt
             zipped.writestr(f"{number}.jpg", photos[0][0] + bytes(6_000_000))
     before, arrived, all_arrived = served.memory_mib(), 0, asyncio.Event()
 
-    async def together(photo: bytes) -> AsyncIterator[bytes]:
+    async def simultaneously(photo: bytes) -> AsyncIterator[bytes]:
         nonlocal arrived
         yield photo[:-1]
         arrived += 1
@@ -162,11 +168,11 @@ async def test_a_hostile_mix_stays_within_the_limits(served: Served, client: htt
         yield photo[-1:]
 
     answers = await asyncio.gather(
-        *(post(client, together(photo), kind) for photo, kind in photos * (WORKERS // len(photos)))
+        *(post(client, simultaneously(photo), kind) for photo, kind in photos * (WORKERS // len(photos)))
     )
-    grown = served.memory_mib() - before
+    growth = served.memory_mib() - before
     assert [answer.status_code for answer in answers] == [200] * WORKERS, [answer.text for answer in answers]
-    assert grown <= DECODING + SLACK, f"{grown:.0f} MiB"
+    assert growth <= DECODING_MIB + SLACK_MIB, f"{growth:.0f} MiB"
 
     mix = [
         *(post(client, photo, kind) for photo, kind in photos),
@@ -176,5 +182,5 @@ async def test_a_hostile_mix_stays_within_the_limits(served: Served, client: htt
     ]
     statuses = [answer.status_code for answer in await asyncio.gather(*mix)]
     assert set(statuses) <= {200, 415, 503}
-    grown = served.memory_mib() - before
-    assert grown <= HELD + DECODING + SLACK, f"{grown:.0f} MiB"
+    growth = served.memory_mib() - before
+    assert growth <= UPLOADS_MIB + DECODING_MIB + SLACK_MIB, f"{growth:.0f} MiB"

@@ -1,4 +1,4 @@
-"""What is promised of photos and keys: nothing of them is in any file that the service made, nor in its log."""
+"""The service writes no part of a photo or an API key to a file or its log."""
 
 import base64
 import hashlib
@@ -17,19 +17,19 @@ from service.api_keys import create_key
 from .conftest import Served
 from .seeds import encoded, exif, face
 
-MARK = b"a mark that is in no other file: " + os.urandom(16).hex().encode()
+MARK = b"a mark that occurs in no other file: " + os.urandom(16).hex().encode()
 NAME = "name-of-the-photo-" + os.urandom(8).hex()
-PIECE = 24
-"""Bytes of a photo that are looked for at several places of it: so many do not come together by chance."""
+PIECE_BYTES = 24
+"""Length of the pieces of a photo to search for; pieces of this length do not match by chance."""
 
 
 def traces(photo: bytes, secrets: tuple[str, ...]) -> Iterator[bytes]:
-    """What would show that the photo or a secret was kept: its bytes, plain and in base64, and its sums."""
+    """Generate what would show that a photo or secret was stored: its bytes, also in base64, and its hashes."""
     text = base64.b64encode(photo)
     for share in (0.3, 0.5, 0.7):
         at = int(len(photo) * share) // 3 * 3
-        yield photo[at : at + PIECE]
-        yield text[at // 3 * 4 : at // 3 * 4 + PIECE]
+        yield photo[at : at + PIECE_BYTES]
+        yield text[at // 3 * 4 : at // 3 * 4 + PIECE_BYTES]
     yield MARK
     for algorithm in ("md5", "sha1", "sha256"):
         digest = hashlib.new(algorithm, photo, usedforsecurity=False)
@@ -39,10 +39,10 @@ def traces(photo: bytes, secrets: tuple[str, ...]) -> Iterator[bytes]:
         yield secret.encode()
 
 
-def made_since(moment_ns: int, served: Served) -> dict[Path, bytes]:
-    """The service's log, every file below its folder, and what it has open or left in the usual places."""
-    places = [served.folder, Path("/dev/shm"), Path("/var/tmp")]  # noqa: S108
-    files = [file for place in places for file in place.rglob("*") if file.is_file() and not file.is_symlink()]
+def written_since(moment_ns: int, served: Served) -> dict[Path, bytes]:
+    """Read the service's log, every new file in its folder and in temporary folders, and its open files."""
+    folders = [served.folder, Path("/dev/shm"), Path("/var/tmp")]  # noqa: S108
+    files = [file for folder in folders for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
     processes = [served.process.pid, *served.children()]
     descriptors = [each for process in processes for each in Path(f"/proc/{process}/fd").iterdir()]
     opened = [descriptor.resolve() for descriptor in descriptors if descriptor.resolve().is_file()]
@@ -50,9 +50,9 @@ def made_since(moment_ns: int, served: Served) -> dict[Path, bytes]:
     return {file: file.read_bytes() for file in {*new, served.log}}
 
 
-def test_nothing_of_a_photo_or_a_key_is_in_any_file_or_line(serve: Callable[..., Served], tmp_path: Path) -> None:
+def test_no_file_contains_a_photo_or_a_key(serve: Callable[..., Served], tmp_path: Path) -> None:
     key, wrong = create_key("caller"), create_key("stranger").secret
-    begun = os.stat(tmp_path).st_mtime_ns
+    started = os.stat(tmp_path).st_mtime_ns
     served = serve(log_level="debug", api_keys=json.dumps([key.line]))
     photo = encoded(face(), "JPEG", comment=MARK, exif=exif(make=MARK.decode()))
     broken = photo[: len(photo) // 2]
@@ -81,7 +81,7 @@ def test_nothing_of_a_photo_or_a_key_is_in_any_file_or_line(serve: Callable[...,
         frames.send(photo)
         assert len(json.loads(frames.recv(60))["faces"]) == 1
 
-    found = made_since(begun, served)
+    found = written_since(started, served)
     log = found[served.log].decode()
     assert log.count('"route": "/v1/emotions"') >= 9, log
     sought = list(traces(photo, (key.secret, wrong, NAME)))
@@ -90,7 +90,7 @@ def test_nothing_of_a_photo_or_a_key_is_in_any_file_or_line(serve: Callable[...,
             assert trace not in content, f"{where} holds {trace!r}"
 
 
-def test_the_search_would_find_them(tmp_path: Path) -> None:
+def test_finds_stored_photos_and_names(tmp_path: Path) -> None:
     photo = encoded(face(), "JPEG", comment=MARK)
-    for kept in (photo, base64.b64encode(photo), hashlib.sha256(photo).hexdigest().encode(), NAME.encode()):
-        assert any(trace in b"before" + kept + b"after" for trace in traces(photo, (NAME,)))
+    for stored in (photo, base64.b64encode(photo), hashlib.sha256(photo).hexdigest().encode(), NAME.encode()):
+        assert any(trace in b"before" + stored + b"after" for trace in traces(photo, (NAME,)))

@@ -126,10 +126,10 @@ def _bombs() -> Files:
     }.items():
         for count in (1000, 100_000):
             yield f"jpeg {count} {name}", base[:2] + segment * count + base[2:]
-    grey = encoded(Image.new("L", (4000, 4000)), "JPEG", progressive=True)
-    last = grey[grey.rfind(b"\xff\xc4") : -2]
+    gray = encoded(Image.new("L", (4000, 4000)), "JPEG", progressive=True)
+    last = gray[gray.rfind(b"\xff\xc4") : -2]
     for count in (20, 2000):
-        yield f"jpeg {count} scans", grey[:-2] + last * count + b"\xff\xd9"
+        yield f"jpeg {count} scans", gray[:-2] + last * count + b"\xff\xd9"
     lossless = seeds()["webp lossless"]
     at = lossless.index(b"VP8L") + 9
     yield "webp 16,384 x 16,384", lossless[:at] + b"\xff\xff\xff\x0f" + lossless[at + 4 :]

@@ -25,7 +25,7 @@ FORMATS = {
     "JPEG progressive in CMYK": ("CMYK", {"progressive": True}),
     "PNG": ("RGBA", {"compress_level": 1}),
     "PNG of 1 bit": ("1", {}),
-    "PNG of grey and alpha": ("LA", {"compress_level": 1}),
+    "PNG of gray and alpha": ("LA", {"compress_level": 1}),
     "PNG of 16 bits": ("I;16", {"compress_level": 1}),
     "WEBP": ("RGB", {"method": 0}),
     "WEBP with alpha": ("RGBA", {"method": 0, "lossless": True, "quality": 0}),
@@ -149,7 +149,7 @@ async def test_held_uploads_stay_within_their_limit(served: Served, client: http
 @pytest.mark.anyio
 async def test_a_hostile_mix_stays_within_the_limits(served: Served, client: httpx.AsyncClient) -> None:
     """Send a photo per worker, so that all could decode at once, and then a mix of requests."""
-    names = ("JPEG progressive", "JPEG progressive in CMYK", "PNG of grey and alpha", "WEBP")
+    names = ("JPEG progressive", "JPEG progressive in CMYK", "PNG of gray and alpha", "WEBP")
     photos = [(photo_in(name, (6000, 4000)), f"image/{name.partition(' ')[0].lower()}") for name in names]
     base64_of_zeros = b'{"image":"' + base64.b64encode(bytes(11_000_000)) + b'"}'
     archive = io.BytesIO()

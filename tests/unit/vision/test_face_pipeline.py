@@ -188,7 +188,7 @@ def test_clips_boxes_of_a_reduced_photo_to_the_full_one(pipeline):
 
 
 def test_decodes_a_large_photo_without_faces_once(pipeline):
-    result = decode_and_find(pipeline, encoded(Image.new("RGB", (2600, 1900), "grey")))
+    result = decode_and_find(pipeline, encoded(Image.new("RGB", (2600, 1900), "gray")))
     assert (result.faces, result.divisor) == ([], 2)
 
 

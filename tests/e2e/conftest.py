@@ -149,13 +149,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def camera_film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def camera_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A video for the fake camera: a slowly moving face, as uncompressed YUV4MPEG2 of 640 x 480 pixels."""
-    path = tmp_path_factory.mktemp("film") / "face.y4m"
+    path = tmp_path_factory.mktemp("video") / "face.y4m"
     photo = np.asarray(astronaut().resize((700, 700)))
-    with path.open("wb") as film:
-        film.write(b"YUV4MPEG2 W640 H480 F20:1 Ip A1:1 C420mpeg2\n")
+    with path.open("wb") as video:
+        video.write(b"YUV4MPEG2 W640 H480 F20:1 Ip A1:1 C420mpeg2\n")
         for step in (*range(0, 60, 4), *range(60, 0, -4)):
             picture = np.ascontiguousarray(photo[10 : 10 + 480, step : step + 640])
-            film.write(b"FRAME\n" + cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420).tobytes())
+            video.write(b"FRAME\n" + cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420).tobytes())
     return path

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from browser import Browser
-from films import walking, write_film
 from photos import astronaut, encoded
+from videos import moving_faces, write_video
 
 from service.api.openapi import STREAM_EXAMPLE
 
@@ -51,7 +51,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "photos").mkdir()
     for name in ("photo.jpg", "photos/another.jpg"):
         (tmp_path / name).write_bytes(encoded(astronaut()))
-    write_film(tmp_path / "film.mp4", walking(4), sound="aac")
+    write_video(tmp_path / "film.mp4", moving_faces(4), audio="aac")
     return tmp_path
 
 

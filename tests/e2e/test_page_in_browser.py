@@ -27,11 +27,11 @@ def shown(probability: float) -> str:
     return "<1%" if 0 < probability < 0.005 else f"{int(100 * probability + 0.5)}%"
 
 
-def fake_camera(film: Path) -> tuple[str, ...]:
+def fake_camera(video: Path) -> tuple[str, ...]:
     return (
         "--use-fake-device-for-media-stream",
         "--use-fake-ui-for-media-stream",
-        f"--use-file-for-fake-video-capture={film}",
+        f"--use-file-for-fake-video-capture={video}",
     )
 
 
@@ -123,8 +123,8 @@ def test_accepts_pasted_and_dropped_photos(open_page: Open, files: Path) -> None
     page.wait_for_text("#problem", "Links to images are not fetched")
 
 
-def test_shows_the_webcam_live(open_page: Open, camera_film: Path) -> None:
-    page = open_page(*fake_camera(camera_film))
+def test_shows_the_webcam_live(open_page: Open, camera_video: Path) -> None:
+    page = open_page(*fake_camera(camera_video))
     page.find("#camera").click()
     page.wait_for_faces(1)
     assert page.find("#camera").text == "Stop the webcam"
@@ -145,8 +145,8 @@ def test_shows_the_webcam_live(open_page: Open, camera_film: Path) -> None:
     assert page.find("#camera").text == "Use the webcam"
 
 
-def test_choosing_a_photo_stops_the_webcam(open_page: Open, camera_film: Path, files: Path) -> None:
-    page = open_page(*fake_camera(camera_film))
+def test_choosing_a_photo_stops_the_webcam(open_page: Open, camera_video: Path, files: Path) -> None:
+    page = open_page(*fake_camera(camera_video))
     page.find("#camera").click()
     page.wait_for_faces(1)
     page.choose(files / "four.jpg")
@@ -178,9 +178,9 @@ def test_asks_for_an_api_key(open_page: Open, guarded: tuple[str, str], files: P
     assert page.run(stored) == 0
 
 
-def test_the_webcam_asks_for_an_api_key_too(open_page: Open, guarded: tuple[str, str], camera_film: Path) -> None:
+def test_the_webcam_asks_for_an_api_key_too(open_page: Open, guarded: tuple[str, str], camera_video: Path) -> None:
     url, key = guarded
-    page = open_page(*fake_camera(camera_film), url=url)
+    page = open_page(*fake_camera(camera_video), url=url)
     page.expected_errors = ("/v1/stream", "/v1/model")
     page.find("#camera").click()
     page.wait_for_text("#problem", "API key")
@@ -214,8 +214,8 @@ def test_everything_is_reachable_by_keyboard(open_page: Open, files: Path) -> No
     wait_until(lambda: not page.all(".box.chosen"), "Space deselects it")
 
 
-def test_the_webcam_works_by_keyboard(open_page: Open, camera_film: Path) -> None:
-    page = open_page(*fake_camera(camera_film))
+def test_the_webcam_works_by_keyboard(open_page: Open, camera_video: Path) -> None:
+    page = open_page(*fake_camera(camera_video))
     while page.focused.get_attribute("id") != "camera":
         page.press(Keys.TAB)
     page.press(Keys.ENTER)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from films import frames_of, sound_of, walking, write_film
 from PIL import Image, ImageColor
 from served import served
 from typer.testing import CliRunner, Result
+from videos import audio_of, frames_of, moving_faces, write_video
 from waiting import wait_until
 
 from service.cli.main import app
@@ -34,9 +34,9 @@ def url(toy_triton: LocalTriton) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    frames = walking(FRAMES, leaves_after=LEAVES_AFTER)
+    frames = moving_faces(FRAMES, leaves_after=LEAVES_AFTER)
     path = tmp_path_factory.mktemp("film") / "film.mp4"
-    return write_film(path, frames, times_ms=TIMES_MS, sound="aac")
+    return write_video(path, frames, times_ms=TIMES_MS, audio="aac")
 
 
 def video(source: Path, *arguments: object, url: str) -> Result:
@@ -79,7 +79,7 @@ def test_faces_are_tracked_drawn_and_plotted(source: Path, tmp_path: Path, url: 
 
     before, after = frames_of(source), frames_of(out)
     assert [time for time, _ in after] == pytest.approx([time for time, _ in before], abs=1e-3)
-    assert sound_of(out) == sound_of(source)
+    assert audio_of(out) == audio_of(source)
     for (_, plain), (_, drawn), row in zip(before, after, walker, strict=True):
         x, y, height = (round(float(row[f"box_{name}"])) for name in ("x", "y", "height"))
         edge = np.s_[y + height // 2 : y + height - 4, x - 1 : x + 3]  # below the label on the box
@@ -106,7 +106,7 @@ def test_frames_are_sampled_and_the_others_keep_the_last_faces(source: Path, tmp
 
 def test_a_frame_with_no_face_or_no_answer_has_a_row(tmp_path: Path, toy_triton: LocalTriton) -> None:
     frames = [np.full((120, 160, 3), level, np.uint8) for level in (40, 80, 120)]
-    source, table = write_film(tmp_path / "film.mp4", frames), tmp_path / "out.csv"
+    source, table = write_video(tmp_path / "film.mp4", frames), tmp_path / "out.csv"
     with served(Settings(triton_url=toy_triton.grpc_url)) as url:
         assert video(source, "--csv", table, url=url).exit_code == 0
     assert [(row["frame"], row["face"], row["error"]) for row in rows_of(table)] == [
@@ -122,7 +122,7 @@ def test_a_frame_with_no_face_or_no_answer_has_a_row(tmp_path: Path, toy_triton:
 def test_an_error_is_reported_and_leaves_no_file(source: Path, tmp_path: Path, url: str) -> None:
     outputs = ("--out", tmp_path / "out.mp4", "--csv", tmp_path / "out.csv")
     cut = tmp_path / "cut.mkv"
-    write_film(cut, walking(60))
+    write_video(cut, moving_faces(60))
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
     result = video(cut, *outputs, url=url)
     assert result.exit_code == 1
@@ -143,7 +143,7 @@ def test_an_error_is_reported_and_leaves_no_file(source: Path, tmp_path: Path, u
 
 
 def test_ctrl_c_leaves_no_partial_file(tmp_path: Path, url: str) -> None:
-    source = write_film(tmp_path / "film.mp4", walking(90))
+    source = write_video(tmp_path / "film.mp4", moving_faces(90))
     out = tmp_path / "out.mp4"
     command = [sys.executable, "-m", "service.cli", "video", str(source), "--url", url, "--out", str(out)]
     with subprocess.Popen(

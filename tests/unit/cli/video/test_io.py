@@ -3,12 +3,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from films import frames_of, sound_of, walking, write_film
 from photos import astronaut, encoded
+from videos import audio_of, frames_of, moving_faces, write_video
 
 from service.cli.video.io import Frame, VideoReader, VideoUnusable, VideoWriter
 
-FRAMES = walking(12)
+FRAMES = moving_faces(12)
 UNEVEN_MS = [0, 40, 55, 200, 210, 400, 640, 641, 700, 900, 950, 1500]
 
 
@@ -35,7 +35,7 @@ def difference(a: np.ndarray, b: np.ndarray) -> float:
     [("video.mp4", "copy.mp4"), ("video.mp4", "copy.mkv"), ("video.mkv", "copy.mov"), ("video.ts", "copy.mkv")],
 )
 def test_a_copy_keeps_frame_times_pixels_and_audio(tmp_path: Path, source: str, target: str) -> None:
-    video = write_film(tmp_path / source, FRAMES, times_ms=UNEVEN_MS, sound="aac")
+    video = write_video(tmp_path / source, FRAMES, times_ms=UNEVEN_MS, audio="aac")
     frames = copy(video, tmp_path / target)
     assert [frame.number for frame in frames] == list(range(12))
     times = [frame.time_s for frame in frames]
@@ -44,8 +44,8 @@ def test_a_copy_keeps_frame_times_pixels_and_audio(tmp_path: Path, source: str, 
     assert [time_s - stored[0][0] for time_s, _ in stored] == pytest.approx(times, abs=1e-3)
     for (_, pixels), original in zip(stored, FRAMES, strict=True):
         assert difference(pixels, original) < 6
-    kind, packets = sound_of(video)
-    copied_kind, copied = sound_of(tmp_path / target)
+    kind, packets = audio_of(video)
+    copied_kind, copied = audio_of(tmp_path / target)
     assert copied_kind == kind
     if source != "video.ts":  # an MPEG transport stream has a header in each packet
         assert [content for _, content in copied] == [content for _, content in packets]
@@ -58,7 +58,7 @@ def test_a_copy_keeps_frame_times_pixels_and_audio(tmp_path: Path, source: str, 
 def test_frames_are_read_and_written_upright(tmp_path: Path, rotation: int) -> None:
     upright = FRAMES[3]
     stored = np.rot90(upright, -rotation // 90)
-    video = write_film(tmp_path / "video.mp4", [stored] * 3, rotation=rotation)
+    video = write_video(tmp_path / "video.mp4", [stored] * 3, rotation=rotation)
     assert all(difference(frame.pixels, upright) < 6 for frame in copy(video, tmp_path / "copy.mp4"))
     with av.open(tmp_path / "copy.mp4") as container:
         frame = next(container.decode(video=0))
@@ -67,13 +67,13 @@ def test_frames_are_read_and_written_upright(tmp_path: Path, rotation: int) -> N
 
 
 def test_odd_sizes_lose_a_row_and_a_column(tmp_path: Path) -> None:
-    video = write_film(tmp_path / "video.mkv", [frame[:241, :321] for frame in FRAMES], codec="ffv1")
+    video = write_video(tmp_path / "video.mkv", [frame[:241, :321] for frame in FRAMES], codec="ffv1")
     assert copy(video, tmp_path / "copy.mp4")[0].pixels.shape == (241, 321, 3)
     assert frames_of(tmp_path / "copy.mp4")[0][1].shape == (240, 320, 3)
 
 
 def test_audio_that_the_container_does_not_support_is_skipped_and_reported(tmp_path: Path) -> None:
-    video = write_film(tmp_path / "video.mkv", FRAMES, sound="tta")
+    video = write_video(tmp_path / "video.mkv", FRAMES, audio="tta")
     with VideoReader(video) as reader:
         with VideoWriter(tmp_path / "copy.mp4", reader) as writer:
             for frame in reader.frames(writer.copy_audio):
@@ -85,7 +85,7 @@ def test_audio_that_the_container_does_not_support_is_skipped_and_reported(tmp_p
 
 @pytest.mark.parametrize(("name", "options"), [("video.mp4", {"movflags": "faststart"}), ("video.mkv", {})])
 def test_a_truncated_file_is_rejected(tmp_path: Path, name: str, options: dict[str, str]) -> None:
-    video = write_film(tmp_path / name, walking(60), **options)
+    video = write_video(tmp_path / name, moving_faces(60), **options)
     video.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
     before: list[Frame] = []
     cut_off = r"\d\.\d s of 2\.4 s|damaged after \d\.\d s"

@@ -91,7 +91,7 @@ clean: ## delete the environment, caches and build folders without asking
 lock: $(VENV)/bin/python ## update the lock files from pyproject.toml
 	$(BIN)/pip install -q pip-tools
 	$(call compile,dev,--all-extras)
-	$(call compile,serve,--extra triton -c requirements/dev.txt)
+	$(call compile,serve,-c requirements/dev.txt)
 	$(call compile,gateway,--generate-hashes --extra otel -c requirements/dev.txt)
 
 # Drop the local version label of a CPU build (2.13.0+cpu), so that 2.13.0 from any index satisfies the pin.

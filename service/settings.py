@@ -150,6 +150,11 @@ class Settings(BaseSettings):
     model_repository: Path = Field(
         Path("model_repository"), description="Folder of the models that the local Triton serves."
     )
+    runtime: Literal["auto", "onnx", "torchscript"] = Field(
+        "auto",
+        description="Runtime of the local Triton: onnx needs no torch, torchscript uses a GPU; "
+        "auto is torchscript on a GPU and onnx on a CPU.",
+    )
     triton_home: Path = Field(
         Path(".triton"), description="Folder that `tandem install-triton` installs the local Triton in."
     )

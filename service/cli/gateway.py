@@ -62,6 +62,7 @@ async def local_client(settings: Settings) -> AsyncIterator[AsyncClient]:
     with LocalTriton(
         home=settings.triton_home,
         model_repository=settings.model_repository,
+        runtime=settings.runtime,
         start_timeout_s=settings.start_timeout_s,
     ) as triton:
         async with _asgi_client(settings.model_copy(update={"triton_url": triton.grpc_url})) as client:

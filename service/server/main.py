@@ -86,6 +86,7 @@ def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
         triton = LocalTriton(
             home=settings.triton_home,
             model_repository=settings.model_repository,
+            runtime=settings.runtime,
             start_timeout_s=settings.start_timeout_s,
             log_level=settings.log_level,
         )

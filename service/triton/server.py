@@ -32,6 +32,9 @@ and touching a model's file revives a dead stub. Listing a small folder costs no
 MAX_START_ATTEMPTS = 3
 LOG_LINES_KEPT = 40
 
+RUNTIME_VARIABLE = "TANDEM_RUNTIME"
+"""The environment variable that the python backend reads."""
+
 MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TRIM_THRESHOLD_": "2147483648",
@@ -66,19 +69,27 @@ class LocalTriton:
     """Process id of tritonserver, once started."""
 
     def __init__(
-        self, *, home: Path, model_repository: Path, start_timeout_s: float = 60.0, log_level: str = "info"
+        self,
+        *,
+        home: Path,
+        model_repository: Path,
+        runtime: str = "auto",
+        start_timeout_s: float = 60.0,
+        log_level: str = "info",
     ) -> None:
         """Configure the server; ``start()`` starts it.
 
         Args:
             home: the folder that Triton is installed in.
             model_repository: the folder of models to serve.
+            runtime: auto, onnx or torchscript; see ``backend/model.py``.
             start_timeout_s: seconds until a start is given up.
             log_level: debug, info, warning or error. Triton's own info level is part of debug.
         """
         self.home = home
         self.log_flags = LOG_FLAGS[log_level]
         self.model_repository = model_repository
+        self.runtime = runtime
         self.start_timeout_s = start_timeout_s
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._log: collections.deque[str] = collections.deque(maxlen=LOG_LINES_KEPT)
@@ -194,7 +205,7 @@ class LocalTriton:
         self.pid = 0
         self._supervisor = process = subprocess.Popen(  # noqa: S603 - our own command
             [sys.executable, "-I", "-S", supervisor.__file__, str(KILL_AFTER_S), *command],
-            env=environment(installation),
+            env={**environment(installation), RUNTIME_VARIABLE: self.runtime},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -126,29 +126,19 @@ def network_alone(device: str, seconds: float) -> float:
     """
     # The backend's modules import each other by their bare names, as in Triton's process.
     sys.path.insert(0, str(ROOT / "service" / "triton" / "backend"))
-    from fixed_batches import FixedBatches  # noqa: PLC0415
-    from optimize import prepare  # noqa: PLC0415
+    from torchscript_runtime import TorchScriptRuntime  # noqa: PLC0415
 
-    target = torch.device(device)
-    if target.type == "cpu":
-        torch.set_num_threads(1)
-    path = REPOSITORY / MODEL / "1" / "model.pt"
+    parameters = {"INTRA_OP_THREAD_COUNT": "1", "PAD_BATCHES": "true"}
+    content = (REPOSITORY / MODEL / "1" / "model.pt").read_bytes()
+    runtime = TorchScriptRuntime(content, parameters, gpu=0 if device == "cuda" else None, log=print_error)
+    runtime.prepare([((1, 48, 48), "uint8")], BATCH)
     crops = torch.from_numpy(random_crops(BATCH))
-    with torch.inference_mode():
-        network = prepare(
-            lambda: torch.jit.load(path, map_location=target),
-            [crops[:2].to(target)],
-            target,
-            half=True,
-            log=print_error,
-        )
-        batches = FixedBatches(network, [((1, 48, 48), torch.uint8)], BATCH, target, print_error)
-        times = []
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end or len(times) < 5:
-            start = time.perf_counter()
-            batches([[crops]])
-            times.append(time.perf_counter() - start)
+    times = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times) < 5:
+        start = time.perf_counter()
+        runtime.run([[crops]])
+    times.append(time.perf_counter() - start)
     return BATCH / median(times)
 
 
@@ -174,7 +164,9 @@ def measure(device: str, seconds: float) -> Result:
         kind = "KIND_GPU" if device == "cuda" else "KIND_CPU"
         config = (REPOSITORY / MODEL / "config.pbtxt").read_text()
         (model / "config.pbtxt").write_text(f"{config}\ninstance_group [ {{ kind: {kind} }} ]\n")
-        with LocalTriton(home=ROOT / ".triton", model_repository=repository, start_timeout_s=300) as triton:
+        with LocalTriton(
+            home=ROOT / ".triton", model_repository=repository, runtime="torchscript", start_timeout_s=300
+        ) as triton:
             many = load(triton.grpc_url, clients=MANY, faces=1, seconds=seconds)
             bounds = [alone()]
             large = load(triton.grpc_url, clients=FEW, faces=BATCH, seconds=min(seconds, 20.0))

@@ -1,6 +1,5 @@
 """A model file that differs from its model card is not loaded."""
 
-import hashlib
 import shutil
 from pathlib import Path
 
@@ -12,12 +11,13 @@ from service.triton.server import LocalTriton
 from .conftest import ROOT
 
 
-def test_a_replaced_model_is_rejected(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("file", "runtime"), [("model.pt", "torchscript"), ("model.onnx", "onnx")])
+def test_a_replaced_model_is_refused(tmp_path: Path, file: str, runtime: str) -> None:
     shutil.copytree(ROOT / "model_repository", tmp_path / "models")
-    model = tmp_path / "models" / "tandem" / "1" / "model.pt"
-    content = model.read_bytes() + b"\0"
-    model.write_bytes(content)
-    triton = LocalTriton(home=ROOT / ".triton", model_repository=tmp_path / "models")
-    with pytest.raises(StartFailed, match=rf"model\.pt .*{hashlib.sha256(content).hexdigest()}.*model_card\.json"):
+    model = tmp_path / "models" / "tandem" / "1" / file
+    content = model.read_bytes()
+    model.write_bytes(content + b"\0")
+    triton = LocalTriton(home=ROOT / ".triton", model_repository=tmp_path / "models", runtime=runtime)
+    with pytest.raises(StartFailed, match=rf"{file} has sha256 .*; model_card\.json states"):
         triton.start()
     assert not triton.alive()

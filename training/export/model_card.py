@@ -45,6 +45,8 @@ def write_card(version: Path, run: Path, scores: FerPlusScore, exported: dict[st
         sha256=exported["sha256"],
         temperature=f"{exported['temperature']:.3f}",
         parity=f"{exported['parity']:.1g}",
+        onnx_parity=f"{exported['onnx_parity']:.1g}",
+        onnx_sha256=exported["onnx_sha256"],
         mirror_option=" --mirror true" if exported["mirror"] else "",
         answer="mean over the crop and its mirror image" if exported["mirror"] else "from the crop alone",
         scores=_scores(scores),

@@ -1,4 +1,4 @@
-"""Write a version of a model into the model repository: TorchScript, configuration and model card."""
+"""Write a version of a model into the model repository: TorchScript, ONNX, configuration and model card."""
 
 import hashlib
 from pathlib import Path
@@ -11,6 +11,7 @@ from training.crop_spec import CROP_SIZE, TEMPLATE
 from training.datasets.ferplus import EMOTIONS
 from training.datasets.prepared import PreparedSet, load_prepared
 from training.export.model_card import write_card
+from training.export.onnx import OnnxNetwork, save_onnx
 from training.export.torchscript import MAX_DIFFERENCE, ServedNet, check_parity, fit_temperature, to_torchscript
 from training.networks.inference import predict
 from training.protocols.ferplus import FerPlusScore, score_prepared
@@ -21,7 +22,7 @@ CONFIG_TEMPLATE = Path(__file__).parent / "config.pbtxt.template"
 
 
 def export(settings: ExportSettings) -> None:
-    """Write ``model.pt``, ``config.pbtxt`` and the model card of a joint run into the model repository.
+    """Write ``model.pt``, ``model.onnx``, ``config.pbtxt`` and the model card of a joint run.
 
     Raises:
         ValueError: The run is of another stage, or the exported network differs from the trained one.
@@ -40,9 +41,13 @@ def export(settings: ExportSettings) -> None:
     model = settings.repository / settings.name
     version = model / str(settings.version)
     version.mkdir(parents=True, exist_ok=True)
-    unfinished = version / "model.pt.unfinished"
+    unfinished = version / "unfinished"  # a Triton that polls the folder must not see half a file
+    save_onnx(served, unfinished)
+    onnx_difference = check_parity(served, OnnxNetwork(unfinished), valid.crops)
+    print(f"ONNX Runtime differs from eager mode by at most {onnx_difference:.2g} (limit {MAX_DIFFERENCE:g})")
+    unfinished.replace(version / "model.onnx")
     exported.save(str(unfinished))
-    unfinished.replace(version / "model.pt")  # a Triton that polls the folder must not see half a file
+    unfinished.replace(version / "model.pt")
     scores = score_exported(version / "model.pt", valid)
     print(f"Valid: majority {scores.majority.accuracy:.4f}, argmax {scores.argmax.accuracy:.4f}")
     checksum = hashlib.sha256((version / "model.pt").read_bytes()).hexdigest()
@@ -62,6 +67,8 @@ def export(settings: ExportSettings) -> None:
             "mirror": settings.mirror,
             "parity": difference,
             "sha256": checksum,
+            "onnx_parity": onnx_difference,
+            "onnx_sha256": hashlib.sha256((version / "model.onnx").read_bytes()).hexdigest(),
         },
     )
 

@@ -1,5 +1,6 @@
 """From a trained network to calibrated TorchScript."""
 
+from collections.abc import Callable
 from copy import deepcopy
 
 import numpy as np
@@ -14,7 +15,8 @@ from training.networks.blocks import Normalize, fuse
 MAX_DIFFERENCE = 1e-5
 """Largest allowed difference between a probability of the exported network and of the trained one."""
 
-PARITY_BATCHES = (1, 7, 256)
+PARITY_BATCHES = (*range(1, 17), 128)
+"""Batch sizes to compare: every size that a CPU computes at once, and the largest of a request."""
 
 
 class ServedNet(nn.Module):
@@ -85,7 +87,7 @@ def to_torchscript(served: ServedNet) -> torch.jit.ScriptModule:
         return torch.jit.trace(folded, example)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def check_parity(trained: nn.Module, exported: nn.Module, crops: NDArray[np.uint8]) -> float:
+def check_parity(trained: nn.Module, exported: Callable[[Tensor], Tensor], crops: NDArray[np.uint8]) -> float:
     """Return the largest difference between the probabilities of two networks, over batches of several sizes.
 
     Args:

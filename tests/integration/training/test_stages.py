@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from service.inference.model_spec import ModelSpec
 from training.cli import app
 from training.crop_spec import TEMPLATE
 from training.datasets.prepared import load_prepared
+from training.export.onnx import OnnxNetwork
 from training.export.torchscript import MAX_DIFFERENCE
 from training.runs import load_result, load_tandem, load_weights
 
@@ -104,11 +106,15 @@ def test_the_export_predicts_like_the_trained_network(data, runs, tmp_path, caps
     assert "differs from eager mode by at most" in capsys.readouterr().out
     crops = torch.from_numpy(load_prepared(data / "ferplus" / "valid").crops)[:, None]
     card = json.loads((tmp_path / "tandem" / "3" / "model_card.json").read_text())
-    exported = torch.jit.load(tmp_path / "tandem" / "3" / "model.pt")
+    version = tmp_path / "tandem" / "3"
+    exported = (torch.jit.load(version / "model.pt"), OnnxNetwork(version / "model.onnx"))
     with torch.inference_mode():
         expected = (load_tandem(runs / "joint")(crops) / card["export"]["temperature"]).softmax(dim=1)
         for size in (1, 5, 96):
-            assert (exported(crops[:size]) - expected[:size]).abs().max() <= MAX_DIFFERENCE
+            for network in exported:
+                assert (network(crops[:size]) - expected[:size]).abs().max() <= MAX_DIFFERENCE
+    for file, key in (("model.pt", "sha256"), ("model.onnx", "onnx_sha256")):
+        assert card["export"][key] == sha256((version / file).read_bytes()).hexdigest()
     assert "Not for decisions about people" in (tmp_path / "tandem" / "3" / "MODEL_CARD.md").read_text()
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import tritonclient.grpc as triton_grpc
-from optimize import half_type
 from skimage import data
 
 from service.inference.model_spec import ModelSpec
@@ -20,8 +19,7 @@ from service.vision.face_pipeline import FacePipeline
 
 REPOSITORY_ROOT = Path(__file__).parents[3]
 VERSION = REPOSITORY_ROOT / "model_repository" / "tandem" / "1"
-TOLERANCE = 0.03 if half_type(torch.device("cpu")) else 1e-5
-"""Maximum change of a probability; larger if the processor supports half precision, see test_optimize.py."""
+TOLERANCE = 1e-5
 
 # TorchScript is deprecated, but it is the format that both of Triton's PyTorch backends load.
 pytestmark = pytest.mark.filterwarnings(r"ignore:`torch\.jit\.:DeprecationWarning")

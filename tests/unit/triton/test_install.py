@@ -123,7 +123,7 @@ def test_a_changed_backend_is_refreshed(tiny: Path, tmp_path: Path) -> None:
 
     sources = {path.name: path.read_bytes() for path in install.BACKEND_SOURCES}
     assert {path.name: path.read_bytes() for path in model.parent.iterdir()} == sources
-    assert {"model.py", "fixed_batches.py", "optimize.py"} == set(sources)
+    assert {"model.py", "fixed_batches.py", "onnx_runtime.py", "torchscript_runtime.py"} == set(sources)
 
 
 def test_the_check_passes_on_this_machine_or_skips() -> None:

@@ -1,19 +1,18 @@
 """The committed network in half precision. The float16 of GPUs is computed on the CPU here, which is slow."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 
 import cv2
 import numpy as np
-import optimize
 import pytest
 import torch
 from skimage import data
+from torchscript_runtime import freeze, half_if_close
 
 VERSION = Path(__file__).parents[4] / "model_repository" / "tandem" / "1"
-CPU = torch.device("cpu")
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:`torch\.jit\.:DeprecationWarning")
 
@@ -51,46 +50,21 @@ def crops() -> torch.Tensor:
     return torch.from_numpy(batch)[:, None]
 
 
-def loader(saved: bytes) -> Callable[[], torch.jit.ScriptModule]:
-    return lambda: torch.jit.load(io.BytesIO(saved))
+def load(saved: bytes) -> torch.jit.ScriptModule:
+    return torch.jit.load(io.BytesIO(saved))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_hardly_changes_the_committed_network(
-    saved: bytes, crops: torch.Tensor, dtype: torch.dtype
-) -> None:
-    with torch.inference_mode():
-        expected = torch.jit.load(VERSION / "model.pt")(crops)
-        answers = optimize.halve(loader(saved)(), dtype, [crops[:2]])(crops)
-    assert answers.dtype == torch.float32
-    torch.testing.assert_close(answers.sum(1), torch.ones(len(crops)), atol=1e-6, rtol=0)
-    difference = float((answers - expected).abs().max())
-    assert 0 < difference < (0.03 if dtype is torch.bfloat16 else 0.004)
-
-
-def test_convolutions_laid_out_compute_the_same(saved: bytes, crops: torch.Tensor) -> None:
-    """In full precision, so that any difference comes from the rewritten graph."""
-    network = optimize.freeze(loader(saved)())
-    with torch.inference_mode():
-        expected = optimize.freeze(loader(saved)())(crops)
-        optimize.lay_out_convolutions(network, [crops[:1]])
-        for size in (1, 5, 48):
-            torch.testing.assert_close(network(crops[:size]), expected[:size], atol=1e-5, rtol=0)
-    kinds = [node.kind() for node in network.graph.nodes()]
-    assert "aten::_convolution" not in kinds
-    assert "mkldnn::_convolution_pointwise" in kinds
-
-
-def test_half_precision_is_used_if_wanted_and_supported(saved: bytes, crops: torch.Tensor) -> None:
+def test_half_precision_hardly_changes_the_committed_network(saved: bytes, crops: torch.Tensor) -> None:
     messages: list[str] = []
     with torch.inference_mode():
-        full, wanted = (
-            optimize.prepare(loader(saved), [crops[:2]], CPU, half=half, log=messages.append)(crops)
-            for half in (False, True)
-        )
-    same = torch.allclose(full, wanted, atol=1e-5, rtol=0)
-    assert same == (optimize.half_type(CPU) is None)
-    assert not messages
+        full, copy = freeze(load(saved)), load(saved)
+        halved = half_if_close(full, copy, [crops[:2]], torch.float16, messages.append)
+        expected, answers = full(crops), halved(crops)
+    assert halved is not full
+    assert messages == []
+    assert answers.dtype == torch.float32
+    torch.testing.assert_close(answers.sum(1), torch.ones(len(crops)), atol=1e-6, rtol=0)
+    assert 0 < float((answers - expected).abs().max()) < 0.004
 
 
 class Rigid(torch.nn.Module):
@@ -108,7 +82,7 @@ class Steep(Rigid):
     """Computes in the type of its weights, which changes its outputs considerably."""
 
     def forward(self, face: torch.Tensor) -> torch.Tensor:
-        return 100 * self.linear((face.flatten(1).float() / 255).type_as(self.linear.bias)).float()
+        return 2000 * self.linear((face.flatten(1).float() / 255).type_as(self.linear.bias)).float()
 
 
 class Halved(Rigid):
@@ -118,25 +92,17 @@ class Halved(Rigid):
         return self.linear((face.flatten(1).float() / 255).type_as(self.linear.bias))
 
 
-def test_the_committed_network_can_use_half_precision(saved: bytes, crops: torch.Tensor) -> None:
-    messages: list[str] = []
-    optimize.prepare(loader(saved), [crops[:2]], CPU, half=True, log=messages.append)
-    assert messages == []
-
-
 @pytest.mark.parametrize(
     ("network", "reason"),
     [(Rigid, "cannot run in"), (Steep, "changes outputs by"), (Halved, "another data type")],
 )
-def test_a_network_that_cannot_use_half_precision_keeps_full_precision(
-    network: type[Rigid], reason: str, crops: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+def test_a_network_that_does_not_bear_half_precision_keeps_full(
+    network: type[Rigid], reason: str, crops: torch.Tensor
 ) -> None:
-    monkeypatch.setattr(optimize, "half_type", lambda device: torch.bfloat16)  # this processor may not support it
     torch.manual_seed(0)
-    scripted = torch.jit.script(network().eval())
+    full = torch.jit.script(network().eval())
     messages: list[str] = []
     with torch.inference_mode():
-        served = optimize.prepare(lambda: deepcopy(scripted), [crops[:2]], CPU, half=True, log=messages.append)
-        torch.testing.assert_close(served(crops), scripted(crops), atol=1e-3, rtol=0)
-    assert len(messages) == 1
-    assert reason in messages[0]
+        assert half_if_close(full, deepcopy(full), [crops[:2]], torch.float16, messages.append) is full
+    (message,) = messages
+    assert reason in message

@@ -35,8 +35,8 @@ from websockets.sync.client import connect
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests" / "fixtures"), str(ROOT / "tests" / "faults")]
-from harmed import PROBLEM, TIMEOUT_S, Service, kill, service  # noqa: E402
 from photos import astronaut, encoded, tiles  # noqa: E402
+from running_service import PROBLEM, TIMEOUT_S, Service, kill, service  # noqa: E402
 from waiting import wait_until  # noqa: E402
 
 from service.settings import available_cores  # noqa: E402
@@ -230,7 +230,7 @@ class Faults:
 
     def _is_well(self) -> bool:
         with httpx.Client(timeout=TIMEOUT_S) as client:
-            return client.get(f"{self._tandem.url}/readyz").status_code == 200 and self._tandem.complete()
+            return client.get(f"{self._tandem.url}/readyz").status_code == 200 and self._tandem.all_running()
 
     def kill_triton(self) -> None:
         self._signal_triton(self._tandem.triton(), signal.SIGKILL)
@@ -254,7 +254,7 @@ class Faults:
         kill(triton, signal.SIGCONT)
 
     def kill_worker(self) -> None:
-        kill(self._random.choice(self._tandem.photo_processes()))
+        kill(self._random.choice(self._tandem.worker_pids()))
 
     def abort_uploads(self) -> None:
         self._uploads(30, duration_s=0.5)
@@ -276,7 +276,7 @@ class Faults:
 
     def _wait_for_new(self, old: int) -> None:
         def is_new() -> bool:
-            return self._tandem.complete() and self._tandem.triton() != old
+            return self._tandem.all_running() and self._tandem.triton() != old
 
         wait_until(is_new, "a new Triton is running", TIMEOUT_S)
 
@@ -304,7 +304,7 @@ class Memory:
     def sample(self) -> None:
         """Take a sample."""
         pages = 0
-        for process in (self.tandem.process.pid, *self.tandem.photo_processes()):
+        for process in (self.tandem.process.pid, *self.tandem.worker_pids()):
             with contextlib.suppress(OSError):  # the process was just killed
                 pages += int(Path(f"/proc/{process}/statm").read_text().split()[1])
         self.times.append(time.monotonic())
@@ -328,7 +328,7 @@ def main() -> None:
     with service(workers=available_cores(), log_level="error", upload_timeout_s=5, **settings) as tandem:
         soak = Soak(tandem, photos())
         soak.record()
-        before = tandem.holds()
+        before = tandem.resources()
         faults, memory = Faults(soak, options.seed), Memory(tandem)
         threads = [
             threading.Thread(target=soak.call, args=(options.seed * 1000 + n,)) for n in range(options.callers)
@@ -345,7 +345,7 @@ def main() -> None:
         for thread in threads:
             thread.join()
         time.sleep(1)
-        after = tandem.holds()
+        after = tandem.resources()
     raise SystemExit(report(options, soak, faults, memory, before, after) or stuck)
 
 

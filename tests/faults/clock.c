@@ -1,6 +1,6 @@
-/* Moves the wall clock of a Python that loads it (LD_PRELOAD) by as many seconds as the file SECONDS holds, as eight
-   bytes. Only there: Triton waits by the wall clock, and the kernel, which keeps the true one, would time its waits
-   wrongly. Without headers and start files: a compiler alone builds it. */
+/* Shifts the wall clock of a Python process that loads it (LD_PRELOAD) by the number of seconds in the file SECONDS,
+   an eight-byte integer. It affects only Python: Triton waits until a wall-clock time, and the kernel, whose clock is
+   not shifted, would time these waits wrongly. It uses no headers and no start files, so a compiler is enough. */
 
 typedef long time_t;
 struct timespec { time_t seconds; long nanoseconds; };
@@ -24,13 +24,13 @@ __attribute__((constructor)) static void begin(void) {
   if (page != (void *)-1L) offset = page;
 }
 
-static long moved(void) { return offset ? *offset : 0; }
+static long shift(void) { return offset ? *offset : 0; }
 
 int clock_gettime(int clock, struct timespec *time) {
   static int (*real)(int, struct timespec *);
   if (!real) real = (int (*)(int, struct timespec *))dlsym(NEXT, "clock_gettime");
   int failed = real(clock, time);
-  if (!failed && (clock == REALTIME || clock == REALTIME_COARSE)) time->seconds += moved();
+  if (!failed && (clock == REALTIME || clock == REALTIME_COARSE)) time->seconds += shift();
   return failed;
 }
 
@@ -38,14 +38,14 @@ int gettimeofday(struct timeval *time, void *zone) {
   static int (*real)(struct timeval *, void *);
   if (!real) real = (int (*)(struct timeval *, void *))dlsym(NEXT, "gettimeofday");
   int failed = real(time, zone);
-  if (!failed) time->seconds += moved();
+  if (!failed) time->seconds += shift();
   return failed;
 }
 
 time_t time(time_t *into) {
   static time_t (*real)(time_t *);
   if (!real) real = (time_t (*)(time_t *))dlsym(NEXT, "time");
-  time_t now = real(0) + moved();
+  time_t now = real(0) + shift();
   if (into) *into = now;
   return now;
 }

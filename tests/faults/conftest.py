@@ -1,11 +1,11 @@
-"""A service to be harmed, and a table of what that did to its callers."""
+"""Fixtures: a service to inject faults into, and a table of the effects."""
 
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
-from harmed import Service, service
-from measured import Measured, render
+from fault_table import FaultRow, render
+from running_service import Service, service
 from toy_model import write_repository
 
 from service.api_keys import NewKey, create_key
@@ -13,7 +13,7 @@ from service.triton import install
 
 ROOT = Path(__file__).parents[2]
 
-ROWS: list[Measured] = []
+ROWS: list[FaultRow] = []
 
 LOG = pytest.StashKey[Path]()
 LOG_TAIL = 20_000
@@ -21,7 +21,7 @@ LOG_TAIL = 20_000
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--fault-table", help="file whose table of faults is written anew, such as docs/reliability.md"
+        "--fault-table", help="file in which to replace the table of faults, such as docs/reliability.md"
     )
 
 
@@ -35,7 +35,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show what the service has logged beside a test that failed."""
+    """Show the service's log if a test failed."""
     report = yield
     log = item.config.stash.get(LOG, None)
     if report.failed and log:
@@ -44,9 +44,9 @@ def pytest_runtest_makereport(
 
 
 @pytest.fixture
-def measured(request: pytest.FixtureRequest) -> Iterator[Measured]:
-    """One row of the table, which is written if all tests pass."""
-    row = Measured(test=f"{request.node.path.name}::{request.node.name}")
+def row(request: pytest.FixtureRequest) -> Iterator[FaultRow]:
+    """A row of the table, which is written only if all tests pass."""
+    row = FaultRow(test=f"{request.node.path.name}::{request.node.name}")
     yield row
     ROWS.append(row)
 
@@ -70,7 +70,7 @@ def tandem(
     tmp_path_factory: pytest.TempPathFactory,
     pytestconfig: pytest.Config,
 ) -> Iterator[Service]:
-    """`tandem serve` with a Triton of its own, short deadlines and a short line; its callers show a key."""
+    """`tandem serve` with its own Triton, API keys, short timeouts and a short queue."""
     repository = write_repository(tmp_path_factory.mktemp("toy"))
     lines = ",".join(f'"{key.line}"' for key in keys.values())
     path = pytestconfig.stash[LOG] = tmp_path_factory.mktemp("log") / "tandem.log"

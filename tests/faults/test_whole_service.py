@@ -1,4 +1,4 @@
-"""Faults of the gateway's own process and of what surrounds it: its log, its clock, its end."""
+"""Faults of the gateway's processes and environment: log, clock, workers, termination."""
 
 import os
 import shutil
@@ -14,38 +14,38 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
-from harmed import (
+from fault_table import FaultRow
+from running_service import (
     TIMEOUT_S,
     Callers,
     Service,
     await_end,
     connections,
+    count_outcomes,
     descendants,
-    everything,
     head,
     kill,
+    read_to_end,
     service,
     small_photo,
     status,
-    tally,
 )
-from measured import Measured
 from toy_model import write_repository
 from waiting import wait_until
 
 PIPE_BYTES = 65536
-"""What a pipe takes before its writer waits for the reader."""
+"""Capacity of a pipe; further writes block."""
 
 LOG_BYTES = 4096
-"""What the talkative model writes for each batch."""
+"""Bytes that the verbose model logs for each batch."""
 
 DAY_S = 86_400
 
 ANSWERED = 'tandem_requests_total{method="POST",route="/v1/emotions"'
 
 
-class TalkativeModel(torch.nn.Module):
-    """Writes to Triton's log whenever it is asked."""
+class VerboseModel(torch.nn.Module):
+    """Writes to Triton's log in each inference."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,11 +58,11 @@ class TalkativeModel(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def clock(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A library that moves the wall clock of the processes that load it, and the file that holds the seconds."""
+    """A library that shifts the wall clock of processes that load it, and the file with the offset in seconds."""
     if not shutil.which("cc"):
         if os.environ.get("CI"):
-            pytest.fail("a C compiler is needed to move a process's clock")
-        pytest.skip("no C compiler, with which a process's clock could be moved")
+            pytest.fail("a C compiler is needed to shift a process's clock")
+        pytest.skip("there is no C compiler to build the library that shifts a process's clock")
     folder = tmp_path_factory.mktemp("clock")
     library, seconds = folder / "clock.so", folder / "seconds"
     seconds.write_bytes(bytes(8))
@@ -83,14 +83,14 @@ def clock(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def talkative(
+def verbose(
     triton_home: Path, clock: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
-    """`tandem serve` whose log goes to a full disk, and whose clock can be moved."""
-    repository = write_repository(tmp_path_factory.mktemp("talkative"))
+    """`tandem serve` with its log on a full disk, and a clock that can be shifted."""
+    repository = write_repository(tmp_path_factory.mktemp("verbose"))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.jit\.", DeprecationWarning)
-        torch.jit.script(TalkativeModel().eval()).save(str(repository / "tandem" / "1" / "model.pt"))
+        torch.jit.script(VerboseModel().eval()).save(str(repository / "tandem" / "1" / "model.pt"))
     with (
         open("/dev/full", "w") as full,
         service(
@@ -100,52 +100,52 @@ def talkative(
             triton_home=triton_home,
             model_repository=repository,
             upload_timeout_s=4,
-            request_timeout_s=5,  # and a second more for all that is in flight when it is stopped
+            request_timeout_s=5,  # requests in flight at the end get one second more
             workers=2,
         ) as running,
     ):
         yield running
 
 
-def test_a_log_on_a_full_disk_stops_nothing(talkative: Service, measured: Measured) -> None:
-    wait_until(talkative.works, "all is well", TIMEOUT_S)
-    before = talkative.holds()
-    with Callers(talkative).calling(2, pause_s=0) as callers:
+def test_a_log_on_a_full_disk_has_no_effect(verbose: Service, row: FaultRow) -> None:
+    wait_until(verbose.works, "the service works", TIMEOUT_S)
+    before = verbose.resources()
+    with Callers(verbose).calling(2, pause_s=0) as callers:
         wait_until(
-            lambda: len(callers.outcomes) > 2 * PIPE_BYTES / LOG_BYTES, "the pipe were full twice", TIMEOUT_S
+            lambda: len(callers.outcomes) > 2 * PIPE_BYTES / LOG_BYTES,
+            "enough is logged to fill the pipe twice",
+            TIMEOUT_S,
         )
     callers.assert_only("200")
-    measured.fault, measured.seen = "the disk is full for logs (gateway's and Triton's)", callers.seen()
-    measured.slowest_s, measured.checked = callers.slowest(), talkative.await_no_more_than(before)
+    row.fault, row.counts = "the disk for the logs of gateway and Triton is full", callers.counts()
+    row.slowest_s, row.checked = callers.slowest(), verbose.await_released(before)
 
 
-def test_a_clock_that_jumps_is_not_looked_at(
-    talkative: Service, clock: tuple[Path, Path], measured: Measured
-) -> None:
-    wait_until(talkative.works, "all is well", TIMEOUT_S)
-    before, triton = talkative.holds(), talkative.triton()
-    with Callers(talkative).calling(2) as callers:
+def test_a_clock_that_jumps_has_no_effect(verbose: Service, clock: tuple[Path, Path], row: FaultRow) -> None:
+    wait_until(verbose.works, "the service works", TIMEOUT_S)
+    before, triton = verbose.resources(), verbose.triton()
+    with Callers(verbose).calling(2) as callers:
         for jump_s in (DAY_S, -DAY_S):
             with clock[1].open("r+b") as seconds:
                 seconds.write(jump_s.to_bytes(8, "little", signed=True))
-            wait_until(is_moved(talkative, jump_s), "its clock has moved")
+            wait_until(is_shifted(verbose, jump_s), "the clock has jumped")
             wait_until(answers_more(callers), "photos are answered", TIMEOUT_S)
-            answer = httpx.get(f"{talkative.url}/readyz", timeout=TIMEOUT_S)
+            answer = httpx.get(f"{verbose.url}/readyz", timeout=TIMEOUT_S)
             assert answer.status_code == 200, answer.text
     callers.assert_only("200")
-    assert talkative.triton() == triton, "it was not restarted"
-    measured.fault, measured.seen = "the gateway's clock jumps a day ahead, then two back", callers.seen()
-    measured.slowest_s, measured.checked = callers.slowest(), talkative.await_no_more_than(before)
+    assert verbose.triton() == triton, "Triton must not be restarted"
+    row.fault, row.counts = "the gateway's clock jumps forward by a day, then back by two", callers.counts()
+    row.slowest_s, row.checked = callers.slowest(), verbose.await_released(before)
 
 
-def is_moved(tandem: Service, by_s: int) -> Callable[[], bool]:
-    """Whether its clock, as the dates of its answers say, is so far from ours."""
+def is_shifted(tandem: Service, by_s: int) -> Callable[[], bool]:
+    """Whether the Date header of its answers differs from our clock by ``by_s``."""
 
-    def moved() -> bool:
+    def shifted() -> bool:
         date = httpx.get(f"{tandem.url}/livez", timeout=TIMEOUT_S).headers["Date"]
         return abs(parsedate_to_datetime(date).timestamp() - time.time() - by_s) < DAY_S / 24
 
-    return moved
+    return shifted
 
 
 def answers_more(callers: Callers) -> Callable[[], bool]:
@@ -156,74 +156,72 @@ def answers_more(callers: Callers) -> Callable[[], bool]:
 @pytest.mark.parametrize(
     ("fault", "number", "lost"),
     [
-        ("a photo process is killed", signal.SIGKILL, 1),
-        # The photo that lies ready for it is seen to be late only when its time is over.
-        ("a photo process is frozen (SIGSTOP)", signal.SIGSTOP, 2),
+        ("a worker is killed", signal.SIGKILL, 1),
+        # The photo that is prefetched for it also fails, but only at its deadline.
+        ("a worker is frozen (SIGSTOP)", signal.SIGSTOP, 2),
     ],
     ids=["killed", "frozen"],
 )
-def test_a_photo_process_that_does_not_work_is_replaced(
-    tandem: Service, measured: Measured, fault: str, number: int, lost: int
-) -> None:
-    wait_until(tandem.works, "all is well", TIMEOUT_S)
-    before, victim = tandem.holds(), tandem.photo_processes()[0]
+def test_a_broken_worker_is_replaced(tandem: Service, row: FaultRow, fault: str, number: int, lost: int) -> None:
+    wait_until(tandem.works, "the service works", TIMEOUT_S)
+    before, victim = tandem.resources(), tandem.worker_pids()[0]
     with Callers(tandem).calling(4, pause_s=0) as callers:
-        wait_until(lambda: "200" in callers.seen(), "photos are answered")
-        harmed_at = time.monotonic()
+        wait_until(lambda: "200" in callers.counts(), "photos are answered")
+        fault_at = time.monotonic()
         kill(victim, number)
         await_end([victim])
-        wait_until(lambda: len(tandem.photo_processes()) == tandem.workers, "another one works", TIMEOUT_S)
+        wait_until(lambda: len(tandem.worker_pids()) == tandem.workers, "a new worker is running", TIMEOUT_S)
         wait_until(answers_more(callers), "photos are answered", TIMEOUT_S)
     callers.assert_only("200", "500 photo-process-ended", "504 deadline-exceeded")
-    seen = callers.seen()
-    assert sum(seen.values()) - seen["200"] <= lost
-    measured.fault, measured.seen, measured.slowest_s = fault, seen, callers.slowest()
-    measured.back_s, measured.checked = callers.back_after(harmed_at), tandem.await_no_more_than(before)
+    counts = callers.counts()
+    assert sum(counts.values()) - counts["200"] <= lost
+    row.fault, row.counts, row.slowest_s = fault, counts, callers.slowest()
+    row.back_s, row.checked = callers.back_after(fault_at), tandem.await_released(before)
 
 
-def test_all_that_is_in_flight_at_sigterm_is_answered(talkative: Service, measured: Measured) -> None:
-    wait_until(talkative.works, "all is well", TIMEOUT_S)
-    group, files = descendants(talkative.process.pid), talkative.shared_memory()
-    photo, answered = small_photo(), talkative.metric(ANSWERED)
+def test_all_requests_in_flight_at_sigterm_are_answered(verbose: Service, row: FaultRow) -> None:
+    wait_until(verbose.works, "the service works", TIMEOUT_S)
+    group, files = descendants(verbose.process.pid), verbose.shared_memory()
+    photo, answered = small_photo(), verbose.metric(ANSWERED)
     outcomes: list[str] = []
-    with connections(talkative, 10) as opened:
+    with connections(verbose, 10) as opened:
         *complete, slow, slow_batch = opened
         for each in complete:
-            each.sendall(head(talkative, len(photo), Connection="close") + photo)
-        # Two uploads that never end; the time of the second one would end long after the service.
-        slow.sendall(head(talkative, len(photo)) + photo[:1000])
+            each.sendall(head(verbose, len(photo), Connection="close") + photo)
+        # Two uploads that never end; the batch's timeout is much longer than the time to stop.
+        slow.sendall(head(verbose, len(photo)) + photo[:1000])
         zipped = {"Content-Type": "application/zip"}
-        slow_batch.sendall(head(talkative, len(photo), "/v1/emotions/batch", **zipped) + photo[:1000])
+        slow_batch.sendall(head(verbose, len(photo), "/v1/emotions/batch", **zipped) + photo[:1000])
         wait_until(
-            lambda: (
-                talkative.metric(ANSWERED) - answered + talkative.metric("tandem_in_flight") - 1 >= len(opened)
-            ),
-            "all are in flight, or answered already",
+            lambda: verbose.metric(ANSWERED) - answered + verbose.metric("tandem_in_flight") - 1 >= len(opened),
+            "all requests are in flight or answered",
             TIMEOUT_S,
         )
         ended_at = time.monotonic()
-        talkative.process.terminate()
+        verbose.process.terminate()
         readers = [
-            threading.Thread(target=lambda each=each: outcomes.append(status(everything(each)))) for each in opened
+            threading.Thread(target=lambda each=each: outcomes.append(status(read_to_end(each))))
+            for each in opened
         ]
         for reader in readers:
             reader.start()
         for reader in readers:
             reader.join()
-    assert talkative.process.wait(TIMEOUT_S) == 0
-    measured.fault, measured.seen = (
-        "SIGTERM under load, a photo and a batch not all there (back after: its end)",
-        tally(outcomes),
+    assert verbose.process.wait(TIMEOUT_S) == 0
+    row.fault, row.counts = (
+        "SIGTERM under load, with an incomplete photo and an incomplete batch (back after: the exit)",
+        count_outcomes(outcomes),
     )
-    measured.back_s = time.monotonic() - ended_at
-    assert tally(outcomes) == {"200": 8, "408 slow-upload": 1, "503 draining": 1}
-    wait_until(lambda: not any(path.exists() for path in files), "no shared memory is left")
+    row.back_s = time.monotonic() - ended_at
+    assert count_outcomes(outcomes) == {"200": 8, "408 slow-upload": 1, "503 draining": 1}
+    wait_until(lambda: not any(path.exists() for path in files), "shared memory is removed")
     await_end(group)
-    measured.checked = "processes, shared memory"
+    row.checked = "processes, shared memory"
 
 
-def test_a_gateway_that_is_killed_leaves_nothing(tandem: Service, measured: Measured) -> None:
-    wait_until(tandem.works, "all is well", TIMEOUT_S)
+# The last test of all, because the service is gone afterwards.
+def test_a_killed_gateway_is_cleaned_up(tandem: Service, row: FaultRow) -> None:
+    wait_until(tandem.works, "the service works", TIMEOUT_S)
     group, files = descendants(tandem.process.pid), tandem.shared_memory()
     photo = small_photo()
     with connections(tandem, 3) as opened:
@@ -233,11 +231,14 @@ def test_a_gateway_that_is_killed_leaves_nothing(tandem: Service, measured: Meas
         outcomes = []
         for each in opened:
             try:
-                outcomes.append(status(everything(each)))
+                outcomes.append(status(read_to_end(each)))
             except ConnectionResetError:
                 outcomes.append("closed")
-    assert tally(outcomes) == {"closed": 3}
+    assert count_outcomes(outcomes) == {"closed": 3}
     await_end(group)
-    wait_until(lambda: not any(path.exists() for path in files), "no shared memory is left")
-    measured.fault, measured.seen = "the gateway is killed (back: whoever supervises it)", {"connection closed": 3}
-    measured.checked = "processes, shared memory"
+    wait_until(lambda: not any(path.exists() for path in files), "shared memory is removed")
+    row.fault, row.counts = (
+        "the gateway is killed (systemd, Docker or Kubernetes restarts it)",
+        {"connection closed": 3},
+    )
+    row.checked = "processes, shared memory"

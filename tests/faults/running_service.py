@@ -1,4 +1,4 @@
-"""A real service as a process, its callers, and what it holds: processes, descriptors, threads, shared memory."""
+"""Runs `tandem serve` as a process with callers, and counts the resources that it uses."""
 
 import os
 import re
@@ -27,13 +27,13 @@ from service.workers.process import WORKER
 ROOT = Path(__file__).parents[2]
 
 TIMEOUT_S = 60.0
-"""After so long an answer is taken for one that never comes; the service itself has promised much less."""
+"""Seconds after which an answer counts as missing; the service's own timeouts are much shorter."""
 
 PROBLEM = "urn:tandem:problem:"
 
 
 def stat(pid: int) -> list[str]:
-    """State, parent and the rest of proc(5)'s stat; empty when there is no such process."""
+    """State, parent and the other fields of /proc/PID/stat; empty if there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -41,7 +41,7 @@ def stat(pid: int) -> list[str]:
 
 
 def descendants(pid: int) -> list[int]:
-    """The processes below one, parents first."""
+    """The process ids of all descendants, parents first."""
     parents = {int(each.name): stat(int(each.name)) for each in Path("/proc").iterdir() if each.name.isdigit()}
     found = [pid]
     for above in found:
@@ -50,7 +50,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def command(pid: int) -> str:
-    """Its arguments; empty when there is no such process."""
+    """The command line; empty if there is no such process."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
     except OSError:
@@ -87,52 +87,52 @@ class Service:
     def stub(self) -> int:
         return self._running("triton_python_backend_stub")[0]
 
-    def photo_processes(self) -> list[int]:
+    def worker_pids(self) -> list[int]:
         return self._running(WORKER)
 
     def works(self) -> bool:
-        """Whether a photo is answered, and all of its processes are there."""
+        """Whether a photo is answered and all processes are running."""
         with httpx.Client(timeout=TIMEOUT_S) as client:
-            answer = Callers(self).ask(client)
-        return answer == "200" and self.complete()
+            answer = Callers(self).post_photo(client)
+        return answer == "200" and self.all_running()
 
-    def complete(self) -> bool:
-        """Whether its supervisor, Triton, stub and workers are all running."""
+    def all_running(self) -> bool:
+        """Whether supervisor, Triton, stub and all workers are running."""
         return len(descendants(self.process.pid)) == 3 + self.workers
 
     def shared_memory(self) -> set[Path]:
-        """Files in shared memory of its Triton, found by the lock that that has open."""
+        """The shared memory files of its Triton, found by the lock file that it has open."""
         for descriptor in Path(f"/proc/{self.triton()}/fd").iterdir():
             lock = Path(os.path.realpath(descriptor))
             if lock.name.startswith(supervisor.PREFIX) and lock.suffix == ".lock":
                 return set(lock.parent.glob(f"{lock.stem}*"))
         return set()
 
-    def holds(self) -> dict[str, int]:
-        """How much of each thing it holds now."""
+    def resources(self) -> dict[str, int]:
+        """The number of resources of each kind that it uses now."""
         pid = self.process.pid
         return {
             "processes": len(descendants(pid)),
             "descriptors": len(list(Path(f"/proc/{pid}/fd").iterdir())),
             "threads": len(list(Path(f"/proc/{pid}/task").iterdir())),
             "shared memory": len(self.shared_memory()),
-            "requests": int(self.metric("tandem_in_flight")) - 1,  # the one that asks
+            "requests": int(self.metric("tandem_in_flight")) - 1,  # without the request for the metrics
         }
 
     def metric(self, name: str) -> float:
         text = httpx.get(f"{self.url}/metrics", headers=self.headers, timeout=TIMEOUT_S).text
         return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name))
 
-    def await_no_more_than(self, before: dict[str, int]) -> str:
-        """Wait until it holds no more than before; the names of what was compared."""
-        # A connection just closed; threads of gRPC's and asyncio's pools, which fill up and empty as they like.
-        spare = {"descriptors": 2, "threads": 8}
+    def await_released(self, before: dict[str, int]) -> str:
+        """Wait until it uses no more resources than before; returns the names of what was compared."""
+        # Allow for connections being closed, and for threads of the pools of gRPC and asyncio.
+        tolerance = {"descriptors": 2, "threads": 8}
 
         def settled() -> bool:
-            now = self.holds()
-            return all(now[name] <= count + spare.get(name, 0) for name, count in before.items())
+            now = self.resources()
+            return all(now[name] <= count + tolerance.get(name, 0) for name, count in before.items())
 
-        wait_until(settled, f"no more is held than {before}; now {self.holds()}", TIMEOUT_S)
+        wait_until(settled, f"resources drop to {before}; now {self.resources()}", TIMEOUT_S)
         return ", ".join(before)
 
 
@@ -145,7 +145,7 @@ def service(
     workers: int,
     **settings: object,
 ) -> Iterator[Service]:
-    """`tandem serve` on a free port; ended, if it still runs, as an operator would."""
+    """Run `tandem serve` on a free port, and stop it with SIGTERM afterwards."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")}
     environment |= {f"TANDEM_{name.upper()}": str(value) for name, value in settings.items()}
     environment["TANDEM_WORKERS"] = str(workers)
@@ -156,7 +156,7 @@ def service(
     try:
         assert process.stdout
         found = re.search(r"http://\S+", process.stdout.readline())
-        assert found, "it did not start"
+        assert found, "the service did not start"
         repository = Path(str(settings.get("model_repository", "")))
         yield Service(process, found.group(), key, repository, workers)
     finally:
@@ -167,7 +167,7 @@ def service(
 
 
 def head(tandem: Service, length: int, path: str = "/v1/emotions", **headers: str) -> bytes:
-    """A request for a photo of so many bytes, without them."""
+    """The headers of a request for a photo of ``length`` bytes."""
     fields = {
         "Host": "tandem",
         "Content-Type": "image/jpeg",
@@ -180,7 +180,7 @@ def head(tandem: Service, length: int, path: str = "/v1/emotions", **headers: st
 
 @contextmanager
 def connections(tandem: Service, count: int) -> Iterator[list[socket.socket]]:
-    """So many, closed at the end of the block."""
+    """Open ``count`` connections and close them at the end of the block."""
     opened = [socket.create_connection(("127.0.0.1", tandem.port), timeout=TIMEOUT_S) for _ in range(count)]
     try:
         yield opened
@@ -189,8 +189,8 @@ def connections(tandem: Service, count: int) -> Iterator[list[socket.socket]]:
             each.close()
 
 
-def everything(connection: socket.socket) -> bytes:
-    """What comes until the service closes the connection."""
+def read_to_end(connection: socket.socket) -> bytes:
+    """Read until the service closes the connection."""
     received = b""
     while chunk := connection.recv(65536):
         received += chunk
@@ -198,37 +198,37 @@ def everything(connection: socket.socket) -> bytes:
 
 
 def status(answer: bytes) -> str:
-    """«200», status and type of a problem, or «closed» for no answer."""
+    """ "200", status and type of a problem such as "408 slow-upload", or "closed" without an answer."""
     first = answer.partition(b"\r\n")[0].decode().split()
     kind = answer.rpartition(PROBLEM.encode())[2].partition(b'"')[0].decode() if PROBLEM.encode() in answer else ""
     return f"{first[1] if first else 'closed'} {kind}".strip()
 
 
-def tally(outcomes: list[str]) -> dict[str, int]:
+def count_outcomes(outcomes: list[str]) -> dict[str, int]:
     return {each: outcomes.count(each) for each in set(outcomes)}
 
 
 @cache
 def small_photo() -> bytes:
-    """One face, quick to decode."""
+    """A photo with one face that is fast to decode."""
     return encoded(astronaut().resize((256, 256)))
 
 
 @dataclass
 class Callers:
-    """Clients that post a photo again and again, and what they got: «200», or the type of a problem.
+    """Clients that post a photo repeatedly, and their outcomes: "200", or status and type of a problem.
 
-    An answer that is neither, or none at all within ``TIMEOUT_S``, is a failure of the test.
+    Other answers, and no answer within ``TIMEOUT_S``, have outcomes that ``assert_only`` rejects.
     """
 
     service: Service
     key: str | None = None
     photo: bytes = field(default_factory=small_photo)
     outcomes: list[tuple[float, str, float]] = field(default_factory=list)
-    """When each answer came, what it was, and how many seconds it took."""
+    """Of each answer: when it came, its outcome, and its duration in seconds."""
     _ends: threading.Event = field(default_factory=threading.Event)
 
-    def ask(self, client: httpx.Client) -> str:
+    def post_photo(self, client: httpx.Client) -> str:
         headers = self.service.headers | {"Content-Type": "image/jpeg"}
         if self.key:
             headers["X-API-Key"] = self.key
@@ -251,12 +251,12 @@ class Callers:
 
     @contextmanager
     def calling(self, count: int, pause_s: float = 0.1) -> Iterator["Callers"]:
-        """``count`` of them at a time, for the length of the block."""
+        """Run ``count`` clients concurrently for the duration of the block."""
 
         def call() -> None:
             with httpx.Client(timeout=TIMEOUT_S) as client:
                 while not self._ends.wait(pause_s):
-                    self.ask(client)
+                    self.post_photo(client)
 
         threads = [threading.Thread(target=call) for _ in range(count)]
         for each in threads:
@@ -268,11 +268,14 @@ class Callers:
             for each in threads:
                 each.join()
 
-    def seen(self) -> dict[str, int]:
+    def counts(self) -> dict[str, int]:
         return dict(Counter(outcome for _, outcome, _ in self.outcomes))
 
     def back_after(self, fault_at: float) -> float:
-        """Seconds from the fault to the end of the longest time without a 200, or of the last other answer."""
+        """Seconds from the fault until the outage was over.
+
+        That is the end of the longest period without a 200, or the first 200 after the last other outcome.
+        """
         good = [fault_at, *(at for at, outcome, _ in self.outcomes if outcome == "200" and at > fault_at)]
         _, outage_end = max((later - earlier, later) for earlier, later in pairwise(good))
         bad_end = max((at for at, outcome, _ in self.outcomes if outcome != "200"), default=fault_at)
@@ -282,14 +285,14 @@ class Callers:
         return max(seconds for _, _, seconds in self.outcomes)
 
     def assert_only(self, *outcomes: str) -> None:
-        unexpected = set(self.seen()) - set(outcomes)
-        assert not unexpected, self.seen()
+        unexpected = set(self.counts()) - set(outcomes)
+        assert not unexpected, self.counts()
 
 
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
-    assert stat(pid), "there is such a process"
+    assert stat(pid), "the process does not exist"
     os.kill(pid, number)
 
 
 def await_end(pids: list[int]) -> None:
-    wait_until(lambda: all(stat(pid)[:1] in ([], ["Z"]) for pid in pids), "all have ended", TIMEOUT_S)
+    wait_until(lambda: all(stat(pid)[:1] in ([], ["Z"]) for pid in pids), "all processes have ended", TIMEOUT_S)

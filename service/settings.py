@@ -22,7 +22,7 @@ CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def available_cores() -> int:
-    """How many CPU cores this process may use, at least 1; a container's quota is taken into account."""
+    """Return how many CPU cores this process may use, at least 1; a container's quota is taken into account."""
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS
@@ -39,7 +39,7 @@ class ConfigUnusable(Exception):
 
 
 def config_path() -> Path | None:
-    """The TOML file: ``TANDEM_CONFIG``, else ``tandem.toml`` in the current folder, else None."""
+    """Return the TOML file: ``TANDEM_CONFIG``, else ``tandem.toml`` in the current folder, else None."""
     named = os.environ.get(CONFIG_VARIABLE)
     if named:
         return Path(named)
@@ -281,7 +281,7 @@ class Settings(BaseSettings):
 
 
 def environment_name(field: str) -> str:
-    """The environment variable of a field, such as ``TANDEM_MAX_PIXELS`` for ``max_pixels``."""
+    """Return the environment variable of a field, such as ``TANDEM_MAX_PIXELS`` for ``max_pixels``."""
     return f"{Settings.model_config.get('env_prefix', '')}{field}".upper()
 
 
@@ -295,7 +295,7 @@ def origin_of(field: str, value: object) -> str:
 
 
 def allowed(field: FieldInfo) -> str:
-    """The allowed values in words, such as "0 to 65535", "above 0" or "debug, info"; empty without a limit."""
+    """Describe the allowed values, such as "0 to 65535", "above 0" or "debug, info"; empty without a limit."""
     if get_origin(field.annotation) is Literal:
         return ", ".join(map(str, get_args(field.annotation)))
     limits = {}

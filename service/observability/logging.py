@@ -30,7 +30,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def _request_ids() -> dict[str, str]:
-    """The ids of the current request, whichever logger is used."""
+    """Return the ids of the current request, whichever logger is used."""
     context = current_request.get()
     if context is None:
         return {}

@@ -114,11 +114,11 @@ class Metrics:
 
 
 def exemplar() -> dict[str, str] | None:
-    """The exemplar that links a measurement to the current request's trace."""
+    """Return the exemplar that links a measurement to the current request's trace."""
     context = current_request.get()
     return {"trace_id": context.trace.trace_id} if context else None
 
 
 def server_timing(seconds: Mapping[str, float]) -> str:
-    """The ``Server-Timing`` header for a photo's stages; durations are in milliseconds there."""
+    """Return the ``Server-Timing`` header for a photo's stages; durations are in milliseconds there."""
     return ", ".join(f"{stage};dur={duration * 1000:.1f}" for stage, duration in seconds.items())

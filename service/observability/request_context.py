@@ -83,7 +83,7 @@ current_request: ContextVar[RequestContext | None] = ContextVar("current_request
 
 
 def route_of(scope: Scope) -> str:
-    """The path of the matched route, with the names of its parameters; ``unmatched`` if there is none (yet)."""
+    """Return the path of the matched route with its parameters' names; ``unmatched`` if there is none (yet)."""
     return str(getattr(scope.get("route"), "path", "unmatched"))
 
 

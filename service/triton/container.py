@@ -44,7 +44,7 @@ class Unhealthy(Exception):
 
 
 def command(extra: list[str]) -> list[str]:
-    """The server's command line. Options in ``extra`` come last and override ours, also the model repository."""
+    """Return the server's command line. Options in ``extra`` override ours, also the model repository."""
     own_repository = any(each.startswith("--model-repository") for each in extra)  # Triton would use both
     return [
         "tritonserver",
@@ -91,7 +91,7 @@ def probe(model: str, *, port: int = HTTP_PORT, timeout_s: float = 5.0) -> None:
 
 
 def zeros(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """One item of zeros for each input in a model's configuration, as JSON of the inference protocol."""
+    """Return one item of zeros for each input in a model's configuration, as JSON of the inference protocol."""
     batch = [1] if config.get("max_batch_size", 0) else []
     inputs = []
     for each in config["input"]:

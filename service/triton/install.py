@@ -83,7 +83,7 @@ def install(home: Path) -> Path:
 
 
 def installed(home: Path) -> Path:
-    """The absolute path of the installation in ``home``; raises ``NotInstalled`` if there is none."""
+    """Return the absolute path of the installation in ``home``; raises ``NotInstalled`` if there is none."""
     folder = _folder(home).absolute()
     if not _is_complete(folder):
         raise NotInstalled(
@@ -114,7 +114,7 @@ def check_platform() -> None:
 
 
 def find_libpython() -> Path:
-    """The shared library of the running Python, which Triton's Python backend links against."""
+    """Return the shared library of the running Python, which Triton's Python backend links against."""
     name = f"libpython{PYTHON}.so.1.0"
     library_folder = Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib")
     folders = [

@@ -9,7 +9,7 @@ TCP_LISTEN = "0A"
 
 
 def free_ports(count: int) -> list[int]:
-    """Different loopback ports that are free now. Another process may take one before it is used."""
+    """Find different loopback ports that are free now. Another process may take one before it is used."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for each in sockets:
@@ -21,7 +21,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def listening_ports(pid: int) -> set[int]:
-    """The TCP ports that a process listens on; empty if there is no such process."""
+    """Return the TCP ports that a process listens on; empty if there is no such process."""
     folder = Path(f"/proc/{pid}")
     sockets = set()
     try:

@@ -154,7 +154,7 @@ class LocalTriton:
         supervisor.remove_stale_files(supervisor.SHARED_MEMORY)  # in case the supervisor was killed
 
     def alive(self) -> bool:
-        """Whether the server's process is running. Its model may still be broken: only an inference can tell."""
+        """Return whether the server's process is running. Only an inference tells whether its model works."""
         process = self._supervisor
         return process is not None and process.poll() is None
 
@@ -265,7 +265,7 @@ def kill_group(group: int) -> None:
 
 
 def environment(installation: Path) -> dict[str, str]:
-    """The server's environment: ours, plus the paths of its libraries and of this Python."""
+    """Return the server's environment: ours, plus the paths of its libraries and of this Python."""
     libraries = [str(installation / install.LIBRARIES), str(install.find_libpython().parent)]
     present = os.environ.get("LD_LIBRARY_PATH")
     # The stub uses the site-packages of the first `python3` on PATH.

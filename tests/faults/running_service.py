@@ -41,7 +41,7 @@ def stat(pid: int) -> list[str]:
 
 
 def descendants(pid: int) -> list[int]:
-    """The process ids of all descendants, parents first."""
+    """Return the process ids of all descendants, parents first."""
     parents = {int(each.name): stat(int(each.name)) for each in Path("/proc").iterdir() if each.name.isdigit()}
     found = [pid]
     for above in found:
@@ -50,7 +50,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def command(pid: int) -> str:
-    """The command line; empty if there is no such process."""
+    """Return the command line; empty if there is no such process."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
     except OSError:
@@ -91,17 +91,17 @@ class Service:
         return self._running(WORKER)
 
     def works(self) -> bool:
-        """Whether a photo is answered and all processes are running."""
+        """Return whether a photo is answered and all processes are running."""
         with httpx.Client(timeout=TIMEOUT_S) as client:
             answer = Callers(self).post_photo(client)
         return answer == "200" and self.all_running()
 
     def all_running(self) -> bool:
-        """Whether supervisor, Triton, stub and all workers are running."""
+        """Return whether supervisor, Triton, stub and all workers are running."""
         return len(descendants(self.process.pid)) == 3 + self.workers
 
     def shared_memory(self) -> set[Path]:
-        """The shared memory files of its Triton, found by the lock file that it has open."""
+        """Return the shared memory files of its Triton, found by the lock file that it has open."""
         for descriptor in Path(f"/proc/{self.triton()}/fd").iterdir():
             lock = Path(os.path.realpath(descriptor))
             if lock.name.startswith(supervisor.PREFIX) and lock.suffix == ".lock":
@@ -109,7 +109,7 @@ class Service:
         return set()
 
     def resources(self) -> dict[str, int]:
-        """The number of resources of each kind that it uses now."""
+        """Return the number of resources of each kind that it uses now."""
         pid = self.process.pid
         return {
             "processes": len(descendants(pid)),
@@ -167,7 +167,7 @@ def service(
 
 
 def head(tandem: Service, length: int, path: str = "/v1/emotions", **headers: str) -> bytes:
-    """The headers of a request for a photo of ``length`` bytes."""
+    """Return the headers of a request for a photo of ``length`` bytes."""
     fields = {
         "Host": "tandem",
         "Content-Type": "image/jpeg",
@@ -198,7 +198,7 @@ def read_to_end(connection: socket.socket) -> bytes:
 
 
 def status(answer: bytes) -> str:
-    """ "200", status and type of a problem such as "408 slow-upload", or "closed" without an answer."""
+    """Return "200", status and type of a problem such as "408 slow-upload", or "closed" without an answer."""
     first = answer.partition(b"\r\n")[0].decode().split()
     kind = answer.rpartition(PROBLEM.encode())[2].partition(b'"')[0].decode() if PROBLEM.encode() in answer else ""
     return f"{first[1] if first else 'closed'} {kind}".strip()
@@ -210,7 +210,7 @@ def count_outcomes(outcomes: list[str]) -> dict[str, int]:
 
 @cache
 def small_photo() -> bytes:
-    """A photo with one face that is fast to decode."""
+    """Return a photo with one face that is fast to decode."""
     return encoded(astronaut().resize((256, 256)))
 
 
@@ -272,7 +272,7 @@ class Callers:
         return dict(Counter(outcome for _, outcome, _ in self.outcomes))
 
     def back_after(self, fault_at: float) -> float:
-        """Seconds from the fault until the outage was over.
+        """Return seconds from the fault until the outage was over.
 
         That is the end of the longest period without a 200, or the first 200 after the last other outcome.
         """

@@ -139,7 +139,7 @@ def test_a_clock_that_jumps_has_no_effect(verbose: Service, clock: tuple[Path, P
 
 
 def is_shifted(tandem: Service, by_s: int) -> Callable[[], bool]:
-    """Whether the Date header of its answers differs from our clock by ``by_s``."""
+    """Return whether the Date header of its answers differs from our clock by ``by_s``."""
 
     def shifted() -> bool:
         date = httpx.get(f"{tandem.url}/livez", timeout=TIMEOUT_S).headers["Date"]

@@ -18,6 +18,6 @@ def test_a_replaced_model_is_refused(tmp_path: Path, file: str, runtime: str) ->
     content = model.read_bytes()
     model.write_bytes(content + b"\0")
     triton = LocalTriton(home=ROOT / ".triton", model_repository=tmp_path / "models", runtime=runtime)
-    with pytest.raises(StartFailed, match=rf"{file} has sha256 .*; model_card\.json states"):
+    with pytest.raises(StartFailed, match=rf"{file} has SHA-256 .* model_card\.json"):
         triton.start()
     assert not triton.alive()

@@ -21,13 +21,13 @@ Network = Callable[..., Any]
 
 
 def sizes_up_to(largest: int) -> list[int]:
-    """The powers of two below ``largest``, and ``largest`` itself."""
+    """Return the powers of two below ``largest``, and ``largest`` itself."""
     sizes = [1 << exponent for exponent in range(largest.bit_length()) if 1 << exponent < largest]
     return [*sizes, largest]
 
 
 def as_sequence(result: Any) -> Sequence[torch.Tensor]:
-    """A network's result, which is a tensor or several, as a sequence of tensors."""
+    """Return a network's result, which is a tensor or several, as a sequence of tensors."""
     return (result,) if isinstance(result, torch.Tensor) else result
 
 

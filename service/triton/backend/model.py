@@ -1,8 +1,8 @@
 """Triton's `pytorch` backend in Python, for versions with ``model.pt`` and ``model.onnx`` of the same weights.
 
-Triton uses this file where it finds no ``libtriton_pytorch.so``. It follows the rules of the C++ backend (24.10),
-so that one model repository serves both: the same names of inputs and outputs, the same parameters, one forward
-pass for each batch.
+Triton uses this file if there is no ``libtriton_pytorch.so``. It follows the rules of the C++ backend (24.10),
+so that both can serve the same model repository: the same names of inputs and outputs, the same parameters, one
+forward pass for each batch.
 
 On a CPU it runs ``model.onnx`` with ONNX Runtime and needs no torch. On a GPU, if there is no ``model.onnx``, or
 if ``TANDEM_RUNTIME`` asks for it, it runs ``model.pt`` with TorchScript.
@@ -10,8 +10,8 @@ if ``TANDEM_RUNTIME`` asks for it, it runs ``model.pt`` with TorchScript.
 It runs inside Triton's stub process, which can import the installed packages, Triton's own module and the files
 beside this one, but nothing else of the service.
 
-Tensors cross by DLPack in both directions. The stub was built before numpy 2; with it, a tensor made from an array
-arrives empty, without any error.
+Tensors are passed as DLPack in both directions: the stub was built before numpy 2, and tensors made from numpy 2
+arrays arrive empty without any error.
 """
 
 import contextlib
@@ -75,7 +75,7 @@ class TritonPythonModel:
     """One instance of a model; Triton calls ``initialize``, ``execute`` for every batch, and ``finalize``."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load and warm the model; an error here is the reason that Triton gives for the model's absence."""
+        """Load and warm up the model. Triton reports an error here as the reason why loading failed."""
         started = time.perf_counter()
         config = json.loads(args["model_config"])
         self.max_batch_size: int = config["max_batch_size"]
@@ -122,8 +122,8 @@ class TritonPythonModel:
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Run all requests as one batch; returns a response for each, in their order.
 
-        A failure fails all of them. Each gets an error object of its own: a shared one is freed twice and takes
-        the whole server down.
+        A failure fails all of them. Each response needs its own error object: Triton frees a shared one twice and
+        crashes.
         """
         try:
             batch = [
@@ -148,7 +148,7 @@ class TritonPythonModel:
         del self.runtime
 
     def check_outputs(self, results: Sequence[Any]) -> list[Any]:
-        """The configured outputs in their order.
+        """Return the configured outputs in their order.
 
         Raises:
             ValueError: the network returns too few, or one of another type.
@@ -159,12 +159,12 @@ class TritonPythonModel:
                 raise ValueError(f"output {name} is not among the {len(results)} that the model returns")
             found = self.runtime.dtype(results[index])
             if found != dtype:
-                raise ValueError(f"output {name} is configured as {dtype}, the model returns {found}")
+                raise ValueError(f"output {name} is configured as {dtype}, but the model returns {found}")
             outputs.append(results[index])
         return outputs
 
     def respond(self, request: Any, arrays: list[Any]) -> Any:
-        """One request's response, with the outputs that it asked for."""
+        """Build one request's response, with the outputs that it asked for."""
         wanted = request.requested_output_names()
         return pb_utils.InferenceResponse(
             [
@@ -199,7 +199,7 @@ def choose_runtime(wanted: str, *, on_gpu: bool, has_onnx: bool) -> tuple[str, s
 
 
 def gpu_works() -> bool:
-    """Whether torch is installed and can use the GPU that Triton sees."""
+    """Return whether torch is installed and can use the GPU that Triton sees."""
     if importlib.util.find_spec("torch") is None:
         pb_utils.Logger.log_warn("there is a GPU but no torch, which the extra torchscript installs")
         return False
@@ -218,21 +218,21 @@ def require(module: str, extra: str) -> None:
 
 
 def read_checked(path: str, key: str) -> bytes:
-    """Read a model file, which must have the checksum that the model card beside it states under ``key``.
+    """Read a model file, which must have the checksum that the model card in its folder states under ``key``.
 
-    TorchScript is code: a file that was truncated, mixed up or replaced on its way here must not run.
+    TorchScript is code: a truncated, mixed up or replaced file must not run.
     """
     with open(path, "rb") as file:
         content = file.read()
     card = os.path.join(os.path.dirname(path), CARD)
     if not os.path.exists(card):
-        pb_utils.Logger.log_warn(f"{path} is loaded unchecked: there is no {CARD} beside it")
+        pb_utils.Logger.log_warn(f"{path} is not verified: there is no {CARD} in its folder")
         return content
     with open(card, "rb") as file:
         expected = json.load(file)["export"].get(key)
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
-        raise pb_utils.TritonModelException(f"{path} has sha256 {found}; {CARD} states {expected}")
+        raise pb_utils.TritonModelException(f"{path} has SHA-256 {found}, but {CARD} says {expected}")
     return content
 
 
@@ -250,13 +250,15 @@ def order_inputs(names: list[str], arguments: list[str]) -> list[str]:
     """
     if len(names) != len(arguments):
         raise pb_utils.TritonModelException(
-            f"the configuration has {len(names)} inputs, the model takes {len(arguments)}"
+            f"the configuration has {len(names)} inputs, but the model takes {len(arguments)}"
         )
     if set(names) == set(arguments):
         return arguments
     positions = name_indices(names) or list(range(len(names)))
     if sorted(positions) != list(range(len(names))):
-        raise pb_utils.TritonModelException(f"the inputs' indices {positions} are not 0 to {len(names) - 1}")
+        raise pb_utils.TritonModelException(
+            f"the indices of the inputs are {positions}, not 0 to {len(names) - 1}"
+        )
     return [name for _, name in sorted(zip(positions, names, strict=True))]
 
 

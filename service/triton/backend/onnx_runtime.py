@@ -1,6 +1,6 @@
 """Runs ``model.onnx`` with ONNX Runtime on the CPU.
 
-Imported by ``model.py`` from the folder they are in; needs onnxruntime and numpy alone.
+Imported by its bare name from the same folder; needs only onnxruntime and numpy.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ import onnxruntime  # noqa: TID251 - Triton's process cannot import the service
 from numpy.typing import NDArray
 
 MAX_ROWS = 16
-"""Rows that are computed at once. More take as long for each row, and more memory."""
+"""Maximum rows of a batch. Larger batches take as long per row, and more memory."""
 
 # CPython's functions for capsules, https://docs.python.org/3/c-api/capsule.html. A name must outlive its capsule,
 # as a literal does.

@@ -78,7 +78,7 @@ class Served:
 
 
 def child(pid: int, command: str = "") -> int:
-    """The first child process whose command line contains ``command``; 0 if there is none."""
+    """Return the first child process whose command line contains ``command``; 0 if there is none."""
     found = subprocess.run(["pgrep", "-P", str(pid), "-f", command], capture_output=True, text=True, check=False)
     return int((found.stdout.split() or ["0"])[0])
 

@@ -33,7 +33,7 @@ with LocalTriton(home=Path(sys.argv[1]), model_repository=Path(sys.argv[2])) as 
 
 
 def members(group: int) -> list[int]:
-    """The process ids of a process group (the server and its stubs), without those that only wait to be reaped.
+    """Return the process ids of a group (the server and its stubs), without those that only wait to be reaped.
 
     A process whose main thread is a zombie keeps its files, and so its locks, while other threads run.
     """
@@ -53,7 +53,7 @@ def parent_of(process: int) -> int:
 
 
 def shared_memory_of(process: int) -> set[Path]:
-    """The shared memory files of the server with this process id, found by the lock file that it has open."""
+    """Return the shared memory files of a server, found by the lock file that it has open."""
     for descriptor in Path(f"/proc/{process}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # closed in the meantime
             lock = descriptor.readlink()

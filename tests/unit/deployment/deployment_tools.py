@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def find_tool(*names: str) -> list[str]:
-    """The first of ``names`` that is installed in this environment or on PATH; a name may include arguments.
+    """Return the first of ``names`` that is installed here or on PATH; a name may include arguments.
 
     If there is none, the test is skipped, or fails in CI.
     """

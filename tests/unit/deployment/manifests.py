@@ -59,7 +59,7 @@ def named(objects: list[Object], kind: str, name: str) -> Object:
 
 
 def pods(objects: list[Object], selector: dict[str, str]) -> list[Object]:
-    """The pod templates that a selector matches; an empty selector matches all."""
+    """Return the pod templates that a selector matches; an empty selector matches all."""
     templates = [each["spec"]["template"] for each in of(objects, "Deployment", "Job")]
     return [each for each in templates if selector.items() <= each["metadata"]["labels"].items()]
 

@@ -173,7 +173,7 @@ def test_policies_deny_by_default_and_refer_to_existing_pods(objects: list[Objec
 
 
 def reaches(objects: list[Object], source: str, target: str, port: str) -> bool:
-    """Whether the policies allow connections from one Deployment to a port of another, on both sides."""
+    """Return whether the policies allow connections from one Deployment to a port of another, on both sides."""
     labels = {
         name: named(objects, "Deployment", name)["spec"]["template"]["metadata"]["labels"]
         for name in (source, target)
@@ -198,7 +198,7 @@ def reaches(objects: list[Object], source: str, target: str, port: str) -> bool:
 
 
 def environment(objects: list[Object]) -> dict[str, str]:
-    """The environment of the gateway's container; values that the cluster fills in are "1"."""
+    """Return the environment of the gateway's container; values that the cluster fills in are "1"."""
     (container,) = named(objects, "Deployment", "tandem-gateway")["spec"]["template"]["spec"]["containers"]
     values: dict[str, str] = {}
     for source in container["envFrom"]:

@@ -44,7 +44,7 @@ NAME = re.compile(r"\b(?:tandem_|nv_|process_)\w+|\btandem:[\w:]+|\bup\b|\bALERT
 
 @functools.cache
 def exported() -> set[str]:
-    """Every name by which a gateway's metrics can be queried."""
+    """Return every name by which a gateway's metrics can be queried."""
     names = set()
     registry = Metrics().registry
     ShadowMetrics(registry)

@@ -63,7 +63,7 @@ class Service:
 def run(scenario: Callable[[Service], Awaitable[None]]) -> None:
     async def start() -> None:
         service = Service()
-        async with service.client:
+        async with asyncio.timeout(20), service.client:
             await scenario(service)
 
     asyncio.run(start())

@@ -9,7 +9,7 @@ def family(base: type[TandemError] = TandemError) -> Iterator[type[TandemError]]
         yield from family(child)
 
 
-def test_each_error_has_a_type_of_its_own_and_an_error_status() -> None:
+def test_each_error_has_its_own_type_and_an_error_status() -> None:
     kinds = list(family())
     assert len({kind.slug for kind in kinds}) == len(kinds)
     assert len({kind.title for kind in kinds}) == len(kinds)
@@ -18,5 +18,5 @@ def test_each_error_has_a_type_of_its_own_and_an_error_status() -> None:
         assert kind("what was wrong").detail == "what was wrong"
 
 
-def test_every_429_and_503_says_when_to_retry() -> None:
+def test_every_429_and_503_has_retry_after() -> None:
     assert all(kind.retry_after_s for kind in family() if kind.status in (429, 503))

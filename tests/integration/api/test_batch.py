@@ -1,4 +1,4 @@
-"""Many photos in one request, on real parts."""
+"""Batches, with a real Triton and real photos."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ async def client(toy_triton: LocalTriton) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def mixed() -> tuple[list[tuple[str, bytes]], set[int]]:
-    """100 photos of many kinds, and which five of them are broken."""
+    """Return 100 photos of many kinds, and the indices of five broken ones."""
     kinds = [
         encoded(astronaut().resize((256, 256))),
         encoded(astronaut().crop((100, 0, 356, 256)), "PNG"),
@@ -64,7 +64,7 @@ def lines(response: httpx.Response) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize("form", ["multipart", "zip"])
-async def test_of_100_mixed_photos_five_broken_ones_harm_no_other(client: httpx.AsyncClient, form: str) -> None:
+async def test_five_broken_photos_of_100_do_not_affect_the_others(client: httpx.AsyncClient, form: str) -> None:
     photos, broken = mixed()
     if form == "zip":
         headers = {"Content-Type": "application/zip"}
@@ -98,15 +98,15 @@ async def test_lines_come_in_the_order_in_which_photos_are_done(toy_triton: Loca
     assert {line["name"] for line in answers} == {"slow", *[f"quick-{n}" for n in range(5)]}
 
 
-async def test_parameters_hold_for_each_photo(client: httpx.AsyncClient) -> None:
+async def test_parameters_apply_to_each_photo(client: httpx.AsyncClient) -> None:
     photos = [("a", encoded(tiles(3, 1))), ("b", encoded(tiles(2, 1)))]
     answers = lines(await send(client, photos, "?max_faces=1&fields=emotion"))
     assert [list(line["answer"]["faces"][0]) for line in answers] == [["emotion"], ["emotion"]]
     assert [len(line["answer"]["faces"]) for line in answers] == [1, 1]
 
 
-async def test_a_batch_waits_while_single_requests_go_first(toy_triton: LocalTriton) -> None:
-    """One thread and no line before it: a batch would fail at once if it did not wait."""
+async def test_a_batch_waits_while_single_photos_go_first(toy_triton: LocalTriton) -> None:
+    """With one worker and a short queue, a batch would fail at once if it did not wait."""
     async with gateway(triton_url=toy_triton.grpc_url, workers=1, max_waiting=2) as client:
         batch = asyncio.create_task(send(client, [(f"{n}", PHOTO) for n in range(12)]))
         singles = 0
@@ -119,7 +119,9 @@ async def test_a_batch_waits_while_single_requests_go_first(toy_triton: LocalTri
     assert all("answer" in line for line in answers)
 
 
-async def test_patience_ends(toy_triton: LocalTriton, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_batch_waits_only_for_so_long(
+    toy_triton: LocalTriton, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(worker_tasks.__file__).parent))
     app = create_app(Settings(triton_url=toy_triton.grpc_url, workers=1, batch_patience_s=0.2))
     transport = httpx.ASGITransport(app)
@@ -137,7 +139,7 @@ async def test_patience_ends(toy_triton: LocalTriton, tmp_path: Path, monkeypatc
     assert "(TANDEM_BATCH_PATIENCE_S)" in line["problem"]["detail"]
 
 
-async def test_places_for_batches_are_limited_and_given_back(toy_triton: LocalTriton) -> None:
+async def test_the_number_of_batches_is_limited(toy_triton: LocalTriton) -> None:
     async with gateway(triton_url=toy_triton.grpc_url, max_batches=1) as client:
         first = asyncio.create_task(send(client, [(f"{n}", PHOTO) for n in range(8)]))
         await asyncio.sleep(0)
@@ -149,7 +151,7 @@ async def test_places_for_batches_are_limited_and_given_back(toy_triton: LocalTr
 
 
 @pytest.mark.parametrize(
-    ("content", "kind", "status", "slug", "complaint"),
+    ("content", "kind", "status", "slug", "named"),
     [
         (b"x", "text/plain", 415, "unsupported-upload", "text/plain"),
         (b"no archive", "application/zip", 400, "broken-upload", "ZIP"),
@@ -160,13 +162,13 @@ async def test_places_for_batches_are_limited_and_given_back(toy_triton: LocalTr
     ],
 )
 async def test_refuses_a_batch_as_a_whole(
-    client: httpx.AsyncClient, content: bytes, kind: str, status: int, slug: str, complaint: str
+    client: httpx.AsyncClient, content: bytes, kind: str, status: int, slug: str, named: str
 ) -> None:
     response = await client.post("/v1/emotions/batch", content=content, headers={"Content-Type": kind})
-    assert complaint in problem(response, status, slug)
+    assert named in problem(response, status, slug)
 
 
-async def test_limits_hold_while_reading(toy_triton: LocalTriton) -> None:
+async def test_limits_apply_while_reading(toy_triton: LocalTriton) -> None:
     async with gateway(triton_url=toy_triton.grpc_url, max_batch_photos=2, max_batch_bytes=100_000) as client:
         response = await send(client, [(f"{n}", b"x") for n in range(3)])
         assert "2 photos (TANDEM_MAX_BATCH_PHOTOS)" in problem(response, 413, "too-many-photos")
@@ -183,6 +185,6 @@ async def test_limits_hold_while_reading(toy_triton: LocalTriton) -> None:
         problem(response, 413, "upload-too-large")
 
 
-async def test_without_triton_one_problem_says_it_for_all() -> None:
+async def test_without_triton_the_whole_batch_is_one_problem() -> None:
     async with gateway(triton_url="127.0.0.1:9") as client:
         problem(await send(client, [("a", PHOTO), ("b", PHOTO)]), 503, "triton-unavailable")

@@ -1,4 +1,4 @@
-"""The OpenAPI document is true: requests made from it, right ones and wrong ones, against the running service."""
+"""The OpenAPI document is checked against the running service, with valid and invalid requests made from it."""
 
 import base64
 import json
@@ -37,7 +37,7 @@ PHOTOS = [
     encoded(astronaut().crop((150, 20, 300, 200)), "WEBP"),
 ]
 
-# What a schema can only call «binary»: photos, whose format the service reads off the bytes.
+# Schemas can only say "binary": the service recognizes the format of a photo by its bytes.
 photos = st.sampled_from(PHOTOS)
 for kind in ("image/jpeg", "image/png", "image/webp", "image/heic"):
     schemathesis.openapi.media_type(kind, photos)
@@ -58,11 +58,11 @@ def document(url: str) -> dict[str, Any]:
 
 
 LATER = (503, 504)
-"""Answers of a machine too busy for Triton's deadlines and checks of health: documented, but no proof."""
+"""Documented answers of a machine that is too busy; they prove nothing."""
 
 
 def answered(case: schemathesis.Case) -> schemathesis.Response:
-    """The answer to a case, which is asked again while that says «later»."""
+    """Call a case again until the answer is not one of ``LATER``."""
     responses: list[schemathesis.Response] = []
 
     def is_answered() -> bool:
@@ -74,18 +74,18 @@ def answered(case: schemathesis.Case) -> schemathesis.Response:
 
 
 def undecidable(response: schemathesis.Response) -> list[Any]:
-    """Checks that cannot be made of this answer.
+    """Return the checks that do not apply to this answer.
 
-    A multipart form has no types: what should be a list of photos and is a number or null arrives as one more
-    part, bytes that are no photo. A batch says so on a line instead of refusing the others with it.
+    A multipart form has no types: a number or null in place of a list of photos arrives as a part that is not a
+    photo. A batch reports that on a line instead of refusing the request.
     """
     lines = response.text.splitlines() if response.headers.get("content-type") == [LINES_TYPE] else []
     return [negative_data_rejection] if any("problem" in json.loads(line) for line in lines) else []
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode))
-def test_every_answer_is_as_the_document_says(url: str, mode: GenerationMode) -> None:
-    """Requests that keep to the document and such that break it, for every operation."""
+def test_answers_are_as_documented(url: str, mode: GenerationMode) -> None:
+    """For every operation, with requests that conform to the document or violate it."""
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
     tried = set()
     for result in schema.get_all_operations():
@@ -106,14 +106,14 @@ def test_every_answer_is_as_the_document_says(url: str, mode: GenerationMode) ->
 
         try:
             holds()
-        except Unsatisfiable:  # nothing of such an operation can be wrong: it takes no input
+        except Unsatisfiable:  # an operation without input has no invalid requests
             assert mode is GenerationMode.NEGATIVE
             assert not operation.body
     assert {"/v1/emotions", "/v1/emotions/batch"} <= tried
 
 
-def test_a_triton_that_never_answers_is_among_the_answers_described() -> None:
-    """It takes connections and says nothing: what each route makes of that is in the document."""
+def test_answers_are_documented_for_a_triton_that_never_responds() -> None:
+    """Triton accepts connections and sends nothing."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         settings = Settings(
             triton_url=f"127.0.0.1:{silent.getsockname()[1]}", upload_timeout_s=0.5, request_timeout_s=1
@@ -133,8 +133,8 @@ def test_a_triton_that_never_answers_is_among_the_answers_described() -> None:
                 assert {"503", "504"} <= document["paths"][path][method]["responses"].keys()
 
 
-def test_the_stream_is_described_as_it_is(document: dict[str, Any], url: str) -> None:
-    """Its parameters are taken, its answers keep to their schemas, and its close codes are those."""
+def test_the_stream_is_as_documented(document: dict[str, Any], url: str) -> None:
+    """Parameters, the schemas of answers, and close codes."""
     (path, stream), *others = document["x-websockets"].items()
     assert not others
     values = {
@@ -169,7 +169,7 @@ def test_the_stream_is_described_as_it_is(document: dict[str, Any], url: str) ->
 
 
 def closing_code(address: str, message: bytes | str) -> int | None:
-    """The code with which a stream is closed that has got a message."""
+    """Send a message to a stream, and return its close code."""
     with connect(address) as stream:
         with suppress(ConnectionClosed):
             stream.send(message)
@@ -191,7 +191,7 @@ def test_examples_of_requests_are_answered(document: dict[str, Any], url: str) -
     assert replayed
 
 
-def test_examples_of_answers_keep_to_their_schemas(document: dict[str, Any]) -> None:
+def test_examples_of_answers_match_their_schemas(document: dict[str, Any]) -> None:
     held = 0
     for name, schema in document["components"]["schemas"].items():
         for example in schema.get("examples", []):

@@ -1,4 +1,4 @@
-"""``WS /v1/stream`` over a real socket, with a real Triton behind it."""
+"""``WS /v1/stream`` over a real socket, with a real Triton."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ PHOTO = encoded(astronaut())
 
 @dataclass
 class Served:
-    """A gateway that listens, in the test's own loop."""
+    """A listening gateway in the test's event loop."""
 
     port: int
     server: uvicorn.Server
@@ -64,7 +64,7 @@ async def served(**settings: object) -> AsyncIterator[Served]:
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", ws_max_size=64 * 1024 * 1024))
     with listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
-        # Without its capture of signals, which is the test runner's.
+        # _serve, because serve would capture the test runner's signals.
         serving = asyncio.create_task(server._serve([listener]))
         await until(lambda: server.started or serving.done())
         try:
@@ -81,7 +81,7 @@ async def tandem(toy_triton: LocalTriton) -> AsyncIterator[Served]:
 
 
 async def until(condition: Any, timeout_s: float = 20.0) -> None:
-    """Return as soon as the condition holds; fail the test when it does not in time."""
+    """Return as soon as the condition holds; fail if it does not in time."""
     async with asyncio.timeout(timeout_s):
         while not condition():
             await asyncio.sleep(0.005)
@@ -99,7 +99,7 @@ async def answer(stream: ClientConnection) -> dict[str, Any]:
 
 
 async def closure(stream: ClientConnection) -> tuple[int, str]:
-    """Code and reason with which the service closes; what it says before is dropped."""
+    """Return the code and reason of the service's close frame; skip other messages."""
     async with asyncio.timeout(30):
         with contextlib.suppress(ConnectionClosed):
             while True:
@@ -109,7 +109,7 @@ async def closure(stream: ClientConnection) -> tuple[int, str]:
     return stream.close_code, stream.close_reason or ""
 
 
-# what is answered
+# answers
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
@@ -135,7 +135,7 @@ async def test_a_frame_without_a_face_has_none(tandem: Served) -> None:
         assert (await ask(stream, encoded(astronaut().crop((300, 300, 500, 500)))))["faces"] == []
 
 
-async def test_takes_the_parameters_of_a_photo(tandem: Served) -> None:
+async def test_accepts_the_parameters_of_a_photo(tandem: Served) -> None:
     async with tandem.stream("?max_faces=2&fields=box,emotion") as stream:
         body = await ask(stream, encoded(tiles(2, 2)))
     assert [set(face) for face in body["faces"]] == [{"box", "emotion", "track"}] * 2
@@ -157,7 +157,7 @@ async def test_tracks_a_face_that_moves_and_smooths_it(tandem: Served) -> None:
 
 
 async def test_the_newest_frame_wins(triton_home: Path, tmp_path: Path) -> None:
-    repository = write_repository(tmp_path, work=60)  # slow enough for frames to come while one is in work
+    repository = write_repository(tmp_path, work=60)  # slow enough that frames arrive during an inference
     with LocalTriton(home=triton_home, model_repository=repository) as triton:
         async with served(triton_url=triton.grpc_url) as tandem, tandem.stream() as stream:
             answers, last = [], 20
@@ -168,7 +168,7 @@ async def test_the_newest_frame_wins(triton_home: Path, tmp_path: Path) -> None:
             metrics = (await tandem.get("/metrics")).text
     assert len(answers) < last / 2
     assert answers[-1]["dropped"] > 0
-    # What was not answered is accounted for, between which answers it was.
+    # Each answer counts the frames dropped before it.
     before = 0
     for body in answers:
         assert body["frame"] == before + body["dropped"] + 1
@@ -193,7 +193,7 @@ async def test_a_bad_frame_is_a_problem_and_the_stream_goes_on(tandem: Served) -
     assert text["request_id"] == broken["request_id"] == "mine"
 
 
-async def test_goes_on_when_triton_is_away(toy_triton: LocalTriton) -> None:
+async def test_goes_on_without_triton(toy_triton: LocalTriton) -> None:
     async with served(triton_url="127.0.0.1:9") as tandem, tandem.stream() as stream:
         body = await ask(stream, PHOTO)
         assert (body["type"], body["status"]) == ("urn:tandem:problem:triton-unavailable", 503)
@@ -201,7 +201,7 @@ async def test_goes_on_when_triton_is_away(toy_triton: LocalTriton) -> None:
         assert len((await ask(stream, PHOTO))["faces"]) == 1
 
 
-# how it ends
+# closing
 
 
 async def test_text_closes_with_1003(tandem: Served) -> None:
@@ -237,7 +237,7 @@ async def test_silence_closes_with_1008(toy_triton: LocalTriton) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "complaint"),
+    ("query", "start"),
     [
         ("?smooth=1", "smooth: "),
         ("?track=perhaps", "track: "),
@@ -245,18 +245,18 @@ async def test_silence_closes_with_1008(toy_triton: LocalTriton) -> None:
         ("?max_faces=101", "max_faces is 101; the limit is 100 (TANDEM_MAX_FACES)"),
     ],
 )
-async def test_a_wrong_parameter_closes_with_1008(tandem: Served, query: str, complaint: str) -> None:
+async def test_an_invalid_parameter_closes_with_1008(tandem: Served, query: str, start: str) -> None:
     async with tandem.stream(query) as stream:
         body = await answer(stream)
         assert body["type"] == "urn:tandem:problem:bad-parameter"
-        assert body["detail"].startswith(complaint)
+        assert body["detail"].startswith(start)
         assert "frame" not in body
         code, reason = await closure(stream)
     assert code == 1008
     assert body["detail"].startswith(reason)
 
 
-async def test_a_stream_too_many_closes_with_1013(toy_triton: LocalTriton) -> None:
+async def test_a_stream_over_the_limit_closes_with_1013(toy_triton: LocalTriton) -> None:
     async with served(triton_url=toy_triton.grpc_url, max_streams=1) as tandem:
         async with tandem.stream() as first:
             await ask(first, PHOTO)
@@ -272,7 +272,7 @@ async def test_a_stream_too_many_closes_with_1013(toy_triton: LocalTriton) -> No
             assert len((await ask(third, PHOTO))["faces"]) == 1
 
 
-async def test_the_service_s_stop_closes_with_1001(toy_triton: LocalTriton) -> None:
+async def test_streams_close_with_1001_when_the_service_stops(toy_triton: LocalTriton) -> None:
     async with served(triton_url=toy_triton.grpc_url) as tandem, tandem.stream() as stream:
         await ask(stream, PHOTO)
         await tandem.gateway.streams.close()
@@ -309,7 +309,7 @@ def test_sigterm_closes_the_streams_of_the_process_with_1001(toy_triton: LocalTr
             process.kill()
 
 
-async def test_a_page_of_another_site_gets_no_stream(tandem: Served, toy_triton: LocalTriton) -> None:
+async def test_a_page_of_another_site_is_refused(tandem: Served, toy_triton: LocalTriton) -> None:
     with pytest.raises(InvalidStatus) as refused:
         async with tandem.stream(origin="https://evil.example"):
             pass
@@ -324,7 +324,7 @@ async def test_a_page_of_another_site_gets_no_stream(tandem: Served, toy_triton:
         assert (await ask(stream, PHOTO))["frame"] == 1
 
 
-async def test_a_key_opens_the_stream_and_a_browser_gives_it_as_a_subprotocol(toy_triton: LocalTriton) -> None:
+async def test_a_key_is_accepted_in_a_header_or_a_subprotocol(toy_triton: LocalTriton) -> None:
     key = create_key("page")
     async with served(triton_url=toy_triton.grpc_url, api_keys=(key.line,)) as tandem:
         with pytest.raises(InvalidStatus) as refused:
@@ -339,15 +339,13 @@ async def test_a_key_opens_the_stream_and_a_browser_gives_it_as_a_subprotocol(to
             assert (await ask(stream, PHOTO))["frame"] == 1
 
 
-async def test_frames_count_against_the_caller_s_rate(toy_triton: LocalTriton) -> None:
+async def test_frames_count_towards_the_rate_limit(toy_triton: LocalTriton) -> None:
     limits = {"rate_limit": 3, "rate_window_s": 600}  # the stream itself is one of the three
     async with served(triton_url=toy_triton.grpc_url, **limits) as tandem, tandem.stream() as stream:
         assert [(await ask(stream, PHOTO)).get("status", 200) for _ in range(3)] == [200, 200, 429]
 
 
-async def test_a_client_that_vanishes_leaves_nothing_behind(
-    tandem: Served, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_nothing_is_left_of_a_client_that_vanishes(tandem: Served, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="tandem.requests"):
         stream = await connect(tandem.url, compression=None)
         await stream.send(PHOTO)

@@ -1,4 +1,4 @@
-"""What can be seen of the service from outside, on real parts: metrics, logs, traces."""
+"""Metrics, logs and traces, with a real Triton."""
 
 import gzip
 import json
@@ -28,7 +28,7 @@ TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
 
 
 class Collector:
-    """Takes OTLP over HTTP, as an OpenTelemetry collector does, and keeps the spans."""
+    """Receives OTLP over HTTP like an OpenTelemetry collector, and keeps the spans."""
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
@@ -64,9 +64,9 @@ def collector() -> Iterator[Collector]:
     collector.server.server_close()
 
 
-async def test_openmetrics_lead_from_a_bucket_to_its_trace(toy_triton: LocalTriton) -> None:
+async def test_exemplars_link_buckets_to_traces(toy_triton: LocalTriton) -> None:
     async with gateway(triton_url=toy_triton.grpc_url) as client:
-        # The photo last: a bucket keeps the latest trace alone, and both requests may fall into one.
+        # The photo comes last: a bucket keeps only the latest trace, and both requests may fall into the same one.
         await post(client, b"no photo")
         await post(client, encoded(tiles(3, 1)), traceparent=TRACEPARENT)
         response = await client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
@@ -103,9 +103,7 @@ async def test_failed_calls_to_triton_are_counted(triton_home: Path, tmp_path: P
     assert "tandem_triton_seconds_count 2.0" in text
 
 
-async def test_each_line_of_the_log_names_request_and_trace(
-    toy_triton: LocalTriton, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_log_lines_name_request_and_trace(toy_triton: LocalTriton, caplog: pytest.LogCaptureFixture) -> None:
     lines: list[dict[str, object]] = []
 
     class Keep(logging.Handler):
@@ -127,7 +125,9 @@ async def test_each_line_of_the_log_names_request_and_trace(
     assert line["span_id"] != PARENT
 
 
-async def test_spans_tell_of_a_request_its_steps_and_triton(toy_triton: LocalTriton, collector: Collector) -> None:
+async def test_spans_cover_the_request_its_stages_and_triton(
+    toy_triton: LocalTriton, collector: Collector
+) -> None:
     async with gateway(triton_url=toy_triton.grpc_url, otlp_endpoint=collector.url) as client:
         await post(client, PHOTO, traceparent=TRACEPARENT, Accept="image/png")
         await post(client, b"no photo", traceparent=TRACEPARENT)
@@ -142,13 +142,13 @@ async def test_spans_tell_of_a_request_its_steps_and_triton(toy_triton: LocalTri
     assert attributes["tandem.faces"].int_value == 1
     failure = {attribute.key: attribute.value for attribute in bad.attributes}
     assert failure["error.type"].string_value == "unsupported-photo"
-    for step in ("decode", "detect", "align", "triton", "draw"):
-        (span,) = [span for span in by_name[step] if span.parent_span_id == good.span_id]
+    for stage in ("decode", "detect", "align", "triton", "draw"):
+        (span,) = [span for span in by_name[stage] if span.parent_span_id == good.span_id]
         assert good.start_time_unix_nano <= span.start_time_unix_nano + 2_000_000
         assert span.start_time_unix_nano <= span.end_time_unix_nano <= good.end_time_unix_nano + 2_000_000
     assert by_name["triton"][0].kind == Span.SPAN_KIND_CLIENT
 
 
-async def test_a_collector_that_is_away_harms_nobody(toy_triton: LocalTriton) -> None:
+async def test_a_missing_collector_does_no_harm(toy_triton: LocalTriton) -> None:
     async with gateway(triton_url=toy_triton.grpc_url, otlp_endpoint="http://127.0.0.1:9") as client:
         assert (await post(client, PHOTO)).status_code == 200

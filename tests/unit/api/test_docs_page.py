@@ -4,7 +4,7 @@ from service.schemas import Problem
 from service.settings import Settings
 
 
-def test_the_page_tells_of_every_route_field_and_parameter_and_needs_nothing_from_elsewhere() -> None:
+def test_the_page_lists_every_route_field_and_parameter_and_loads_nothing() -> None:
     document = create_app(Settings()).openapi()
     page = "".join(render(document))
     for path in document["paths"]:

@@ -20,7 +20,7 @@ TEMPLATE = np.array([[0.30, 0.39], [0.68, 0.39], [0.49, 0.60], [0.34, 0.78], [0.
 TOLERANCE = 1e-5
 MEBIBYTE = 1024 * 1024
 
-# TorchScript is what both of Triton's PyTorch backends load, deprecated or not.
+# TorchScript is deprecated, but it is the format that both of Triton's PyTorch backends load.
 pytestmark = pytest.mark.filterwarnings(r"ignore:`torch\.jit\.:DeprecationWarning")
 
 
@@ -32,7 +32,7 @@ def triton(request: pytest.FixtureRequest, triton_home: Path) -> Iterator[LocalT
 
 @pytest.fixture(scope="module")
 def crops() -> np.ndarray:
-    """A face, shifted, turned and lit in 128 ways: uint8 [128, 1, 48, 48]."""
+    """A face with 128 positions, angles and brightnesses: uint8 [128, 1, 48, 48]."""
     generator = np.random.default_rng(0)
     photo = data.astronaut()
     faces = FacePipeline().find_faces(photo)
@@ -53,7 +53,7 @@ def infer(triton: LocalTriton, crops: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("count", [1, 2, 16, 17, 128])
-def test_both_answer_as_torch_does(triton: LocalTriton, crops: np.ndarray, count: int) -> None:
+def test_probabilities_match_torch(triton: LocalTriton, crops: np.ndarray, count: int) -> None:
     with torch.inference_mode():
         expected = torch.jit.load(MODELS / "tandem" / "1" / "model.pt")(torch.from_numpy(crops[:count])).numpy()
     answers = infer(triton, crops[:count])
@@ -76,7 +76,7 @@ def test_memory_does_not_grow_with_the_sizes_of_batches(triton_home: Path) -> No
     with LocalTriton(home=triton_home, model_repository=MODELS, runtime="onnx") as running:
 
         def round_of_sizes() -> int:
-            """Ask for every size up to the largest, and return the memory of the model's process."""
+            """Run every batch size up to the maximum; returns the memory of the model's process in bytes."""
             for count in range(1, 129):
                 infer(running, np.zeros((count, 1, 48, 48), np.uint8))
             return sum(resident_bytes(process) for process in stubs(running.pid))
@@ -103,17 +103,17 @@ def resident_bytes(process: int) -> int:
     return int(line.split()[1]) * 1024
 
 
-def test_a_version_without_model_onnx_runs_with_torchscript_unless_onnx_is_demanded(
+def test_a_version_without_model_onnx_uses_torchscript_unless_onnx_is_required(
     triton_home: Path, toy_repository: Path
 ) -> None:
     with LocalTriton(home=triton_home, model_repository=toy_repository) as running:
         assert infer(running, np.zeros((1, 1, 48, 48), np.uint8)).shape == (1, 8)
-    demanded = LocalTriton(home=triton_home, model_repository=toy_repository, runtime="onnx")
+    required = LocalTriton(home=triton_home, model_repository=toy_repository, runtime="onnx")
     with pytest.raises(StartFailed, match=r"TANDEM_RUNTIME is onnx.*no model\.onnx"):
-        demanded.start()
+        required.start()
 
 
-def test_an_unknown_runtime_is_refused(triton_home: Path) -> None:
+def test_an_unknown_runtime_is_rejected(triton_home: Path) -> None:
     with pytest.raises(
         StartFailed, match="TANDEM_RUNTIME is 'tensorrt'; it must be one of auto, onnx, torchscript"
     ):

@@ -1,4 +1,4 @@
-"""The committed ``model.onnx`` in ONNX Runtime, beside the TorchScript of the same weights."""
+"""The committed ``model.onnx`` in ONNX Runtime, compared with TorchScript of the same weights."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.filterwarnings(r"ignore:`torch\.jit\.:DeprecationWarnin
 
 
 class Capsule:
-    """What hands a DLPack capsule to numpy, as Triton would take it."""
+    """Passes a DLPack capsule to numpy, which takes it like Triton does."""
 
     def __init__(self, capsule: object) -> None:
         self._capsule = capsule
@@ -37,7 +37,7 @@ def random_crops(count: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("parts", [[1], [1, 1], [3, 13], [MAX_ROWS], [MAX_ROWS + 1], [100, 28]])
-def test_answers_are_those_of_torchscript_whatever_the_batch(runtime: OnnxRuntime, parts: list[int]) -> None:
+def test_probabilities_match_torchscript_for_any_batch_size(runtime: OnnxRuntime, parts: list[int]) -> None:
     crops = random_crops(sum(parts))
     (answers,) = runtime.run([np.split(crops, np.cumsum(parts)[:-1])])
     with torch.inference_mode():
@@ -46,7 +46,7 @@ def test_answers_are_those_of_torchscript_whatever_the_batch(runtime: OnnxRuntim
     assert runtime.dtype(answers) == "float32"
 
 
-def test_inputs_are_named_as_the_network_names_them(runtime: OnnxRuntime) -> None:
+def test_arguments_are_the_networks_input_names(runtime: OnnxRuntime) -> None:
     assert runtime.arguments == ["face"]
 
 

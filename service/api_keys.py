@@ -11,7 +11,7 @@ PREFIX = "tandem_"
 """Lets people and secret scanners recognize a leaked key."""
 
 ENTROPY_BYTES = 32
-"""Random bytes in a key. So many cannot be guessed from a hash, so that a fast hash will do for every request."""
+"""Random bytes in a key; enough that a fast hash, computed for every request, does not help to guess them."""
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 LINE = re.compile(rf"({NAME.pattern}):sha256:([0-9a-f]{{64}})")

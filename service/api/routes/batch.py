@@ -121,7 +121,7 @@ class BatchAnalysis:
                 for index in indices:
                     await done.put(await self._line(index, names[index][:MAX_NAME_LENGTH]))
             except Exception as error:
-                await done.put(error)  # nobody would see it in this task
+                await done.put(error)  # raised by the consumer; here it would be lost
 
         tasks = [asyncio.create_task(analyze_next()) for _ in range(min(len(names), self._settings.workers))]
         self._context.faces = 0

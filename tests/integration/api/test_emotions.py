@@ -174,17 +174,17 @@ async def test_all_eight_orientations_give_the_same_face_in_upright_coordinates(
             assert point == pytest.approx(answers[0]["faces"][0]["landmarks"][name], abs=2)
 
 
-@pytest.mark.parametrize("form", ["CMYK JPEG", "16-bit grey PNG", "PNG with alpha", "WebP", "HEIC", "grey JPEG"])
+@pytest.mark.parametrize("form", ["CMYK JPEG", "16-bit gray PNG", "PNG with alpha", "WebP", "HEIC", "gray JPEG"])
 async def test_reads_less_common_formats(client: httpx.AsyncClient, form: str) -> None:
     photo = astronaut()
-    grey = np.asarray(photo.convert("L")).astype(np.uint16) * 257
+    gray = np.asarray(photo.convert("L")).astype(np.uint16) * 257
     data = {
         "CMYK JPEG": lambda: encoded(photo.convert("CMYK")),
-        "16-bit grey PNG": lambda: encoded(Image.fromarray(grey), "PNG"),
+        "16-bit gray PNG": lambda: encoded(Image.fromarray(gray), "PNG"),
         "PNG with alpha": lambda: encoded(photo.convert("RGBA"), "PNG"),
         "WebP": lambda: encoded(photo, "WEBP"),
         "HEIC": lambda: encoded(photo, "HEIF"),
-        "grey JPEG": lambda: encoded(photo.convert("L")),
+        "gray JPEG": lambda: encoded(photo.convert("L")),
     }[form]()
     body = (await post(client, data, "image/png")).json()
     (face,) = body["faces"]

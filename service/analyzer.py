@@ -89,7 +89,7 @@ class Analyzer:
             photo: The encoded image.
             options: Which faces to return.
             deadline: When to give up, in seconds of ``time.monotonic``.
-            draw_as: ``image/jpeg`` or ``image/png``.
+            draw_as: A key of ``drawing.IMAGE_FORMATS``.
 
         Raises:
             UnsupportedPhoto, PhotoTooLarge, UnreadablePhoto: The bytes are not a photo that can be read.

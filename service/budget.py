@@ -86,7 +86,8 @@ class Budget:
     async def reserved_in_turn(self, count: int = 1) -> AsyncIterator[None]:
         """Wait until ``count`` fits, first come, first served; release it at the end.
 
-        More than the limit is let in alone. As long as holders need nothing else to finish, everyone gets a turn.
+        A count above the limit is admitted once nothing else is in use. A holder must not need another reservation
+        to finish, or holders could block each other.
         """
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._turns.append((turn, count))

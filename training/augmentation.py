@@ -34,7 +34,7 @@ class Augmentation:
     noise: float = 6.0
     """Largest standard deviation of added noise, in gray values of 0..255."""
     erase: float = 0.5
-    """Probability of fill a rectangle of 2 to 20 % of the crop with noise; 0 to 1."""
+    """Probability of filling a rectangle of 2 to 20 % of the crop with noise; 0 to 1."""
 
     def __post_init__(self) -> None:
         for name in ("scale", "shift", "contrast", "blur", "erase"):

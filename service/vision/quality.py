@@ -22,7 +22,7 @@ MAX_YAW = 45.0
 """Degrees. Beyond, one eye and half of the mouth are hidden. Roll has no limit, because alignment undoes it."""
 
 MIN_SHARPNESS = 0.02
-"""What sharp portraits (0.1 to 1) have after a blur by a tenth of the distance between the eyes."""
+"""Sharp portraits measure 0.1 to 1; blurred by a tenth of the distance between the eyes, they fall to this."""
 
 MIN_BRIGHTNESS, MAX_BRIGHTNESS = 0.1, 0.92
 """Mean gray value. Outside, features are lost in shadows or highlights."""

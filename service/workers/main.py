@@ -24,8 +24,8 @@ from service.workers.protocol import (
 from service.workers.tasks import face_pipeline
 
 NICENESS = 5
-"""How far workers stand back where cores are scarce, see ``nice(2)``: behind the gateway, so that it refuses
-requests at once under any load, and behind a local Triton, so that photos in progress finish first."""
+"""Niceness of workers, see ``nice(2)``. When cores are scarce they yield to the gateway, so that it can refuse
+requests at once, and to a local Triton, so that photos in progress finish first."""
 
 MIN_RESERVED_BYTES = 8 * 1024 * 1024
 """Memory that a task may use without reserving it; little compared to what the process needs anyway."""

@@ -111,8 +111,9 @@ class WorkerPool:
         # The worker that was busy last is next, because what it needs is in the processor's caches.
         if self._idle:
             return self._idle.pop()
-        # A worker that has its next photo at hand need not wait for the gateway, which is busy just then. Only
-        # while another photo waits for each worker, so that none is idle while a photo waits behind a slow one.
+        # Hand a busy worker its next photo in advance, so that it need not wait for the gateway, which is busy
+        # then. Do so only while more photos wait than there are workers; otherwise a photo could wait behind a
+        # slow one while a worker is idle.
         if len(self._waiting) <= self.count:
             return None
         return next((worker for worker in self._workers if worker.alive and self._assigned[worker] == 1), None)

@@ -116,7 +116,7 @@ class WorkerProcess:
     async def run(self, task: Task, photo: bytes, parse: ParseReply[Result], timeout_s: float) -> Result:
         """Run a task for a photo and return what ``parse`` makes of its reply.
 
-        A task that is sent while another is in progress is at hand when the worker has finished that one.
+        A task may be sent while another runs; the worker then starts it without waiting for the gateway.
 
         Any failure other than an exception of the task itself kills the worker, because the next photo must not
         get this one's answer.

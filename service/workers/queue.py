@@ -100,8 +100,8 @@ class WorkQueue:
     def expected_s(self) -> float:
         """Return the seconds that a photo is expected to take if it comes now; 0 while nothing is known.
 
-        By Little's law: the number of photos before it, and itself, times what each recent photo added to the wait
-        of those behind it. That includes waiting for Triton.
+        By Little's law: (photos in progress + this one) / workers, at least 1, times the moving average of seconds
+        per photo, which includes waiting for Triton.
         """
         turns = max(1.0, (self._unanswered + 1) / self._pool.count)
         return (self._seconds or 0.0) * turns

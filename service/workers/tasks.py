@@ -19,7 +19,8 @@ from service.vision.face_pipeline import FacePipeline
 from service.vision.quality import FaceQuality, measure_quality
 
 DETAIL = 2
-"""A face is cropped from a reduced photo if its box has at least this many times the crop's side there."""
+"""Faces are cropped from the reduced photo if the shorter side of every box there is at least this many times the
+crop's longer side; otherwise the photo is decoded at full size."""
 
 Reserve = Callable[[int], None]
 """Waits until that many bytes of memory are reserved for the task; they are released when it is done."""

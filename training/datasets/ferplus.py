@@ -114,7 +114,7 @@ def _images_in_table(folder: Path, usage: str) -> Iterator[tuple[int, Row, Encod
 
 
 def majority_labels(votes: Votes) -> NDArray[np.int64]:
-    """Return labels [rows] by the rule of FER+'s authors: more than half of the votes, without single votes.
+    """Return labels [rows] by the rule of FER+'s authors: ignore single votes, then more than half must agree.
 
     A row is ``DROPPED`` if there is no such majority, or if it is not for one of the eight emotions.
     """

@@ -20,7 +20,7 @@ def pair_similarities(features: Features, pairs: NDArray[np.int64]) -> NDArray[n
 
 
 def best_threshold(similarities: NDArray[np.float32], same: NDArray[np.bool_]) -> float:
-    """Return the threshold of similarity for "same" with the highest accuracy."""
+    """Return the similarity from which a pair counts as the same person, chosen for the highest accuracy."""
     order = np.sort(similarities)
     candidates = np.concatenate([[order[0] - 1], (order[1:] + order[:-1]) / 2, [order[-1] + 1]])
     right = [((similarities >= candidate) == same).mean() for candidate in candidates]

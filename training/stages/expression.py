@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from training.datasets.batches import Batch, CropBatches, OrderedBatches, ShuffledBatches, batches
 from training.datasets.ferplus import DROPPED, EMOTIONS, argmax_labels, vote_distributions
-from training.datasets.loaders import Batch, CropBatches, OrderedBatches, ShuffledBatches, batches
 from training.datasets.prepared import PreparedSet, load_prepared
 from training.networks.inference import EVALUATION_BATCH_SIZE, predict_probabilities
 from training.networks.tandem import EmotionNet, TandemNet

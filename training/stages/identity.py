@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy
 
-from training.datasets.loaders import Batch, CropBatches, OrderedBatches, ShuffledBatches, batches
+from training.datasets.batches import Batch, CropBatches, OrderedBatches, ShuffledBatches, batches
 from training.datasets.prepared import PreparedSet, load_prepared
 from training.networks.blocks import CosineClassifier
 from training.networks.inference import EVALUATION_BATCH_SIZE, extract_features, mirrored_features

@@ -6,7 +6,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
-from training.datasets.loaders import Batch
+from training.datasets.batches import Batch
 from training.settings.stages import StageSettings
 
 ParameterGroup = dict[str, Any]

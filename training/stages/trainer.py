@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader
 
-from training.datasets.loaders import Batch
+from training.datasets.batches import Batch
 from training.stages.module import Stage
 
 CHECKPOINTS = "checkpoints"

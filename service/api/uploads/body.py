@@ -22,8 +22,10 @@ class SizeLimit:
 
     def error(self, size: int | None = None) -> UploadTooLarge:
         """The error for ``size`` bytes, or for a body that was not read to its end."""
-        given = f"the {self.what} is {mebibytes(size) if size else 'larger'}"
-        return UploadTooLarge(f"{given}; the limit is {mebibytes(self.max_bytes)} ({self.setting})")
+        limit = f"{mebibytes(self.max_bytes)} ({self.setting})"
+        if size:
+            return UploadTooLarge(f"the {self.what} is {mebibytes(size)}; the limit is {limit}")
+        return UploadTooLarge(f"the {self.what} exceeds the limit of {limit}")
 
 
 async def read_chunks(

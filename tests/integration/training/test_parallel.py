@@ -19,8 +19,8 @@ import torch
 from stripes import flat, write_sets
 
 from training.augmentation import Augmentation
+from training.datasets.batches import ShuffledBatches
 from training.datasets.ferplus import EMOTIONS, vote_distributions
-from training.datasets.loaders import ShuffledBatches
 from training.datasets.prepared import load_prepared
 from training.networks.tandem import EmotionNet
 from training.runs import load_result, load_weights

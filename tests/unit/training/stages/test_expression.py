@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.datasets.loaders import CropBatches
+from training.datasets.batches import CropBatches
 from training.networks.tandem import EmotionNet
 from training.settings.stages import EmotionSettings
 from training.stages.expression import ExpressionStage, balanced_weights

@@ -9,7 +9,8 @@ from service.api.dependencies import AppStateDep, UploadBudget
 from service.api.params import PhotoQuery
 from service.api.problems import PHOTO_PROBLEMS
 from service.api.responses import JSON_TYPE, MIXED_TYPE, ResponseFormat, render
-from service.api.uploads.photo import FIELD, read_photo
+from service.api.uploads.json_photo import FIELD
+from service.api.uploads.photo import read_photo
 from service.observability.request_context import RequestContext
 from service.schemas import PhotoEmotions
 from service.vision.drawing import IMAGE_FORMATS

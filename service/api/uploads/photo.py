@@ -1,22 +1,16 @@
 """The photo in a request, in any of the forms in which one is accepted. It never touches the disk."""
 
 import asyncio
-import base64
-import binascii
-import codecs
 import io
-import json
 
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
 from service.api.uploads.body import SizeLimit, read_chunks
+from service.api.uploads.json_photo import FIELD, photo_from_json
 from service.api.uploads.multipart import FormParser
 from service.budget import Budget
 from service.errors import BrokenUpload, SlowUpload, UnsupportedUpload
-
-FIELD = "image"
-"""Name of the multipart field and of the JSON key."""
 
 ACCEPTED = (
     "image/jpeg, image/png, image/webp or image/heic as the raw body, "
@@ -29,8 +23,8 @@ ENVELOPE_BYTES = 64 * 1024
 
 MAX_PARTS = 20
 
-MAX_JSON_VALUES = 1000
-"""Values in a JSON body; empty lists and objects take twenty times their length in memory."""
+SMALL_JSON_BYTES = 256 * 1024
+"""A larger JSON body is decoded in a thread, since that takes more than a millisecond."""
 
 
 async def read_photo(request: Request, memory: Budget, *, max_bytes: int, timeout_s: float) -> bytes:
@@ -91,9 +85,11 @@ async def _read_form(request: Request, memory: Budget, limit: SizeLimit, boundar
 async def _read_json(request: Request, memory: Budget, limit: SizeLimit) -> bytes:
     max_body_bytes = base64_length(limit.max_bytes) + ENVELOPE_BYTES
     body = await _read_body(request, memory, limit, max_body_bytes=max_body_bytes)
-    # In a thread, since megabytes of base64 would block the event loop. They are copied twice on the way.
-    with memory.reserved(2 * len(body)):
-        photo = await asyncio.to_thread(photo_from_json, body)
+    with memory.reserved(len(body) * 3 // 4):  # for the photo; the body is held until then
+        if len(body) <= SMALL_JSON_BYTES:
+            photo = photo_from_json(body)
+        else:
+            photo = await asyncio.to_thread(photo_from_json, body)
     if len(photo) > limit.max_bytes:
         raise limit.error(len(photo))
     return photo
@@ -102,36 +98,3 @@ async def _read_json(request: Request, memory: Budget, limit: SizeLimit) -> byte
 def base64_length(count: int) -> int:
     """How many characters of base64 encode ``count`` bytes."""
     return (count + 2) // 3 * 4
-
-
-def photo_from_json(body: bytes) -> bytes:
-    """Decode the photo in ``{"image": "<base64>"}``; the prefix of a ``data:`` URL is allowed.
-
-    Raises:
-        BrokenUpload: The body is not a JSON object with base64 text under ``image``.
-    """
-    if sum(map(body.count, (b",", b"[", b"{"))) > MAX_JSON_VALUES:
-        raise BrokenUpload(f"the JSON body has too many values; the limit is {MAX_JSON_VALUES:,}")
-    try:
-        # Latin-1 takes one byte per character whatever else is in the body. Base64 is ASCII in both encodings.
-        content = json.loads(body.removeprefix(codecs.BOM_UTF8).decode("latin-1"))
-    except (ValueError, RecursionError) as error:
-        raise BrokenUpload(f"the body is not JSON: {str(error)[:100]}") from None
-    if not isinstance(content, dict):
-        raise BrokenUpload(f'the JSON body must be an object {{"{FIELD}": "<base64>"}}')
-    if FIELD not in content:
-        raise BrokenUpload(f"the JSON object has no key {FIELD!r}")
-    text = content[FIELD]
-    if not isinstance(text, str):
-        raise BrokenUpload(f"the value of {FIELD!r} must be base64 text, not {type(text).__name__}")
-    if text.startswith("data:"):
-        head, comma, text = text.partition(",")
-        if not comma or not head.endswith(";base64"):
-            raise BrokenUpload(f"the data: URL in {FIELD!r} is not base64")
-    try:
-        photo = base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise BrokenUpload(f"the value of {FIELD!r} is not base64: {error}") from None
-    if not photo:
-        raise BrokenUpload(f"the value of {FIELD!r} is empty")
-    return photo

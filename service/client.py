@@ -10,6 +10,8 @@ with Client("http://127.0.0.1:8080") as tandem:
 """
 
 import asyncio
+import ipaddress
+import os
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
@@ -113,7 +115,13 @@ class Client:
             transport: httpx transport, for tests and proxies.
         """
         self._retries = retries
-        self._http = httpx.Client(base_url=url, headers=_headers(api_key), timeout=timeout_s, transport=transport)
+        self._http = httpx.Client(
+            base_url=url,
+            headers=_headers(api_key),
+            timeout=timeout_s,
+            transport=transport,
+            trust_env=not _is_local(url),
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -192,7 +200,11 @@ class AsyncClient:
         """Create a client; the arguments are those of ``Client``, and ``timeout_s`` may be None for no timeout."""
         self._retries = retries
         self._http = httpx.AsyncClient(
-            base_url=url, headers=_headers(api_key), timeout=timeout_s, transport=transport
+            base_url=url,
+            headers=_headers(api_key),
+            timeout=timeout_s,
+            transport=transport,
+            trust_env=not _is_local(url),
         )
 
     async def __aenter__(self) -> Self:
@@ -297,4 +309,23 @@ def _as_no_answer(url: httpx.URL) -> Iterator[None]:
     try:
         yield
     except httpx.HTTPError as error:
-        raise NoAnswer(f"no answer from {url}: {error or type(error).__name__}") from error
+        raise NoAnswer(f"no answer from {url}{_proxy_note(url)}: {error or type(error).__name__}") from error
+
+
+def _is_local(url: str) -> bool:
+    """Whether a gateway runs on this machine: no proxy of the environment can reach it."""
+    host = httpx.URL(url).host
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _proxy_note(url: httpx.URL) -> str:
+    """Name the proxy that the environment sets for a URL, in case it is what does not answer."""
+    if _is_local(str(url)):
+        return ""
+    for name in (f"{url.scheme}_proxy", f"{url.scheme}_proxy".upper(), "all_proxy", "ALL_PROXY"):
+        if os.environ.get(name):
+            return f" ({name} is {httpx.URL(os.environ[name]).host})"
+    return ""

@@ -1,14 +1,21 @@
 """Settings of the service, read from ``TANDEM_*`` environment variables and a TOML file."""
 
+import ipaddress
+import json
 import os
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from service.api_keys import KeyRing
 
@@ -16,6 +23,8 @@ MEBIBYTE = 1024 * 1024
 
 CONFIG_VARIABLE = "TANDEM_CONFIG"
 DEFAULT_CONFIG = "tandem.toml"
+
+NO_KEY = "has no key; without this setting the API is open to everyone"
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """A container's CPU quota (cgroup v2): microseconds of CPU time, and the period in which they may be used."""
@@ -69,7 +78,7 @@ class Settings(BaseSettings):
     Each field is ``TANDEM_<NAME>`` in the environment and ``<name>`` in the TOML file; the environment wins.
     """
 
-    model_config = SettingsConfigDict(env_prefix="TANDEM_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="TANDEM_", frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def settings_customise_sources(
@@ -95,14 +104,16 @@ class Settings(BaseSettings):
         "0 picks a free one. If unset, the main port serves them.",
     )
 
-    api_keys: tuple[str, ...] = Field(
+    api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Accepted API keys, as a JSON list of the lines that `tandem create-key` prints. "
         "Without any key, here or in api_keys_file, the API is open to everyone.",
         repr=False,
     )
     api_keys_file: Path | None = Field(
-        None, description="File with one such line per key; # starts a comment. If unset, only api_keys are used."
+        None,
+        description="File with one such line per key; # starts a comment. If unset, only api_keys are used; "
+        "a file without a key is an error, and /dev/null says that none are wanted.",
     )
     rate_limit: int | None = Field(
         None,
@@ -118,10 +129,23 @@ class Settings(BaseSettings):
         ge=1,
         description="Maximum concurrent requests per API key or client address. If unset, there is no limit.",
     )
-    cors_origins: tuple[str, ...] = Field(
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Origins whose pages may call the API, as a JSON list such as "
         '["https://example.org"]; ["*"] allows all. If empty, only the service\'s own page may.',
+    )
+
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("127.0.0.1", "::1"),
+        description="Addresses or networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed, "
+        'as a JSON list such as ["10.0.0.0/8"]. They decide whose address a request counts for.',
+    )
+    keep_alive_s: float = Field(
+        75.0,
+        gt=0,
+        le=86_400,
+        description="Seconds that an idle connection is kept open for further requests. It must be longer than a "
+        "load balancer in front keeps its own, often 60 s.",
     )
 
     otlp_endpoint: str | None = Field(
@@ -133,6 +157,11 @@ class Settings(BaseSettings):
 
     triton_url: str | None = Field(
         None, description="host:port of the gRPC endpoint of a Triton. If unset, a local Triton is started."
+    )
+    triton_proxy: str | None = Field(
+        None,
+        pattern=r"^http://",
+        description="URL of an HTTP proxy to reach triton_url through. If unset, none is used.",
     )
     model_name: str = Field("tandem", description="Name of the model in Triton.")
     model_version: str = Field(
@@ -232,6 +261,34 @@ class Settings(BaseSettings):
         "so that load balancers stop sending requests before the port closes.",
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_not_empty(cls, value: object, info: ValidationInfo) -> object:
+        # An empty address would be all addresses, and an empty path the current folder.
+        if isinstance(value, str) and not value.strip() and cls.model_fields[info.field_name or ""].default != "":
+            raise ValueError("must not be empty; leave it unset for the default")
+        return value
+
+    @field_validator("api_keys", "cors_origins", "trusted_proxies", mode="before")
+    @classmethod
+    def _parse_list(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError('must be a JSON list of texts, such as ["one", "two"]') from None
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        for address in addresses:
+            try:
+                ipaddress.ip_network(address)
+            except ValueError as error:
+                raise ValueError(f"has something else than an address or a network: {error}") from None
+        return addresses
+
     @field_validator("shadow_version")
     @classmethod
     def _check_shadow_version(cls, version: str, info: ValidationInfo) -> str:
@@ -243,7 +300,7 @@ class Settings(BaseSettings):
     @field_validator("max_held_bytes")
     @classmethod
     def _check_held_bytes(cls, value: int, info: ValidationInfo) -> int:
-        # While a photo in JSON is parsed, its base64 text is in memory three times.
+        # The decoded photo of a JSON body takes three quarters of its base64 text; both are held for a moment.
         largest = max(4 * info.data.get("max_upload_bytes", 0), info.data.get("max_batch_bytes", 0))
         if value < largest:
             raise ValueError(
@@ -266,7 +323,8 @@ class Settings(BaseSettings):
     @field_validator("api_keys")
     @classmethod
     def _check_keys(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
-        KeyRing.from_lines(lines)
+        if lines and not KeyRing.from_lines(lines).keys:
+            raise ValueError(NO_KEY)
         return lines
 
     @field_validator("api_keys_file")
@@ -274,9 +332,14 @@ class Settings(BaseSettings):
     def _check_keys_file(cls, path: Path | None) -> Path | None:
         if path is not None:
             try:
-                KeyRing.from_lines(path.read_text().splitlines())
+                ring = KeyRing.from_lines(path.read_text(encoding="utf-8").splitlines())
             except OSError as error:
                 raise ValueError(f"cannot be read: {error.strerror}") from None
+            except UnicodeDecodeError:
+                raise ValueError("cannot be read: it is not text") from None
+            # Compose mounts /dev/null where no keys are wanted; an empty file may be one whose keys got lost.
+            if not ring.keys and not path.is_char_device():
+                raise ValueError(NO_KEY)
         return path
 
 
@@ -309,17 +372,3 @@ def allowed(field: FieldInfo) -> str:
     if "le" in limits:
         return f"{low} to {limits['le']:g}"
     return f"{low} or more" if "ge" in limits else low
-
-
-def format_errors(error: ValidationError) -> Iterator[str]:
-    """Describe each invalid setting: its name, its value, the reason, and the allowed values."""
-    for details in error.errors():
-        name = str(details["loc"][0])
-        field = Settings.model_fields.get(name)
-        if field is None:
-            yield f'unknown setting "{name}" in {config_path()}; `tandem settings` lists all settings'
-            continue
-        shown = repr(details["input"]) if field.repr else "set"
-        hint = f" (allowed: {allowed(field)})" if allowed(field) else ""
-        where = f", in {config_path()}" if origin_of(name, None) == str(config_path()) else ""
-        yield f"{environment_name(name)} is {shown}: {details['msg']}{hint}{where}"

@@ -12,8 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
+from service.cli.settings_errors import format_errors, unknown_variables
 from service.schemas import PhotoEmotions
-from service.settings import ConfigUnusable, Settings, allowed, environment_name, format_errors, origin_of
+from service.settings import ConfigUnusable, Settings, allowed, environment_name, origin_of
 
 stderr = Console(stderr=True)
 
@@ -38,6 +39,11 @@ def print_status(message: str) -> None:
 def read_settings(**options: Any) -> Settings:
     """Read settings from options, then the environment, then the TOML file; exit with 2 if one is invalid."""
     given = {name: value for name, value in options.items() if value is not None}
+    misspelled, unknown = unknown_variables()
+    for message in misspelled + unknown:
+        print_error(message)
+    if misspelled:
+        raise typer.Exit(EXIT_USAGE)
     try:
         return Settings(**given)
     except (ConfigUnusable, SettingsError) as error:

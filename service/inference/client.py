@@ -20,7 +20,7 @@ from service.errors import (
     TritonUnavailable,
 )
 from service.inference.circuit_breaker import CircuitBreaker
-from service.inference.grpc_channel import CHANNEL_OPTIONS, error_from_cancellation, error_from_grpc
+from service.inference.grpc_channel import channel_options, error_from_cancellation, error_from_grpc
 from service.inference.model_spec import ModelSpec
 from service.inference.request import InferenceRequest
 
@@ -45,18 +45,20 @@ calls that alternate with others in lockstep would reach the same Triton each ti
 class TritonClient:
     """Client of one model on Triton. Create and use it within one event loop."""
 
-    def __init__(self, url: str, *, model_name: str, model_version: str = "") -> None:
+    def __init__(self, url: str, *, model_name: str, model_version: str = "", proxy: str | None = None) -> None:
         """Open a channel without sending anything yet.
 
         Args:
             url: host:port of Triton's gRPC endpoint.
             model_name: The model's name in Triton.
             model_version: The version to use; empty for Triton's choice, the newest.
+            proxy: URL of the HTTP proxy to use; None for none.
         """
         self.url = url
+        self._proxy = proxy
         self._model_name = model_name
         self._model_version = model_version
-        self._client = InferenceServerClient(url, channel_args=CHANNEL_OPTIONS)
+        self._client = InferenceServerClient(url, channel_args=channel_options(self._proxy))
         self._breaker = CircuitBreaker()
         self._spec: ModelSpec | None = None
         self._reading: asyncio.Task[ModelSpec] | None = None
@@ -64,12 +66,16 @@ class TritonClient:
         self._probed_at = -float("inf")
         self._probe_failure: TandemError | None = None
 
+    @property
+    def _where(self) -> str:
+        return self.url if self._proxy is None else f"{self.url} through the proxy {self._proxy}"
+
     async def reconnect(self, url: str) -> None:
         """Switch to the Triton at another address: a restarted local Triton listens on new ports.
 
         Calls in flight to the former address are retried at the new one if their deadlines allow.
         """
-        former, self._client = self._client, InferenceServerClient(url, channel_args=CHANNEL_OPTIONS)
+        former, self._client = self._client, InferenceServerClient(url, channel_args=channel_options(self._proxy))
         self.url = url
         self._spec = self._reading = None
         self._probed_at = -float("inf")
@@ -134,7 +140,7 @@ class TritonClient:
                         raise
                     await asyncio.sleep(random.uniform(0, MAX_ATTEMPT_PAUSE_S))  # noqa: S311 - not a secret
         except InferenceServerException as error:
-            raise error_from_grpc(error, self.url, name, PROBE_TIMEOUT_S) from error
+            raise error_from_grpc(error, self._where, name, PROBE_TIMEOUT_S) from error
         except asyncio.CancelledError:
             raise error_from_cancellation() from None
         return ModelSpec.from_config(answer.config, version)
@@ -199,7 +205,7 @@ class TritonClient:
                 headers=dict(request.headers),
             )
         except InferenceServerException as error:
-            reason = error_from_grpc(error, self.url, self._model_name, timeout_s)
+            reason = error_from_grpc(error, self._where, self._model_name, timeout_s)
             if isinstance(reason, ContractUnreadable):
                 # The request followed the spec, so either the model has changed or its configuration is wrong.
                 self._spec = None

@@ -7,7 +7,7 @@ from tritonclient.utils import InferenceServerException
 
 from service.errors import ContractUnreadable, DeadlineExceeded, Overloaded, TandemError, TritonUnavailable
 
-CHANNEL_OPTIONS = [
+CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     # gRPC's default backoff grows to two minutes; a Triton that is back should be found at once.
@@ -18,7 +18,15 @@ CHANNEL_OPTIONS = [
     # policy would pin one of them. gRPC's own retries stay off: they would resend what a full queue has refused.
     ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
     ("grpc.dns_min_time_between_resolutions_ms", 5000),
-]
+)
+
+
+def channel_options(proxy: str | None = None) -> list[tuple[str, int | str]]:
+    """Return the options of a channel through ``proxy``, or through none, whatever the environment says."""
+    if proxy is None:
+        return [*CHANNEL_OPTIONS, ("grpc.enable_http_proxy", 0)]
+    return [*CHANNEL_OPTIONS, ("grpc.http_proxy", proxy)]
+
 
 QUEUE_MESSAGES = ("exceeds maximum queue size", "timeout expired")
 """How Triton words the UNAVAILABLE of a full queue, and that of a request that waited in it for too long."""

@@ -134,9 +134,11 @@ class Shadow:
 class ShadowedClient(TritonClient):
     """A client that copies to a shadow what its callers were answered; readiness probes are not copied."""
 
-    def __init__(self, url: str, *, model_name: str, model_version: str, shadow: Shadow) -> None:
+    def __init__(
+        self, url: str, *, model_name: str, model_version: str, proxy: str | None = None, shadow: Shadow
+    ) -> None:
         """Open a channel as ``TritonClient`` does; ``shadow`` is reconnected and closed with it."""
-        super().__init__(url, model_name=model_name, model_version=model_version)
+        super().__init__(url, model_name=model_name, model_version=model_version, proxy=proxy)
         self._shadow = shadow
 
     async def infer(self, request: InferenceRequest) -> NDArray[np.float32]:
@@ -159,14 +161,16 @@ class ShadowedClient(TritonClient):
 def connect(settings: Settings, url: str, metrics: Metrics) -> TritonClient:
     """Create the client that the settings ask for, with or without a shadow."""
     name, version, shadow = settings.model_name, settings.model_version, settings.shadow_version
+    proxy = settings.triton_proxy
     if not shadow:
-        return TritonClient(url, model_name=name, model_version=version)
+        return TritonClient(url, model_name=name, model_version=version, proxy=proxy)
     return ShadowedClient(
         url,
         model_name=name,
         model_version=version,
+        proxy=proxy,
         shadow=Shadow(
-            TritonClient(url, model_name=name, model_version=shadow),
+            TritonClient(url, model_name=name, model_version=shadow, proxy=proxy),
             version=shadow,
             share=settings.shadow_share,
             metrics=ShadowMetrics(metrics.registry),

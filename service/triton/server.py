@@ -236,7 +236,7 @@ class LocalTriton:
         # takes a moment to exit.
         if not {self._grpc_port, self._metrics_port} <= listening_ports(self.pid):
             return False
-        client = triton_grpc.InferenceServerClient(self.grpc_url)
+        client = triton_grpc.InferenceServerClient(self.grpc_url, channel_args=[("grpc.enable_http_proxy", 0)])
         try:
             return bool(client.is_server_ready(client_timeout=1.0))
         except InferenceServerException:

@@ -6,13 +6,13 @@ from pydantic import ValidationError
 
 import service.settings
 from service.api_keys import create_key
+from service.cli.settings_errors import format_errors, unknown_variables
 from service.settings import (
     ConfigUnusable,
     Settings,
     allowed,
     available_cores,
     environment_name,
-    format_errors,
     origin_of,
 )
 
@@ -96,10 +96,10 @@ def test_an_error_names_the_setting_its_value_and_what_is_allowed(config: Path) 
     with pytest.raises(ValidationError) as raised:
         Settings(drain_s=-1)
     port, level, drain = format_errors(raised.value)
-    assert port.startswith("TANDEM_PORT is 70000: Input should be less than or equal to 65535")
+    assert port.startswith("TANDEM_PORT is 70000: ")
     assert port.endswith("(allowed: 0 to 65535), in tandem.toml")
     assert "(allowed: debug, info, warning, error)" in level
-    assert drain == "TANDEM_DRAIN_S is -1: Input should be greater than or equal to 0 (allowed: 0 or more)"
+    assert drain == "TANDEM_DRAIN_S is -1: is out of range (allowed: 0 or more)"
 
 
 def test_keys_are_validated_and_never_shown(config: Path) -> None:
@@ -144,3 +144,74 @@ def test_available_cores_respects_affinity_and_the_containers_quota(
     if quota:
         (tmp_path / "cpu.max").write_text(f"{quota}\n")
     assert available_cores() == expected
+
+
+def errors_of(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> list[str]:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError) as raised:
+        Settings()
+    return list(format_errors(raised.value))
+
+
+@pytest.mark.parametrize(
+    "name", ["HOST", "TRITON_URL", "API_KEYS", "API_KEYS_FILE", "MODEL_REPOSITORY", "RATE_LIMIT"]
+)
+@pytest.mark.parametrize("value", ["", " "])
+def test_an_empty_value_is_an_error(name: str, value: str, monkeypatch: pytest.MonkeyPatch, config: Path) -> None:
+    (line,) = errors_of(monkeypatch, f"TANDEM_{name}", value)
+    assert line.startswith(f"TANDEM_{name} is ")
+
+
+@pytest.mark.parametrize("name", ["UPLOAD_TIMEOUT_S", "DRAIN_S", "MAX_FRAMES_PER_S", "SHADOW_SHARE"])
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e999", "many"])
+def test_numbers_are_finite(name: str, value: str, monkeypatch: pytest.MonkeyPatch, config: Path) -> None:
+    assert errors_of(monkeypatch, f"TANDEM_{name}", value)[0].startswith(f"TANDEM_{name} is ")
+
+
+@pytest.mark.parametrize("name", ["API_KEYS", "CORS_ORIGINS", "TRUSTED_PROXIES"])
+@pytest.mark.parametrize("value", ["a", "[", "{}", "[1]", "null", '"a"'])
+def test_lists_are_json_lists_of_texts(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, config: Path
+) -> None:
+    lines = errors_of(monkeypatch, f"TANDEM_{name}", value)
+    assert all(line.startswith(f"TANDEM_{name} is ") for line in lines)
+
+
+@pytest.mark.parametrize("content", ["", "\n", "# only a comment\n", "\xff"])
+def test_a_file_without_keys_does_not_open_the_service(
+    content: str, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = config.with_name("keys")
+    keys.write_bytes(content.encode("latin-1"))
+    (line,) = errors_of(monkeypatch, "TANDEM_API_KEYS_FILE", str(keys))
+    assert "key" in line or "cannot be read" in line
+    assert Settings(api_keys_file=Path("/dev/null")).api_keys_file  # as Compose mounts it for no keys
+
+
+def test_a_list_of_comments_has_no_key(monkeypatch: pytest.MonkeyPatch, config: Path) -> None:
+    assert errors_of(monkeypatch, "TANDEM_API_KEYS", '["# a comment"]')
+
+
+def test_every_error_is_in_our_own_words(monkeypatch: pytest.MonkeyPatch, config: Path) -> None:
+    for name, field in Settings.model_fields.items():
+        for value in ("", "[]", "-1", "x", "1e400", "99999999999999999999999999", "null", "\u00e9" * 5000):
+            monkeypatch.setenv(environment_name(name), value)
+            try:
+                Settings()
+            except ValidationError as error:
+                lines = list(format_errors(error))
+                assert any(environment_name(name) in line for line in lines), name
+                assert not any("Input should" in line or "validation" in line for line in lines), lines
+            monkeypatch.delenv(environment_name(name))
+        assert field
+
+
+def test_misspelled_variables_are_told_from_foreign_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.upper().startswith("TANDEM_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TANDEM_API_KEY_FILE", "keys")
+    monkeypatch.setenv("TANDEM_PORT_8080_TCP_ADDR", "10.0.0.1")
+    monkeypatch.setenv("TANDEM_API_KEY", "known to the client")
+    misspelled, others = unknown_variables()
+    assert ["TANDEM_API_KEYS_FILE" in line for line in misspelled] == [True]
+    assert ["TANDEM_PORT_8080_TCP_ADDR" in line for line in others] == [True]

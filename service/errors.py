@@ -18,6 +18,14 @@ class TandemError(Exception):
         return str(self)
 
 
+class BadRequest(TandemError):
+    """What arrived is not valid HTTP, or not a valid WebSocket handshake."""
+
+    status = HTTPStatus.BAD_REQUEST
+    slug = "bad-request"
+    title = "Bad Request"
+
+
 class BrokenUpload(TandemError):
     """The body is empty or broken, or does not carry what the route needs."""
 

@@ -18,6 +18,7 @@ from service.api.dependencies import AppState, app_state_of
 from service.errors import TandemError
 from service.server.http_protocol import HttpProtocol
 from service.server.triton_watchdog import TritonWatchdog
+from service.server.websocket_protocol import WebSocketProtocol
 from service.settings import Settings
 from service.triton.server import LocalTriton
 from service.workers.gc_tuning import freeze_heap
@@ -47,6 +48,11 @@ def listen(host: str, port: int, *, setting: str = "TANDEM_PORT") -> socket.sock
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
+        socket.getaddrinfo(host, port)
+    except (socket.gaierror, ValueError) as error:  # ValueError: not a host's name at all
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise OSError(f"TANDEM_HOST is {host!r}, which cannot be resolved: {reason}") from None
+    try:
         return socket.create_server((host, port), family=family, backlog=LISTEN_BACKLOG)
     except OSError as error:
         with socket.socket(family) as probe:
@@ -54,7 +60,9 @@ def listen(host: str, port: int, *, setting: str = "TANDEM_PORT") -> socket.sock
             in_use = port != 0 and probe.connect_ex((host, port)) == 0
         if in_use:
             raise PortInUse(f"port {port} on {host} is already in use ({setting})") from None
-        raise OSError(f"cannot listen on {host} port {port}: {error.strerror or error}") from None
+        raise OSError(
+            f"cannot listen on {host} (TANDEM_HOST) port {port} ({setting}): {error.strerror or error}"
+        ) from None
 
 
 def _base_url(listener: socket.socket) -> str:
@@ -113,7 +121,11 @@ def _run(
     app = create_app(settings)
     config = uvicorn.Config(
         app,
-        http=partial(HttpProtocol, timeout_s=settings.upload_timeout_s),  # type: ignore[arg-type]
+        http=partial(HttpProtocol, timeout_s=settings.upload_timeout_s, metrics=app.state.metrics),  # type: ignore[arg-type]
+        ws=partial(WebSocketProtocol, timeout_s=settings.upload_timeout_s, metrics=app.state.metrics),  # type: ignore[arg-type]
+        ws_per_message_deflate=False,  # photos are compressed already
+        forwarded_allow_ips=list(settings.trusted_proxies),
+        timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]
         log_config=None,
         access_log=False,
         server_header=False,
@@ -121,7 +133,7 @@ def _run(
         ws_max_size=settings.max_frame_bytes,
         timeout_graceful_shutdown=round(settings.request_timeout_s) + 1,
     )
-    operations = _OperationsServer(app, listeners[1]) if len(listeners) > 1 else None
+    operations = _OperationsServer(app, listeners[1], settings.upload_timeout_s) if len(listeners) > 1 else None
     server = _Server(config, app, settings, triton, announce, operations)
     server.run(sockets=[listeners[0]])
     if server.failure:
@@ -131,9 +143,15 @@ def _run(
 class _OperationsServer(uvicorn.Server):
     """A second server on the same event loop, for the operations routes. It stops last."""
 
-    def __init__(self, app: FastAPI, listener: socket.socket) -> None:
+    def __init__(self, app: FastAPI, listener: socket.socket, timeout_s: float) -> None:
         config = uvicorn.Config(
-            create_operations_app(app), log_config=None, access_log=False, server_header=False, lifespan="off"
+            create_operations_app(app),
+            http=partial(HttpProtocol, timeout_s=timeout_s, metrics=app.state.metrics),  # type: ignore[arg-type]
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
         )
         super().__init__(config)
         self._listener = listener

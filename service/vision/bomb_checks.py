@@ -7,15 +7,23 @@ segments again for each one, and libjpeg processes the whole image for each scan
 import re
 import struct
 
-MAX_CHUNKS = 50_000
+MAX_CHUNKS = 25_000
 """PNG chunks. Encoders write more than 1 KiB in each, so even the largest upload has fewer."""
+
+MAX_METADATA_CHUNKS = 200
+"""PNG chunks other than those of image data. Pillow unpacks up to a megabyte from each hundred bytes of text."""
+
+IMAGE_DATA_CHUNKS = (b"IDAT", b"fdAT", b"fcTL")
+
+SINGLE_CHUNKS = (b"IHDR", b"PLTE", b"iCCP", b"eXIf", b"tRNS")
+"""PNG chunks that may occur once (PNG, section 5.6). Pillow unpacks every color profile, whatever its size."""
 
 MAX_SEGMENTS = 2_000
 """JPEG segments. Large color profiles and MPF previews take a few hundred."""
 
-MAX_SCANS = 100
-MAX_SCANNED_PIXELS = 1_000_000_000
-"""Scans of a progressive JPEG times its pixels. Encoders write about ten scans."""
+MAX_SCANS = 30
+MAX_SCANNED_PIXELS = 900_000_000
+"""Scans of a progressive JPEG times its pixels. Encoders write about ten scans, and 18 in CMYK."""
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_SIGNATURE = b"\xff\xd8"
@@ -36,7 +44,8 @@ def check_structure(photo: bytes) -> None:
     """Check the chunks of a PNG, or the segments of a JPEG before its first scan.
 
     Raises:
-        DecompressionBomb: There are more than ``MAX_CHUNKS`` or ``MAX_SEGMENTS``.
+        DecompressionBomb: There are more than ``MAX_CHUNKS`` or ``MAX_SEGMENTS``, or a chunk is repeated that may
+            occur only once.
     """
     if photo.startswith(PNG_SIGNATURE):
         _check_chunks(photo)
@@ -45,7 +54,8 @@ def check_structure(photo: bytes) -> None:
 
 
 def _check_chunks(png: bytes) -> None:
-    position, count = len(PNG_SIGNATURE), 0
+    position, count, metadata = len(PNG_SIGNATURE), 0, 0
+    seen = set()
     while position + 8 <= len(png):
         length, kind = struct.unpack_from(">I4s", png, position)
         count += 1
@@ -53,6 +63,13 @@ def _check_chunks(png: bytes) -> None:
             raise DecompressionBomb(f"the PNG has more than {MAX_CHUNKS:,} chunks")
         if kind == b"IEND":
             return
+        if kind not in IMAGE_DATA_CHUNKS:
+            metadata += 1
+            if metadata > MAX_METADATA_CHUNKS:
+                raise DecompressionBomb(f"the PNG has more than {MAX_METADATA_CHUNKS} chunks of metadata")
+            if kind in SINGLE_CHUNKS and kind in seen:
+                raise DecompressionBomb(f"the PNG has more than one chunk {kind.decode()}")
+            seen.add(kind)
         position += 12 + length
 
 

@@ -117,10 +117,8 @@ class EncodedPhoto:
         if not self._is_rgb_or_gray_jpeg:
             return None
         width, height = self._image.size
-        for divisor in (8, 4, 2):
-            if max(width, height) >= divisor * min_long_side and width * height >= divisor**2 * min_area:
-                break
-        else:
+        divisor = reduction((height, width), min_long_side=min_long_side, min_area=min_area)
+        if divisor == 1:
             return None
         try:
             check_scans(self._photo, width * height)
@@ -174,6 +172,15 @@ class EncodedPhoto:
             raise ValueError("the image is broken or truncated")
         conversion = cv2.COLOR_BGRA2RGBA if frame.shape[2] == 4 else cv2.COLOR_BGR2RGB
         return lambda top: Image.fromarray(cv2.cvtColor(frame[top : top + STRIP_ROWS], conversion))
+
+
+def reduction(size: tuple[int, int], *, min_long_side: int, min_area: int) -> int:
+    """Return by how much (8, 4, 2 or 1) a photo of ``size`` (height, width) can be reduced to keep the minimum."""
+    height, width = size
+    for divisor in (8, 4, 2):
+        if max(width, height) >= divisor * min_long_side and width * height >= divisor**2 * min_area:
+            return divisor
+    return 1
 
 
 def _read_strip(image: Image.Image, top: int) -> Image.Image:

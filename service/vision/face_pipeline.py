@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from service.vision.decoding import EncodedPhoto, Pixels
+from service.vision.decoding import EncodedPhoto, Pixels, reduction
 from service.vision.face import Box, Face
 from service.vision.onet import ONet
 from service.vision.yunet import Detections, YuNet
@@ -91,9 +91,9 @@ class FacePipeline:
     ) -> PipelineResult:
         """Find the faces of a photo, and decode it no larger than they need.
 
-        A large photo is searched at ``LARGE_SIDE``, so a JPEG is decoded at a fraction of its size. If every face
-        found has at least ``min_box_side`` pixels there, the full size is never decoded. Otherwise the landmarks
-        are refined again on the full-size photo.
+        A large photo is searched at ``LARGE_SIDE``, so a JPEG is decoded at a fraction of its size, and others are
+        reduced to it. If every face found has at least ``min_box_side`` pixels there, the full size of a JPEG is
+        never decoded. Otherwise the landmarks are refined again on the full-size photo.
 
         Args:
             photo: An open photo.
@@ -105,25 +105,30 @@ class FacePipeline:
             UnreadablePhoto: The photo cannot be decoded.
         """
         end_stage = end_stage or _ignore_stage
+        size, full = photo.size, None
         reduced = photo.decode_reduced(min_long_side=LARGE_SIDE, min_area=LARGE_PHOTO_AREA + 1)
         if reduced is None:
-            pixels = photo.decode()
-            end_stage("decode")
-            faces = self.find_faces(pixels, threshold=threshold, end_stage=end_stage)
-            return PipelineResult(faces, pixels.shape[:2], pixels, 1)
+            full = photo.decode()
+            divisor = reduction(full.shape[:2], min_long_side=LARGE_SIDE, min_area=LARGE_PHOTO_AREA + 1)
+            if divisor == 1:
+                end_stage("decode")
+                faces = self.find_faces(full, threshold=threshold, end_stage=end_stage)
+                return PipelineResult(faces, full.shape[:2], full, 1)
+            # Each scale and rotation would read all of the pixels again, for seconds.
+            reduced = _reduce(full, divisor), divisor
         pixels, divisor = reduced
         end_stage("decode")
         found = self._find(pixels, threshold, end_stage)
-        faces = [_scale_face(face, divisor, photo.size) for face, _ in found]
+        faces = [_scale_face(face, divisor, size) for face, _ in found]
         if all(min(face.box.width, face.box.height) >= min_box_side for face, _ in found):
-            return PipelineResult(faces, photo.size, pixels, divisor)
-        pixels = photo.decode()
+            return PipelineResult(faces, size, pixels, divisor)
+        pixels = photo.decode() if full is None else full
         end_stage("decode")
         coarse = np.stack([_scale_points(landmarks, divisor) for _, landmarks in found])
         refined, _ = self._onet.refine(pixels, coarse)
         end_stage("landmarks")
         faces = [replace(face, landmarks=landmarks) for face, landmarks in zip(faces, refined, strict=True)]
-        return PipelineResult(faces, photo.size, pixels, 1)
+        return PipelineResult(faces, size, pixels, 1)
 
     def _find(
         self, pixels: Pixels, threshold: float, end_stage: EndStage
@@ -207,6 +212,13 @@ def _scale_face(face: Face, divisor: int, size: tuple[int, int]) -> Face:
 def _scale_points(points: NDArray[np.float32], divisor: int) -> NDArray[np.float32]:
     scaled: NDArray[np.float32] = (points + np.float32(0.5)) * divisor - np.float32(0.5)  # pixel centers
     return scaled
+
+
+def _reduce(pixels: Pixels, divisor: int) -> Pixels:
+    """Return the image at 1/``divisor`` of its size, rounded up as libjpeg does."""
+    height, width = pixels.shape[:2]
+    size = (-(-width // divisor), -(-height // divisor))
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _ignore_stage(_name: str) -> None:

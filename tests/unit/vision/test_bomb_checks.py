@@ -8,6 +8,7 @@ from PIL import Image
 from service.errors import UnreadablePhoto
 from service.vision.bomb_checks import (
     MAX_CHUNKS,
+    MAX_METADATA_CHUNKS,
     MAX_SEGMENTS,
     DecompressionBomb,
     check_scans,
@@ -37,11 +38,19 @@ def test_too_many_scans_segments_or_chunks_are_unreadable() -> None:
     scans = progressive[:-2] + last * 200 + b"\xff\xd9"
     segments = progressive[:2] + b"\xff\xfe\0\x02" * MAX_SEGMENTS + progressive[2:]
     png = encode("PNG")
-    chunks = png[:33] + b"\0\0\0\0abCd\x8a\xf4\xc2\xd9" * MAX_CHUNKS + png[33:]
+    chunks = png[:33] + b"\0\0\0\0IDAT\x35\xaf\x06\x1e" * MAX_CHUNKS + png[33:]
+    metadata = png[:33] + b"\0\0\0\0abCd\x8a\xf4\xc2\xd9" * (MAX_METADATA_CHUNKS + 1) + png[33:]
+    profile = encode("PNG", icc_profile=b"x" * 200)
+    at = profile.index(b"iCCP") - 4
+    end = at + 12 + int.from_bytes(profile[at : at + 4])
+    profiles = profile[:at] + profile[at:end] * 2 + profile[end:]
+    assert decode_photo(profile, max_pixels=10_000).shape == (64, 64, 3)
     for file, what in (
-        (scans, "more than 100 scans"),
+        (scans, "more than 30 scans"),
         (segments, "more than 2,000 segments"),
-        (chunks, "50,000 chunks"),
+        (chunks, "25,000 chunks"),
+        (metadata, "200 chunks of metadata"),
+        (profiles, "more than one chunk iCCP"),
     ):
         with pytest.raises(UnreadablePhoto, match=what):
             decode_photo(file, max_pixels=10_000)
@@ -50,8 +59,8 @@ def test_too_many_scans_segments_or_chunks_are_unreadable() -> None:
 def test_large_photos_may_have_fewer_scans() -> None:
     file = encode("JPEG", progressive=True)
     check_scans(file, 50_000_000)
-    with pytest.raises(DecompressionBomb, match=r"more than 9 scans of 110.0 Mpx"):
-        check_scans(file, 110_000_000)
+    with pytest.raises(DecompressionBomb, match=r"more than 9 scans of 100.0 Mpx"):
+        check_scans(file, 100_000_000)
 
 
 @given(st.binary(max_size=300), st.sampled_from([b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xda\0\x04"]))

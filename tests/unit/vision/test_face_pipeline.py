@@ -192,9 +192,18 @@ def test_decodes_a_large_photo_without_faces_once(pipeline):
     assert (result.faces, result.divisor) == ([], 2)
 
 
+@pytest.mark.parametrize(("face_side", "divisor"), [(270, 2), (90, 1)])
+def test_reduces_other_formats_after_decoding(pipeline, face_side, divisor):
+    photo = large_photo(face_side)
+    result = decode_and_find(pipeline, encoded(photo, "PNG", compress_level=1))
+    (face,) = result.faces
+    (exact,) = pipeline.find_faces(np.asarray(photo))
+    assert (result.size, result.divisor) == ((1901, 2603), divisor)
+    assert result.pixels.shape[:2] == (-(-1901 // divisor), -(-2603 // divisor))
+    assert np.abs(face.landmarks - exact.landmarks).max() < 0.02 * exact.box.width
+
+
 def test_finds_faces_in_photos_that_cannot_be_reduced(pipeline, astronaut):
-    result = decode_and_find(pipeline, encoded(large_photo(270), "WEBP"))
-    assert (len(result.faces), result.divisor) == (1, 1)
     result = decode_and_find(pipeline, encoded(Image.fromarray(astronaut)))
     assert (len(result.faces), result.divisor) == (1, 1)
 

@@ -66,6 +66,14 @@ class NotAcceptable(TandemError):
     title = "No acceptable response format"
 
 
+class NoStreamHere(TandemError):
+    """A WebSocket is asked for at a path that has none."""
+
+    status = HTTPStatus.NOT_FOUND
+    slug = "not-found"
+    title = "Not Found"
+
+
 class ForeignOrigin(TandemError):
     """A page of another site tries to open a stream from a visitor's browser."""
 

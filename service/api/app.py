@@ -13,6 +13,7 @@ from service import __version__
 from service.analyzer import Analyzer
 from service.api.dependencies import AppState
 from service.api.docs_page import docs_page
+from service.api.fair_places import FairPlaces
 from service.api.middleware.auth import AuthMiddleware, key_ring
 from service.api.middleware.load_shedding import LoadSheddingMiddleware
 from service.api.middleware.rate_limit import RateLimiter
@@ -77,7 +78,7 @@ def create_app(settings: Settings) -> FastAPI:
             analyzer=Analyzer(settings, triton=triton, queue=queue, metrics=metrics, tracing=tracing),
             limiter=limiter,
             streams=OpenStreams(settings.max_streams),
-            batches=Budget(settings.max_batches, what="batches", setting="TANDEM_MAX_BATCHES"),
+            batches=FairPlaces(settings.max_batches, what="batches", setting="TANDEM_MAX_BATCHES"),
             uploads=Budget(
                 settings.max_held_bytes, what="memory for uploads", setting="TANDEM_MAX_HELD_BYTES", show=mebibytes
             ),
@@ -103,6 +104,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # the address of a redirection would be made of the caller's Host header
         telemetry={"tracing": False, "metrics": False, "logs": False},  # RequestLogMiddleware does all of these
     )
     app.state.metrics = metrics
@@ -137,7 +139,9 @@ def create_app(settings: Settings) -> FastAPI:
 
 def create_operations_app(app: FastAPI) -> FastAPI:
     """Create an app with the health routes of a gateway, for a port that only operators can reach."""
-    operations = FastAPI(title="Tandem operations", version=__version__, docs_url=None, redoc_url=None)
+    operations = FastAPI(
+        title="Tandem operations", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
     operations.state = app.state
     operations.include_router(health.router)
     add_problem_handlers(operations)

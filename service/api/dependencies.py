@@ -9,6 +9,7 @@ from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 
 from service.analyzer import Analyzer
+from service.api.fair_places import FairPlaces
 from service.api.middleware.rate_limit import RateLimiter
 from service.api.open_streams import OpenStreams
 from service.budget import Budget
@@ -29,7 +30,7 @@ class AppState:
     analyzer: Analyzer
     limiter: RateLimiter
     streams: OpenStreams
-    batches: Budget
+    batches: FairPlaces
     uploads: Budget
     draining: bool = False
 

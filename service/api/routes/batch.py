@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import ExitStack, aclosing
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request
@@ -74,16 +75,14 @@ async def read_batch_of_emotions(
     """
     context = RequestContext.of(request.scope)
     options = query.options(app_state.settings)
-    app_state.batches.reserve()
-    try:
-        photos = await read_batch(request, memory, app_state.settings)
-        await app_state.triton.model_spec()  # without a model, answer one problem instead of one for each photo
-        app_state.limiter.charge_photos(context.caller, len(photos.names) - 1)
-        analysis = BatchAnalysis(app_state, memory, photos, options, query.face_fields(), context)
-        return BatchResponse(analysis, app_state.batches.release)
-    except BaseException:
-        app_state.batches.release()
-        raise
+    app_state.batches.check(context.caller)
+    photos = await read_batch(request, memory, app_state.settings)
+    await app_state.triton.model_spec()  # without a model, answer one problem instead of one for each photo
+    # Only now: a place held during the upload would be held for nothing, and by callers who never send anything.
+    app_state.batches.reserve(context.caller)
+    app_state.limiter.charge_photos(context.caller, len(photos.names) - 1)
+    analysis = BatchAnalysis(app_state, memory, photos, options, query.face_fields(), context)
+    return BatchResponse(analysis, partial(app_state.batches.release, context.caller))
 
 
 class BatchAnalysis:

@@ -20,7 +20,7 @@ from service.api.responses import to_json
 from service.api.routes.frames import Frame, FrameRate, NewestFrame
 from service.api.uploads.body import SizeLimit
 from service.budget import Budget
-from service.errors import BadParameter, Draining, ForeignOrigin, TandemError
+from service.errors import BadParameter, Draining, ForeignOrigin, NoStreamHere, TandemError
 from service.observability.logging import REQUEST_LOGGER
 from service.observability.request_context import RequestContext
 from service.schemas import FrameEmotions, FrameProblem, PhotoEmotions, TrackedFace
@@ -106,20 +106,25 @@ async def read_stream(socket: WebSocket) -> None:
         return
     # A client that offers a key as a subprotocol offers this one too: a browser needs one of its offers accepted.
     await socket.accept(subprotocol=PROTOCOL if PROTOCOL in socket.scope["subprotocols"] else None)
-    session = StreamSession(socket, app_state, RequestContext.of(socket.scope))
+    context = RequestContext.of(socket.scope)
+    session = StreamSession(socket, app_state, context)
     try:
-        with (
-            app_state.streams.admit(),
-            app_state.metrics.streams.track_inprogress(),
-            app_state.uploads.part() as memory,
-        ):
-            closure = await session.run(memory)
+        async with app_state.streams.admit(context.caller) as evicted:
+            with app_state.metrics.streams.track_inprogress(), app_state.uploads.part() as memory:
+                closure = await session.run(memory, evicted)
     except TandemError as error:
         closure = await session.refuse(error)
     except Exception:
         logger.exception("unexpected error")
         closure = CloseReason(INTERNAL, "something went wrong; the log has more")
     await session.close(closure)
+
+
+@router.websocket("/{path:path}")
+async def refuse_other_paths(socket: WebSocket) -> None:
+    """Answer a handshake for any other path; Starlette would close it with an empty 403."""
+    error = NoStreamHere(f"{socket.url.path[:200]!r} is no stream; /v1/stream is")
+    await socket.send_denial_response(from_error(socket.scope, error))
 
 
 class StreamSession:
@@ -135,8 +140,8 @@ class StreamSession:
         self._answered = 0
         self._started = time.perf_counter()
 
-    async def run(self, memory: Budget) -> CloseReason:
-        """Receive and answer frames until the client, an error or the service's stop ends the stream.
+    async def run(self, memory: Budget, evicted: asyncio.Event) -> CloseReason:
+        """Receive and answer frames until the client, an error, the service's stop or ``evicted`` ends the stream.
 
         Raises:
             BadParameter: The query is invalid.
@@ -147,6 +152,7 @@ class StreamSession:
             asyncio.create_task(self._receive(memory)),
             asyncio.create_task(self._answer(memory, query, options)),
             asyncio.create_task(self._wait_for_stop()),
+            asyncio.create_task(self._wait_for_eviction(evicted)),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -161,6 +167,10 @@ class StreamSession:
     async def _wait_for_stop(self) -> CloseReason:
         await self._app_state.streams.closing.wait()
         return CloseReason(GOING_AWAY, "the service is shutting down")
+
+    async def _wait_for_eviction(self, evicted: asyncio.Event) -> CloseReason:
+        await evicted.wait()
+        return CloseReason(TRY_LATER, "another caller needs a place (TANDEM_MAX_STREAMS), and you have several")
 
     async def _receive(self, memory: Budget) -> CloseReason:
         settings, frames = self._app_state.settings, self._app_state.metrics.frames

@@ -194,6 +194,18 @@ class _Server(uvicorn.Server):
         self._drain_deadline = float("inf")
         self._watchdog: asyncio.Task[None] | None = None
 
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle SIGHUP too, which would end the process at once, unless it is ignored as by nohup."""
+        previous = signal.getsignal(signal.SIGHUP)
+        if previous is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, self.handle_exit)
+        try:
+            with super().capture_signals():
+                yield
+        finally:
+            signal.signal(signal.SIGHUP, previous)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started and sockets:
@@ -217,14 +229,14 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Drain on SIGTERM; exit without draining on Ctrl-C or a second signal; exit immediately on a third.
+        """Drain on SIGTERM and SIGHUP, exit without draining on Ctrl-C or a second signal, at once on a third.
 
         Unlike uvicorn's handler, this one does not raise the signal again later: that would end the process
         before Triton is stopped.
         """
         if self.should_exit:
             self.force_exit = True
-        elif sig == signal.SIGTERM and self._drain_deadline == float("inf"):
+        elif sig in (signal.SIGTERM, signal.SIGHUP) and self._drain_deadline == float("inf"):
             self._drain_deadline = time.monotonic() + self._settings.drain_s
         else:
             self.should_exit = True

@@ -74,7 +74,7 @@ class RequestLogMiddleware:
             if scope["type"] == "http":
                 await self._answer(context, receive, send)
             else:
-                await self._app(scope, receive, send)
+                await self._open_stream(context, receive, send)
 
     async def _answer(self, context: RequestContext, receive: Receive, send: Send) -> None:
         scope = context.scope
@@ -116,8 +116,24 @@ class RequestLogMiddleware:
             finally:
                 self._record(context, time.perf_counter() - started)
 
+    async def _open_stream(self, context: RequestContext, receive: Receive, send: Send) -> None:
+        """Pass a WebSocket on; one that is refused is answered, and so recorded, like a request."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "websocket.http.response.start":
+                context.status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", context.request_id.encode())]
+            await send(message)
+
+        started = time.perf_counter()
+        try:
+            await self._app(context.scope, receive, send_with_headers)
+        finally:
+            if context.status is not None:
+                self._record(context, time.perf_counter() - started)
+
     def _record(self, context: RequestContext, seconds: float) -> None:
-        route, status, method = context.route, context.status or 0, context.scope["method"]
+        route, status, method = context.route, context.status or 0, context.scope.get("method", "GET")
         self._metrics.requests.labels(route, method if method in METHODS else "other", str(status)).inc()
         self._metrics.duration.labels(route).observe(seconds, exemplar())
         if context.problem:

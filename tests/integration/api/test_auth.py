@@ -96,3 +96,9 @@ async def test_health_routes_are_not_on_the_main_port_if_they_have_their_own(toy
     async with gateway(triton_url=toy_triton.grpc_url, operations_port=0) as client:
         for path in ("/livez", "/readyz", "/metrics"):
             problem(await client.get(path), 404, "not-found")
+
+
+async def test_a_slash_too_many_does_not_redirect_to_the_callers_host(toy_triton: LocalTriton) -> None:
+    async with gateway(triton_url=toy_triton.grpc_url) as client:
+        for path in ("/v1/emotions/", "/v1/model/", "/docs/", "/livez/"):
+            problem(await client.get(path, headers={"Host": "evil.example"}), 404, "not-found")

@@ -324,6 +324,14 @@ async def test_a_page_of_another_site_is_refused(tandem: Served, toy_triton: Loc
         assert (await ask(stream, PHOTO))["frame"] == 1
 
 
+HANDSHAKE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+
+
 async def test_a_key_is_accepted_in_a_header_or_a_subprotocol(toy_triton: LocalTriton) -> None:
     key = create_key("page")
     async with served(triton_url=toy_triton.grpc_url, api_keys=(key.line,)) as tandem:
@@ -332,6 +340,13 @@ async def test_a_key_is_accepted_in_a_header_or_a_subprotocol(toy_triton: LocalT
                 pass
         assert refused.value.response.status_code == 401
         assert b"urn:tandem:problem:unauthorized" in (refused.value.response.body or b"")
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{tandem.port}") as client:
+            metrics = (await client.get("/metrics")).text
+            assert 'tandem_rejected_total{reason="unauthorized"} 1.0' in metrics
+            other = await client.get("/nowhere", headers=HANDSHAKE)
+            assert other.status_code == 404
+            assert other.json()["type"] == "urn:tandem:problem:not-found"
+            assert other.headers["X-Request-ID"]
         async with tandem.stream(additional_headers={"X-API-Key": key.secret}) as stream:
             assert (await ask(stream, PHOTO))["frame"] == 1
         async with tandem.stream(subprotocols=["tandem.v1", f"tandem.key.{key.secret}"]) as stream:

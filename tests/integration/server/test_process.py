@@ -194,9 +194,12 @@ def test_a_triton_that_cannot_start_is_reported(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_draining_answers_and_fails_readiness(triton_home: Path, repository: Path, photo: Path) -> None:
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGHUP])
+def test_draining_answers_and_fails_readiness(
+    triton_home: Path, repository: Path, photo: Path, signal_number: signal.Signals
+) -> None:
     with serving(triton_home=triton_home, model_repository=repository, drain_s=30) as served:
-        served.process.send_signal(signal.SIGTERM)
+        served.process.send_signal(signal_number)
         wait_until(lambda: httpx.get(f"{served.url}/readyz", timeout=30).status_code == 503, "readiness fails")
         assert httpx.get(f"{served.url}/readyz", timeout=30).json()["type"] == "urn:tandem:problem:draining"
         answer = httpx.post(f"{served.url}/v1/emotions", files={"image": photo.read_bytes()}, timeout=30)

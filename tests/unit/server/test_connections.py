@@ -39,11 +39,14 @@ class App:
         self.started = 0
         self.reads_body = True
         self.size = 1
+        self.frames = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.accept"})
+            for _ in range(self.frames):
+                await send({"type": "websocket.send", "bytes": b"x" * 100_000})
             while (await receive())["type"] != "websocket.disconnect":
                 pass
             return
@@ -106,7 +109,7 @@ async def served(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
         log_config=None,
         lifespan="off",
         timeout_keep_alive=30,
-        timeout_graceful_shutdown=1,
+        timeout_graceful_shutdown=30,
     )
     server = uvicorn.Server(config)
     listener = socket.create_server(("127.0.0.1", 0))
@@ -325,6 +328,26 @@ async def test_proper_frames_in_any_pieces_are_read(served: Served) -> None:
             writer.write(sent[byte : byte + 997])
             await asyncio.sleep(0)
         assert await read_frame(reader) == (10, b"ping")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("frames", [0, 1000])
+async def test_a_client_that_never_answers_does_not_delay_the_stop(served: Served, frames: int) -> None:
+    served.app.frames = frames
+    async with served.connection(receive_buffer=4096) as (reader, writer):
+        await opened(reader, writer)
+        for connection in list(served.server.server_state.connections):
+            connection.shutdown()
+        await served.until(lambda: not served.server.server_state.tasks, within_s=5)
+
+
+@pytest.mark.anyio
+async def test_a_client_that_reads_no_frames_is_cut_off(served: Served) -> None:
+    served.app.frames = 1000
+    async with served.connection(receive_buffer=4096) as (reader, writer):
+        await opened(reader, writer)
+        await flood(writer, frame(9, b"x" * 100) * 10, MIB)
+        await served.until_closed()
 
 
 def test_the_meter_counts_frames_however_they_are_cut() -> None:

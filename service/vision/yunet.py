@@ -43,7 +43,6 @@ class YuNet:
 
     def __init__(self) -> None:
         self._session = open_session(read_weights(YUNET))
-        self._outputs = [output.name for output in self._session.get_outputs()]
 
     def detect(self, pixels: NDArray[np.uint8], *, long_side: int, threshold: float) -> Detections:
         """Detect faces in an RGB image [H, W, 3] that is resized to a longer side of ``long_side`` first.
@@ -64,20 +63,23 @@ class YuNet:
     def _detect(self, pixels: NDArray[np.uint8], threshold: float) -> Detections:
         height, width = pixels.shape[:2]
         rows, columns = math.ceil(height / 32) * 32, math.ceil(width / 32) * 32
-        blob = np.zeros((1, 3, rows, columns), np.float32)  # BGR, 0..255, in half the time of blobFromImage
+        blob = np.empty((1, 3, rows, columns), np.float32)  # BGR, 0..255, in half the time of blobFromImage
+        blob[:, :, height:] = 0
+        blob[:, :, :height, width:] = 0
         for channel, plane in enumerate(reversed(cv2.split(pixels))):
             blob[0, channel, :height, :width] = plane
-        outputs = dict(zip(self._outputs, self._session.run(None, {"input": blob}), strict=True))
+        outputs = self._session.run([f"heads_{stride}" for stride in STRIDES], {"input": blob})
         boxes, scores, landmarks = [], [], []
-        for stride in STRIDES:
-            likelihood = outputs[f"cls_{stride}"][0, :, 0] * outputs[f"obj_{stride}"][0, :, 0]
-            score = np.sqrt(likelihood.clip(0, 1))
+        for stride, output in zip(STRIDES, outputs, strict=True):
+            heads = output.reshape(16, -1)  # [1, 16, rows, columns] -> [16, anchors]
+            class_and_object = 1 / (1 + np.exp(-heads[:2].clip(-80, 80)))  # two sigmoids that cannot overflow
+            score = np.sqrt(class_and_object[0] * class_and_object[1])
             anchors = np.nonzero(score >= threshold)[0]
             cells = np.stack([anchors % (columns // stride), anchors // (columns // stride)], axis=1)
-            box = outputs[f"bbox_{stride}"][0, anchors]  # center relative to the cell, logarithm of the size
+            box = heads[2:6, anchors].T  # center relative to the cell, logarithm of the size
             size = np.exp(box[:, 2:]) * stride
             boxes.append(np.concatenate([(cells + box[:, :2]) * stride - size / 2, size], axis=1))
-            points = outputs[f"kps_{stride}"][0, anchors].reshape(-1, 5, 2)
+            points = heads[6:, anchors].T.reshape(-1, 5, 2)
             landmarks.append((points + cells[:, None]) * stride)
             scores.append(score[anchors])
         all_boxes = np.concatenate(boxes).astype(np.float32)

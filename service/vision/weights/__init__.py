@@ -15,8 +15,8 @@ class Weights:
     sha256: str
 
 
-YUNET = Weights("yunet_2023mar_dynamic.onnx", "6746ba5a05f03537b78793ac6eeada4862c73a0000bdb2ddb1b5e752bfa7c457")
-ONET = Weights("onet.onnx", "d80f19b44f72e45dd2b7d01384d56994220f60d9417b2a7fbba9041ef1d75e52")
+YUNET = Weights("yunet_2023mar_dynamic.onnx", "365263492c8d7a84a041c6d322e92b6fb448a8b3798d3fae0a1e3ea8335c8347")
+ONET = Weights("onet.onnx", "dc2d13a8aa3c112d0c23ff02c54c0a22804e7964f831d128dffe2dfa67b270f8")
 
 
 def read_weights(weights: Weights) -> bytes:

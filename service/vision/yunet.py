@@ -52,9 +52,7 @@ class YuNet:
         height, width = pixels.shape[:2]
         scale = long_side / max(height, width)
         shape = max(1, round(width * scale)), max(1, round(height * scale))
-        interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        resized = pixels if scale == 1 else cv2.resize(pixels, shape, interpolation=interpolation)
-        detections = self._detect(np.asarray(resized, np.uint8), threshold)
+        detections = self._detect(_resize(pixels, shape), threshold)
         factors = np.array([width / shape[0], height / shape[1]], np.float32)
         return Detections(
             detections.boxes * np.tile(factors, 2), detections.scores, detections.landmarks * factors
@@ -86,3 +84,22 @@ class YuNet:
         all_scores = np.concatenate(scores)
         kept = np.asarray(cv2.dnn.NMSBoxes(all_boxes.tolist(), all_scores.tolist(), threshold, NMS_THRESHOLD), int)
         return Detections(all_boxes[kept], all_scores[kept], np.concatenate(landmarks)[kept].astype(np.float32))
+
+
+def _resize(pixels: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize an image [H, W, 3] to ``shape`` (width, height).
+
+    OpenCV averages areas fast only by whole factors: any other takes six times as long as linear interpolation,
+    nearly half as long as the network. So an image is averaged down by a whole factor while it stays larger than
+    ``shape``, and linear interpolation, which reads two pixels in each direction, does the rest.
+    """
+    height, width = pixels.shape[:2]
+    factor = min(width // shape[0], height // shape[1])
+    if factor > 1:
+        pixels = pixels[: height // factor * factor, : width // factor * factor]
+        pixels = np.asarray(
+            cv2.resize(pixels, (width // factor, height // factor), interpolation=cv2.INTER_AREA), np.uint8
+        )
+    if pixels.shape[1::-1] != shape:
+        pixels = np.asarray(cv2.resize(pixels, shape, interpolation=cv2.INTER_LINEAR), np.uint8)
+    return pixels

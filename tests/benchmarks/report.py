@@ -16,6 +16,9 @@ Run = dict[str, Any]
 OVERLOAD = 2.0
 """Arrival rate of the overload runs, as a multiple of the best throughput."""
 
+WORKER_STAGES = ("decode", "detect", "landmarks", "align")
+"""Stages that the gateway's workers compute."""
+
 TRIED = "## What was tried"
 """Heading of the section that is maintained by hand."""
 
@@ -37,11 +40,17 @@ def write_markdown(results: Results, tried: str) -> str:
         "Written by `python tests/benchmarks/suite.py --out tests/benchmarks`, except for the last section. "
         + f"Commit {machine['commit']}"
         + (f", compared with {results['baseline']}" if "baseline" in results else "")
-        + f". {machine['cores']} cores of {machine['processor']}, {machine['memory_gib']} GiB, no GPU used; "
+        + f". {machine['cores']} cores of {machine['processor']} "
+        f"({machine['processor_kind']}), {machine['memory_gib']} GiB, no GPU used; "
         f"{machine['system']}, Python {machine['python']}, {versions}. {results['repeats']} repeats of "
         f"{results['seconds']:g} s; load average before: {machine['load_before']:.1f}.",
         "## Goals",
         _goals(results),
+        "## What a photo costs\n\n"
+        f"CPU-ms on a processor with {machine['processor_kind']}, with the fewest clients of the closed loop. "
+        "The first four parts and the network are measured alone; gateway and Triton are what their processes use "
+        "beside them.",
+        _costs(results),
         "## Stages alone\n\nMedian ms for all faces of a photo, and the floor: the part that cannot be avoided.",
         _stages(results),
         "## Closed loop\n\nEach client sends its next photo when it has its answer. The bound is the same work in "
@@ -105,6 +114,25 @@ def _goals(results: Results) -> str:
         "yes" if largest <= 1200 else "**no**",
     ])  # fmt: skip
     return _table(["what", "goal", "measured", "reached"], rows)
+
+
+def _costs(results: Results) -> str:
+    """Return the table of CPU-milliseconds by part."""
+    rows = []
+    for photo, stages in results["stages"].items():
+        runs = [
+            run for run in results["runs"] if (run["side"], run["loop"], run["photo"]) == ("this", "closed", photo)
+        ]
+        fewest = min(run["clients"] for run in runs)
+        runs = [run for run in runs if run["clients"] == fewest]
+        in_worker = [stages[name]["cpu_ms"] for name in WORKER_STAGES]
+        network = stages["network"]["cpu_ms"]
+        gateway, triton = (
+            _median(runs, lambda run, name=name: run["cpu_ms"][name]) for name in ("gateway", "triton")
+        )
+        costs = [*in_worker, gateway - sum(in_worker), triton - network, network, gateway + triton]
+        rows.append([photo, str(fewest), *(f"{cost:.2f}" for cost in costs)])
+    return _table(["photo", "clients", *WORKER_STAGES, "gateway", "Triton", "network", "sum"], rows)
 
 
 def _stages(results: Results) -> str:

@@ -2,11 +2,11 @@
 
     python tests/benchmarks/suite.py [--quick] [--baseline COMMIT] [--out tests/benchmarks]
 
-For each photo: its stages alone against their floors; the bound, which is the same work in one process without a
-server, on all cores; a closed loop with 1 to 256 clients; an open loop at 0.8 of the peak throughput and at twice
-the peak. The load generator runs in its own process. --baseline measures another commit alternately with this
-checkout, so that both see the same machine. Other work on the machine distorts the results: trust ratios, and
-check the range.
+For each photo: what it costs in CPU time by part; its stages alone against their floors; the bound, which is the
+same work in one process without a server, on all cores; a closed loop with 1 to 256 clients; an open loop at 0.8
+of the peak throughput and at twice the peak. The load generator runs in its own process. --baseline measures
+another commit alternately with this checkout, so that both see the same machine. Other work on the machine
+distorts the results: trust ratios, and check the range.
 
 RESULTS.md, results.json and the plots are written to --out. The section "What was tried" of RESULTS.md is
 maintained by hand, and copied from this folder.
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from checkout import ROOT, Service, served, worktree_of
+from processor import processor_kind
 from report import OVERLOAD, plot, write_markdown
 from workloads import FACES, WORKLOADS
 
@@ -107,6 +108,7 @@ def machine() -> dict[str, Any]:
     )
     return {
         "processor": names[0] if names else platform.machine(),
+        "processor_kind": processor_kind(Path("/proc/cpuinfo").read_text()),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "system": platform.platform(),

@@ -169,7 +169,7 @@ def unpack(wheel: Path, folder: Path) -> None:
     }
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if not name.endswith("/")]
-        files |= {name: Path(name) for name in names if name.startswith(f"{LIBRARIES}/")}
+        files |= {name: Path(name) for name in names if name.startswith(f"{LIBRARIES}/") and _is_needed(name)}
         missing = sorted(set(files) - set(names))
         if missing:
             raise WrongWheel(f"{wheel.name} does not contain {', '.join(missing)}")
@@ -195,6 +195,11 @@ def refresh_backend(installation: Path) -> None:
         temporary = target.with_name(f"{path.stem}.{os.getpid()}.tmp")
         temporary.write_bytes(source)
         temporary.replace(target)
+
+
+def _is_needed(library: str) -> bool:
+    """Return whether this Python needs a library: one of 32 MB is another Python's, for that version's stub."""
+    return "/libpython" not in library or f".{PYTHON.partition('.')[2]}.so" in library
 
 
 def _folder(home: Path) -> Path:

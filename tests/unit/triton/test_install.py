@@ -13,6 +13,7 @@ from service.triton.errors import LibpythonMissing, NotInstalled, UnsupportedPla
 
 TRITONSERVER = "pytriton/tritonserver"
 LICENSE = f"nvidia_pytriton-{install.VERSION}.dist-info/licenses/LICENSE"
+THIS_LIBPYTHON = f"nvidia_pytriton.libs/libpython3-0a1b.{install.PYTHON.partition('.')[2]}.so.1.0"
 MEMBERS = {
     f"{TRITONSERVER}/bin/tritonserver": b"the server",
     f"{TRITONSERVER}/backends/python/libtriton_python.so": b"the backend",
@@ -20,6 +21,8 @@ MEMBERS = {
     f"{TRITONSERVER}/python_backend_stubs/{install.PYTHON}/triton_python_backend_stub": b"its stub",
     f"{TRITONSERVER}/python_backend_stubs/3.8/triton_python_backend_stub": b"another Python's",
     "nvidia_pytriton.libs/libone.so": b"a library",
+    THIS_LIBPYTHON: b"this Python's library",
+    "nvidia_pytriton.libs/libpython3-0a1b.8.so.1.0": b"another Python's",
     "pytriton/client/client.py": b"not wanted",
     LICENSE: b"the license",
 }
@@ -57,6 +60,7 @@ def test_install_extracts_only_what_triton_needs(tiny: Path, tmp_path: Path) -> 
     assert files == {
         "pytriton/tritonserver/bin/tritonserver": b"the server",
         "nvidia_pytriton.libs/libone.so": b"a library",
+        THIS_LIBPYTHON: b"this Python's library",
         "backends/python/libtriton_python.so": b"the backend",
         "backends/python/triton_python_backend_utils.py": b"its module",
         "backends/python/triton_python_backend_stub": b"its stub",

@@ -9,14 +9,16 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from service.errors import BadRequest, BrokenUpload, HeadTooLarge, SlowUpload, TandemError
 from service.observability.metrics import Metrics
 from service.server.refusals import Linger, refuse
-from service.server.sliced_reader import SLICE_BYTES, TURN_BYTES, SlicedReader
+from service.server.sliced_reader import MAX_SLICE_BYTES, SLICE_BYTES, SlicedReader
 from service.server.write_timer import WriteTimer
 
 MAX_HEAD_BYTES = 64 * 1024
-"""Maximum size of a request line and its headers; uvicorn has no limit of its own.
+"""Maximum size of a request line and its headers; uvicorn has no limit of its own."""
 
-A chunked body may have as many bytes around its chunks, and one more for each byte in them.
-"""
+MAX_FRAMING_BYTES = 8 * 1024
+BODY_PER_FRAMING_BYTE = 16
+"""A chunked body may have so many bytes around its chunks, and one more for so many bytes in them: each chunk
+costs microseconds, so a large body must not be cut into pieces of a few bytes."""
 
 MAX_HEADERS = 128
 """Maximum number of headers. Each look-up of one reads all of them."""
@@ -108,6 +110,8 @@ class HttpProtocol(HttpToolsProtocol):
         A WebSocket's handshake has no body (RFC 9110, section 7.8: a body would have to arrive first).
         """
         self._in_body = True
+        # From here on, what is not body is framing; the rest of this slice is not counted.
+        self._framing_bytes = 0
         headers = dict(self.headers)
         length = headers.get(b"content-length", b"0")
         self._announced_bytes = int(length) if length.isdigit() else 0
@@ -180,18 +184,20 @@ class HttpProtocol(HttpToolsProtocol):
         self._slice_bytes = len(data)
         self._framing_bytes += len(data)
         super().data_received(data)  # type: ignore[arg-type]
-        if self._framing_bytes <= MAX_HEAD_BYTES + self._body_bytes or self._is_refused:
+        if self._is_refused:
             return
         if self._in_body:
+            if self._framing_bytes <= MAX_FRAMING_BYTES + self._body_bytes // BODY_PER_FRAMING_BYTE:
+                return
             around = f"{self._framing_bytes:,} bytes around {self._body_bytes:,} bytes of body"
             self._refuse(BrokenUpload(f"the chunks are too small: {around}"))
-        else:
+        elif self._framing_bytes > MAX_HEAD_BYTES:
             self._refuse(HeadTooLarge(f"the request headers are larger than {MAX_HEAD_BYTES:,} bytes"))
 
     def _next_slice(self) -> int:
         """Take more at a time if it can only be a part of the body."""
         left = self._announced_bytes - self._body_bytes if self._in_body else 0
-        return max(SLICE_BYTES, min(TURN_BYTES, left))
+        return max(SLICE_BYTES, min(MAX_SLICE_BYTES, left))
 
     def _is_answer_due(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete

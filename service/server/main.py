@@ -17,6 +17,7 @@ from service.api.app import create_app, create_operations_app
 from service.api.dependencies import AppState, app_state_of
 from service.errors import TandemError
 from service.server.http_protocol import HttpProtocol
+from service.server.malloc_tuning import return_large_blocks
 from service.server.triton_watchdog import TritonWatchdog
 from service.server.websocket_protocol import WebSocketProtocol
 from service.settings import Settings
@@ -83,6 +84,7 @@ def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
         LocalTritonError: the local Triton cannot be started.
         NotReady: the local Triton runs, but no inference succeeds.
     """
+    return_large_blocks()
     with ExitStack() as sockets:
         listeners = [sockets.enter_context(listen(settings.host, settings.port))]
         if settings.operations_port is not None:

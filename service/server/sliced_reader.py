@@ -3,11 +3,14 @@
 import asyncio
 from collections.abc import Callable
 
-SLICE_BYTES = 4096
+SLICE_BYTES = 2048
 """Bytes that are parsed without a look at whether the parser may go on."""
 
-TURN_BYTES = 64 * 1024
-"""Bytes of one connection that are parsed before the other connections get their turn."""
+MAX_SLICE_BYTES = 64 * 1024
+"""Bytes that are parsed at a time where they are known to be part of one body or message."""
+
+TURN_S = 0.002
+"""How long the bytes of one connection are parsed before the other connections get their turn."""
 
 
 class SlicedReader:
@@ -66,15 +69,14 @@ class SlicedReader:
 
     def _take_turn(self) -> None:
         self._turn = None
-        parsed = 0
+        ends_at = self._loop.time() + TURN_S
         while self._left and not self._transport.is_closing() and not self._is_held():
-            if parsed >= TURN_BYTES:
-                self.proceed()
-                break
             size = self._next_slice()
             piece, self._left = self._left[:size], self._left[size:]
-            parsed += len(piece)
             self._parse(piece)
+            if self._left and self._loop.time() > ends_at:
+                self.proceed()
+                break
         if self._transport.is_closing():
             self.discard()
         elif self._left:

@@ -11,14 +11,17 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from service.errors import BadRequest
 from service.observability.metrics import Metrics
 from service.server.refusals import Linger, refuse
-from service.server.sliced_reader import SlicedReader
+from service.server.sliced_reader import MAX_SLICE_BYTES, SlicedReader
 from service.server.write_timer import WriteTimer
 
-MAX_FRAMES_PER_S = 1000
+MAX_FRAMES_PER_S = 500
 """Maximum frames per second, fragments and pings included. Parsing one takes some 10 us, however small it is."""
 
-MAX_FRAMES_AT_ONCE = 2000
+MAX_FRAMES_AT_ONCE = 500
 """Frames that a connection may send in a burst."""
+
+FRAME_SLICE_BYTES = 512
+"""Bytes that are parsed at a time where they may be many frames."""
 
 POLICY_VIOLATION = 1008
 """Close code of RFC 6455, section 7.4.1."""
@@ -40,6 +43,11 @@ class FrameMeter:
         self._allowed = float(MAX_FRAMES_AT_ONCE)
         self._header = bytearray()
         self._payload_left = 0
+
+    @property
+    def payload_left(self) -> int:
+        """How many bytes of the current frame's payload are still to come."""
+        return self._payload_left
 
     def count(self, data: bytes | memoryview) -> None:
         """Count the frames that begin in ``data``, the next bytes of the connection.
@@ -101,7 +109,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take over the connection."""
         super().connection_made(transport)
-        self._reader = SlicedReader(self.loop, transport, self._parse, self._is_held)
+        self._reader = SlicedReader(self.loop, transport, self._parse, self._is_held, self._next_slice)
         self._write_timer = WriteTimer(self.loop, transport, self._timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -186,6 +194,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.handle_parser_exception()
             return
         super().data_received(bytes(data))
+
+    def _next_slice(self) -> int:
+        return max(FRAME_SLICE_BYTES, min(MAX_SLICE_BYTES, self._meter.payload_left))
 
     def _is_held(self) -> bool:
         return self.read_paused or not self.writable.is_set()

@@ -3,6 +3,7 @@
 import asyncio
 import io
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Protocol
 
 from python_multipart.multipart import parse_options_header
@@ -80,10 +81,11 @@ async def _read_form(request: Request, memory: Budget, settings: Settings, bound
     max_parts = max_photos + MAX_PARTS
     form = FormParser(boundary, field=FIELD, max_parts=max_parts, max_file_bytes=settings.max_upload_bytes)
     max_body_bytes = limit.max_bytes + max_parts * ENVELOPE_BYTES
-    async for chunk in read_chunks(request, memory, limit, max_body_bytes=max_body_bytes):
-        form.feed(chunk)
-        if len(form.files) > max_photos:
-            raise TooManyPhotos(f"the batch has more than {max_photos} photos (TANDEM_MAX_BATCH_PHOTOS)")
+    with closing(form):
+        async for chunk in read_chunks(request, memory, limit, max_body_bytes=max_body_bytes):
+            form.feed(chunk)
+            if len(form.files) > max_photos:
+                raise TooManyPhotos(f"the batch has more than {max_photos} photos (TANDEM_MAX_BATCH_PHOTOS)")
     return FormPhotos(form.finish())
 
 

@@ -10,6 +10,7 @@ import codecs
 import io
 import json
 import secrets
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -62,6 +63,7 @@ def _pieces(data: bytes | memoryview) -> Iterator[bytes]:
     view = memoryview(data)
     for start in range(0, len(view), PIECE_BYTES):
         yield bytes(view[start : start + PIECE_BYTES])
+        time.sleep(0)  # lets the event loop have the interpreter now, rather than after its switch interval
 
 
 def _check_counts(body: bytes) -> None:

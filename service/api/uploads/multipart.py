@@ -72,6 +72,10 @@ class FormParser:
         except FormParserError as error:
             raise BrokenUpload(f"the multipart body is broken: {error}") from None
 
+    def close(self) -> None:
+        """Let go of the files: parser and callbacks refer to each other, which only the garbage collector ends."""
+        self._parser.callbacks = {}
+
     def finish(self) -> list[FormFile]:
         """Return the files, at least one.
 

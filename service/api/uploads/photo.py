@@ -2,6 +2,8 @@
 
 import asyncio
 import io
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
@@ -25,6 +27,9 @@ MAX_PARTS = 20
 
 SMALL_JSON_BYTES = 256 * 1024
 """A larger JSON body is decoded in a thread, since that takes more than a millisecond."""
+
+JSON_THREAD = ThreadPoolExecutor(1, "json")
+"""One thread for all of them: several would take the interpreter from the event loop in turns."""
 
 
 async def read_photo(request: Request, memory: Budget, *, max_bytes: int, timeout_s: float) -> bytes:
@@ -70,10 +75,11 @@ async def _read_body(
 
 async def _read_form(request: Request, memory: Budget, limit: SizeLimit, boundary: bytes | None) -> bytes:
     form = FormParser(boundary, field=FIELD, max_parts=MAX_PARTS, max_file_bytes=limit.max_bytes)
-    async for chunk in read_chunks(request, memory, limit, max_body_bytes=limit.max_bytes + ENVELOPE_BYTES):
-        form.feed(chunk)
-        if form.files and form.files[0].size > limit.max_bytes:
-            raise limit.error()
+    with closing(form):
+        async for chunk in read_chunks(request, memory, limit, max_body_bytes=limit.max_bytes + ENVELOPE_BYTES):
+            form.feed(chunk)
+            if form.files and form.files[0].size > limit.max_bytes:
+                raise limit.error()
     photo, *others = form.finish()
     if others:
         raise BrokenUpload(f"the form has {1 + len(others)} fields {FIELD!r}; send one photo per request")
@@ -89,7 +95,7 @@ async def _read_json(request: Request, memory: Budget, limit: SizeLimit) -> byte
         if len(body) <= SMALL_JSON_BYTES:
             photo = photo_from_json(body)
         else:
-            photo = await asyncio.to_thread(photo_from_json, body)
+            photo = await asyncio.get_running_loop().run_in_executor(JSON_THREAD, photo_from_json, body)
     if len(photo) > limit.max_bytes:
         raise limit.error(len(photo))
     return photo

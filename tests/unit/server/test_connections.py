@@ -220,6 +220,10 @@ BAD_REQUESTS = {
         b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 50_000,
         (400, "broken-upload"),
     ),
+    "chunks of eight bytes": (
+        b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n" + b"8\r\nxxxxxxxx\r\n" * 50_000,
+        (400, "broken-upload"),
+    ),
     "chunks with extensions": (
         b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b"x" * 200_000,
         (400, "broken-upload"),

@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import pytest
 
 from service.api.uploads.multipart import FormParser
@@ -54,3 +57,16 @@ def test_a_form_that_is_cut_off_is_refused() -> None:
     form.feed(part('name="images"', b"one") + part('name="images"', b"two"))
     with pytest.raises(BrokenUpload):
         form.finish()
+
+
+def test_nothing_of_a_closed_form_waits_for_the_garbage_collector() -> None:
+    gc.disable()
+    try:
+        form = parser()
+        form.feed(part('name="images"', b"one") + END)
+        form.close()
+        left = weakref.ref(form)
+        del form
+        assert left() is None
+    finally:
+        gc.enable()

@@ -126,7 +126,7 @@ RAW = {
     "a body longer than its length": (
         request("Content-Type: image/jpeg\nContent-Length: 10", PHOTO),
         b"",
-        (b"400", b"415"),
+        (b"400", b"415", b"422"),
     ),
     "a body shorter than its length": (
         request(f"Content-Type: image/jpeg\nContent-Length: {len(PHOTO) + 1}", PHOTO),

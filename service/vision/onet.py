@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.vision.alignment import invert_transform, similarity_transform, transform_points, warp
+from service.vision.light import brighten
 from service.vision.onnx import open_session
 from service.vision.weights import ONET, read_weights
 
@@ -44,7 +45,7 @@ class ONet:
         if not len(coarse):
             return coarse, np.empty(0, np.float32)
         transforms = [similarity_transform(points, TEMPLATE) for points in coarse]
-        crops = np.stack([warp(pixels, matrix, (INPUT_SIZE, INPUT_SIZE)) for matrix in transforms])
+        crops = np.stack([brighten(warp(pixels, matrix, (INPUT_SIZE, INPUT_SIZE))) for matrix in transforms])
         # [n, height, width, 3] -> [n, width, height, 3], as this conversion of ONet expects
         blob = ((crops.astype(np.float32) - 127.5) / 128).transpose(0, 2, 1, 3)
         output, probability = self._session.run(["dense_6", "softmax_2"], {"input_3": np.ascontiguousarray(blob)})

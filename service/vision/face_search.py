@@ -1,0 +1,274 @@
+"""Search a photo for faces of any size, light and turn, and find each face once.
+
+The policy:
+
+1. **Scales.** A photo above 1 Mpx is searched at a longer side of 1280, where a face of 20 pixels in 12 Mpx is
+   still seen, and at 320, where a face that fills the frame is seen whole; that costs 6 % more. A smaller photo is
+   searched at 640. It is searched at 320 as well, for a quarter more, only if nothing sure was found at 640 or if
+   a box there is a large part of the photo. A photo below 320 is enlarged until a face is found. If all else finds
+   nothing, a photo up to 1 Mpx is searched at 960, for more than twice the time; every detection there is a hint.
+   An image without bright pixels is brightened before any search.
+2. **Boxes of several scales** are merged by score and containment (``candidates.best_boxes``).
+3. **Evidence.** A detection counts by what both networks say about it (``Candidates.evidence``). From ``SURE`` on
+   it is a face in the position in which it was read. Other detections are doubtful; a few weak ones are hints.
+4. **A second look** enlarges the surroundings of each doubtful detection and hint: closely and with level eyes,
+   which suits faces that are small, blurred, dark or without hair and background; and less closely in four turns
+   at the same scale. Each is read in the position with the most evidence, so a face whose surroundings read
+   clearly better when turned is turned by itself. A doubtful detection is dropped if its looks contradict it
+   (``candidates.are_contradicted``); a hint is a face only if a look supports it (``Candidates.support``).
+5. **The photo's turn.** The whole photo is searched again in every turn in which a second look found a face. If no
+   face is sure and none is turned, all four turns are compared at 320 by the sum over their faces, and the photo
+   is searched again in the best. Of several readings of one face, the one with the most evidence stays. So a photo
+   on its side, a photo upside down and a sheet of photos in all directions are the same case. If nobody is upright
+   for sure but others are turned, what looks like an upright face must be sure, too.
+"""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from service.vision.candidates import MIN_PROBABILITY, Candidates, are_contradicted, best_boxes, without_landmarks
+from service.vision.decoding import Pixels
+from service.vision.onet import ONet
+from service.vision.quality import pose
+from service.vision.second_look import CLOSE_LOOK, TURNED_LOOK, look_at
+from service.vision.yunet import Detections, YuNet
+
+LARGE_PHOTO_AREA = 1_000_000
+"""Larger photos, in pixels, are searched at ``LARGE_SIDE``, because a face may be a small part of them."""
+
+LARGE_SIDE = 1280
+MEDIUM_SIDE = 640
+FINE_SIDE = 960
+"""For a small face in a small photo, if nothing else was found."""
+
+SMALL_SIDE = 320
+"""For a face that fills the frame, and for choosing the turn of a photo."""
+
+ENLARGEMENTS = (4, 5, 6, 3, 2)
+"""Factors by which to enlarge a photo smaller than ``SMALL_SIDE``, in this order, until a face is found."""
+
+LARGE_SHARE = 0.4
+"""A box with a larger share of the photo's longer side may be a part of a face."""
+
+CONFIDENT_SCORE = 0.9
+"""If no score at ``MEDIUM_SIDE`` is higher, the photo is searched at ``SMALL_SIDE``, too."""
+
+SURE = 1.05
+"""Evidence from which a detection is an upright face; most upright faces of more than 20 pixels have it."""
+
+MIN_SCORE = 0.6
+"""Detections with a lower score, unless the caller wants them, are hints."""
+
+CLEAR = 0.8
+"""Evidence from which a small photo needs no other enlargement, and small faces of a crowd no second look."""
+
+MIN_EVIDENCE = 0.6
+"""Evidence that a detection must have in one of its looks."""
+
+MIN_HINT_SUPPORT = 0.45
+"""The support of a second look that a hint needs; few hints of textures have it, and most of small faces."""
+
+MIN_HINT_SIDE = 20
+"""Pixels of the longer side that a hint must have."""
+
+MIN_TURNED_EVIDENCE = 0.95
+"""What a face must have in a second look that turns it."""
+
+MIN_GAIN = 0.1
+"""By how much the evidence of another reading must exceed that of the face as it is."""
+
+HINT_SCORE, MAX_HINTS = 0.3, 4
+"""Weaker detections down to this score are hints; the best few are looked at again."""
+
+PHOTO_SCORE, MIN_PHOTO_GAIN = 0.75, 0.1
+"""In another turn of the photo, what scores exceed ``PHOTO_SCORE`` by must sum to this much more than as it is."""
+
+MAX_DOUBTFUL = 12
+"""How many detections are looked at again, the largest first."""
+
+MAX_LEVEL = 30
+"""Degrees by which a close look is turned at most to count as a look at the photo as it is."""
+
+ROLLS = (0, 90, 180, 270)
+"""Of the look in four turns, in degrees."""
+
+EndStage = Callable[[str], None]
+"""Called with the name of each stage ("decode", "detect", "landmarks") at its end."""
+
+
+class FaceSearch:
+    """Searches photos; see the module. Thread-safe, so one instance can be shared."""
+
+    def __init__(self, yunet: YuNet, onet: ONet) -> None:
+        self._yunet = yunet
+        self._onet = onet
+
+    def search(self, pixels: Pixels, threshold: float, end_stage: EndStage) -> Candidates:
+        """Find the faces of an upright RGB image [H, W, 3] with at least ``threshold`` as their score, 0..1."""
+        floor = min(threshold, MIN_SCORE)
+        sure, again, turns = self._search_as_is(pixels, floor, end_stage)
+        if not turns and not len(sure):
+            turns = self._turn_of_photo(pixels, floor, end_stage)
+        if turns and not len(sure):  # nobody is upright for sure
+            again = again.take(again.evidence >= SURE)
+        firsts, seconds = [sure], [again]
+        for turn in sorted(turns):
+            rotated = np.ascontiguousarray(np.rot90(pixels, turn))
+            sure, again, _ = self._search_as_is(rotated, floor, end_stage)
+            firsts.append(sure.turned_back(turn, (rotated.shape[0], rotated.shape[1])))
+            seconds.append(again.turned_back(turn, (rotated.shape[0], rotated.shape[1])))
+        if not any(map(len, firsts + seconds)):
+            seconds = [self._search_finer(pixels, floor, end_stage)]
+        first, second = Candidates.join(firsts), Candidates.join(seconds)
+        faces = Candidates.join([first, second])
+        # Where a first look is as good, its landmarks are from the photo as it is, not from an enlargement.
+        faces = faces.take(best_boxes(faces.boxes, np.concatenate([first.evidence + MIN_GAIN, second.evidence])))
+        return faces.take(faces.scores >= threshold)
+
+    def _search_as_is(
+        self, pixels: Pixels, floor: float, end_stage: EndStage
+    ) -> tuple[Candidates, Candidates, set[int]]:
+        """Find the faces of a photo that is mostly upright.
+
+        Returns:
+            The sure faces, those of a second look, and the turns in which others are.
+        """
+        seen, hints = self._search_scales(pixels, floor, end_stage)
+        is_sure = seen.evidence >= SURE
+        doubtful = seen.take(~is_sure).by_size()
+        others = doubtful.take(slice(MAX_DOUBTFUL, None))
+        doubtful = doubtful.take(slice(MAX_DOUBTFUL))
+        again, turns = self._look_again(pixels, doubtful, _choose_hints(hints), floor, end_stage)
+        again = Candidates.join([again, others.take(others.evidence >= CLEAR)])
+        return seen.take(is_sure), again, turns
+
+    def _search_finer(self, pixels: Pixels, floor: float, end_stage: EndStage) -> Candidates:
+        """Search a photo in which nothing was found at ``FINE_SIDE``; everything there is only a hint."""
+        height, width = pixels.shape[:2]
+        if height * width > LARGE_PHOTO_AREA or max(height, width) <= SMALL_SIDE:
+            return Candidates.none()
+        hints = self._yunet.detect(pixels, long_side=FINE_SIDE, threshold=HINT_SCORE)
+        end_stage("detect")
+        faces, _ = self._look_again(pixels, Candidates.none(), _choose_hints(hints), floor, end_stage)
+        return faces
+
+    def _search_scales(self, pixels: Pixels, floor: float, end_stage: EndStage) -> tuple[Candidates, Detections]:
+        """Search the photo as it is.
+
+        Returns:
+            Detections of at least ``floor``, with ONet's landmarks; and weaker ones.
+        """
+        height, width = pixels.shape[:2]
+        long_side = max(height, width)
+        if long_side <= SMALL_SIDE:
+            return self._search_enlarged(pixels, floor, end_stage)
+        is_large = height * width > LARGE_PHOTO_AREA
+        weakest = min(floor, HINT_SCORE)
+        scales = [
+            self._yunet.detect(
+                pixels, long_side=LARGE_SIDE if is_large else min(long_side, MEDIUM_SIDE), threshold=weakest
+            )
+        ]
+        strong = scales[0].scores >= floor
+        if (
+            is_large
+            or scales[0].best_score < CONFIDENT_SCORE
+            or scales[0].boxes[strong, 2:].max() > LARGE_SHARE * long_side
+        ):
+            scales.append(self._yunet.detect(pixels, long_side=SMALL_SIDE, threshold=weakest))
+        merged = Detections.join(scales)
+        if len(scales) > 1:
+            merged = merged.take(best_boxes(merged.boxes, merged.scores))
+        end_stage("detect")
+        strong = merged.scores >= floor
+        seen = self._with_landmarks(pixels, merged.take(strong))
+        end_stage("landmarks")
+        return seen, merged.take(~strong)
+
+    def _search_enlarged(self, pixels: Pixels, floor: float, end_stage: EndStage) -> tuple[Candidates, Detections]:
+        """Enlarge a small photo until a face is found: much depends on how the missing detail is filled in."""
+        long_side = max(pixels.shape[:2])
+        best, hints = Candidates.none(), Detections.none()
+        for factor in ENLARGEMENTS:
+            side = min(SMALL_SIDE, long_side * factor)
+            detections = self._yunet.detect(pixels, long_side=side, threshold=min(floor, HINT_SCORE))
+            end_stage("detect")
+            strong = detections.scores >= floor
+            seen = self._with_landmarks(pixels, detections.take(strong))
+            end_stage("landmarks")
+            if not len(hints):
+                hints = detections.take(~strong)
+            if (seen.evidence >= CLEAR).any():
+                return seen, hints
+            if not len(best):
+                best = seen
+        return best, hints
+
+    def _with_landmarks(self, pixels: Pixels, found: Detections) -> Candidates:
+        """Refine the landmarks of detections; those with a score of 0 keep theirs and get no support."""
+        seen = without_landmarks(found)
+        exist = found.scores > 0
+        seen.landmarks[exist], seen.probabilities[exist] = self._onet.refine(pixels, found.landmarks[exist])
+        return seen
+
+    def _look_again(
+        self, pixels: Pixels, doubtful: Candidates, hints: Detections, floor: float, end_stage: EndStage
+    ) -> tuple[Candidates, set[int]]:
+        """Look at doubtful faces and hints again, enlarged and turned.
+
+        Returns:
+            The best readings of those that are faces, and the turns, other than none, that make them upright.
+        """
+        if not len(doubtful) and not len(hints):
+            return Candidates.none(), set()
+        first = Candidates.join([doubtful, without_landmarks(hints)])
+        is_hint = np.arange(len(first)) >= len(doubtful)
+        levels = np.array([pose(points)[0] for points in first.landmarks])
+        looks = [look_at(self._yunet, pixels, first.boxes, CLOSE_LOOK, levels)]
+        looks += [
+            look_at(self._yunet, pixels, first.boxes, TURNED_LOOK, np.full(len(first), roll)) for roll in ROLLS
+        ]
+        end_stage("detect")
+        close, *turned = self._with_landmarks(pixels, Detections.join(looks)).split(len(looks))
+        end_stage("landmarks")
+        upright = [first, close, turned[0]]
+        support = np.maximum(close.support(first), turned[0].support(first))
+        is_likely = np.maximum(close.probabilities, turned[0].probabilities) >= MIN_PROBABILITY
+        evidence = np.stack([each.evidence for each in [*upright, *turned[1:]]])  # [6, n]
+        is_weak = evidence[:3].max(axis=0) < MIN_EVIDENCE
+        is_face = np.where(
+            is_hint, (support >= MIN_HINT_SUPPORT) & is_likely, ~are_contradicted(upright) & ~is_weak
+        )
+        evidence[0, is_hint] = -np.inf  # the hint itself is no evidence
+        evidence[0] += MIN_GAIN
+        evidence[1, np.abs(levels) < MAX_LEVEL] += MIN_GAIN
+        evidence[2] += MIN_GAIN
+        evidence[3:][evidence[3:] < MIN_TURNED_EVIDENCE] = -np.inf
+        chosen = evidence.argmax(axis=0)
+        best = Candidates.join([*upright, *turned[1:]]).take(chosen * len(first) + np.arange(len(first)))
+        best.scores[is_hint] = np.maximum((best.scores + first.scores)[is_hint] / 2, floor)
+        seen_upright = ~is_hint & (chosen < 3)  # a second look makes no detection surer
+        best.scores[seen_upright] = np.minimum(best.scores, first.scores)[seen_upright]
+        best = best.take(is_face | (chosen >= 3))
+        return best, {round(pose(points)[0] / 90) % 4 for points in best.landmarks} - {0}
+
+    def _turn_of_photo(self, pixels: Pixels, floor: float, end_stage: EndStage) -> set[int]:
+        """Compare the photo's four turns at ``SMALL_SIDE``; return the best one if it is better than none."""
+        scale = min(1.0, SMALL_SIDE / max(pixels.shape[:2]))
+        shape = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
+        small = np.asarray(cv2.resize(pixels, shape, interpolation=cv2.INTER_AREA), np.uint8)
+        sums = []
+        for turns in range(4):
+            turned = np.ascontiguousarray(np.rot90(small, turns))
+            found = self._yunet.detect(turned, long_side=SMALL_SIDE, threshold=floor)
+            sums.append(float((found.scores - PHOTO_SCORE).clip(0).sum()))
+        end_stage("detect")
+        best = int(np.argmax(sums))
+        return {best} if sums[best] > sums[0] + MIN_PHOTO_GAIN else set()
+
+
+def _choose_hints(hints: Detections) -> Detections:
+    """Choose the few that are worth a second look."""
+    return hints.take(hints.boxes[:, 2:].max(axis=1) >= MIN_HINT_SIDE).take(slice(MAX_HINTS))

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from photos import astronaut, encoded, tiles
+from programs import missing
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
@@ -87,10 +88,7 @@ def chromium() -> tuple[str, str]:
     driver = shutil.which("chromedriver")
     if browser and driver:
         return browser, driver
-    missing = "Chromium and chromedriver are not installed; on Debian: apt-get install chromium chromium-driver"
-    if os.environ.get("CI", "").lower() in ("1", "true"):
-        pytest.fail(missing)
-    pytest.skip(missing)
+    missing("Chromium and chromedriver are not installed", "chromium", "chromedriver")
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Faults of the gateway's processes and environment: log, clock, workers, termination."""
 
-import os
 import shutil
 import signal
 import subprocess
@@ -15,6 +14,7 @@ import httpx
 import pytest
 import torch
 from fault_table import FaultRow
+from programs import missing
 from running_service import (
     TIMEOUT_S,
     Callers,
@@ -60,9 +60,7 @@ class VerboseModel(torch.nn.Module):
 def clock(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A library that shifts the wall clock of processes that load it, and the file with the offset in seconds."""
     if not shutil.which("cc"):
-        if os.environ.get("CI"):
-            pytest.fail("a C compiler is needed to shift a process's clock")
-        pytest.skip("there is no C compiler to build the library that shifts a process's clock")
+        missing("there is no C compiler to build the library that shifts a process's clock", "cc")
     folder = tmp_path_factory.mktemp("clock")
     library, seconds = folder / "clock.so", folder / "seconds"
     seconds.write_bytes(bytes(8))

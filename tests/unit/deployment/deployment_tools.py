@@ -5,7 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
-import pytest
+from programs import missing
 
 ROOT = Path(__file__).parents[3]
 
@@ -21,11 +21,4 @@ def find_tool(*names: str) -> list[str]:
         found = shutil.which(program, path=path)
         if found:
             return [found, *arguments]
-    return missing(f"none of {', '.join(names)} is installed")
-
-
-def missing(what: str) -> list[str]:
-    """Skip the test, or fail in CI."""
-    if os.environ.get("CI"):
-        pytest.fail(what)
-    pytest.skip(what)
+    missing(f"{' or '.join(names)} is not installed", *(name.split()[0] for name in names))

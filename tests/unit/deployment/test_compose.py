@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import yaml
-from deployment_tools import ROOT, missing
+from deployment_tools import ROOT
+from programs import missing
 
 from service.settings import Settings, environment_name
 from service.triton import container as launcher

@@ -2,8 +2,9 @@
 
 import pytest
 import yaml
-from deployment_tools import ROOT, missing
+from deployment_tools import ROOT
 from manifests import K8S, VARIANTS, Object, containers, named, of, pods, port_names, quantity, render
+from programs import missing
 
 from service.settings import Settings, environment_name
 from service.triton import container as launcher

@@ -1,0 +1,16 @@
+"""What all tests share."""
+
+from collections.abc import Generator
+
+import pytest
+from programs import packages_to_install
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
+    """Say below everything else what to install, so that no test is skipped for want of a program."""
+    yield
+    skipped = (report.longrepr for report in terminalreporter.stats.get("skipped", ()))
+    packages = packages_to_install(reason for _path, _line, reason in skipped)
+    if packages:
+        terminalreporter.write_line(f"To run the tests skipped above: apt-get install {' '.join(packages)}")

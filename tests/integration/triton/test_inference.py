@@ -69,7 +69,7 @@ def test_concurrent_requests_share_executions_and_get_their_own_results(toy: Ser
     together = threading.Barrier(callers)
 
     def call(caller: int) -> None:
-        together.wait(10)
+        together.wait(60)
         for turn in range(each):
             faces = random_faces(1 + caller % 3, seed=1 + caller * each + turn)
             np.testing.assert_allclose(toy.infer(faces), toy.expected(faces), atol=TOLERANCE)
@@ -89,7 +89,7 @@ def test_an_error_in_forward_fails_its_requests_but_not_the_server(toy: Served) 
     together = threading.Barrier(8)
 
     def call(_caller: int) -> str:
-        together.wait(10)
+        together.wait(60)
         with pytest.raises(InferenceServerException, match="a white crop") as caught:
             toy.infer(white)
         return str(caught.value.status())

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # PIP_ARGS="--extra-index-url <PyTorch's CPU wheel index>".
 PIP_ARGS ?=
 
-.PHONY: help serve test lint audit format train up down sbom checkov clean lock
+.PHONY: help serve test test-avx2 lint audit format train up down sbom checkov clean lock
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -16,6 +16,13 @@ serve: $(VENV)/.serve ## serve on http://127.0.0.1:8080 with a local Triton
 
 test: $(VENV)/.dev ## run all tests, two files at a time, because they mostly wait for servers
 	$(BIN)/pytest -n 2 --dist loadfile
+
+# Processors round differently and differ in their instructions. torch and oneDNN can be limited to older ones.
+NUMERICAL := tests/unit/training tests/unit/triton/backend tests/integration/training \
+  tests/integration/triton/test_served_model.py
+
+test-avx2: $(VENV)/.dev ## run the tests of networks and training as if the processor had nothing newer than AVX2
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/pytest -n 2 --dist loadfile $(NUMERICAL)
 
 lint: $(VENV)/.dev ## check formatting, lint, types, imports between rooms, and secrets
 	$(BIN)/ruff format --check .

@@ -19,7 +19,7 @@ test: $(VENV)/.dev ## run all tests, two files at a time, because they mostly wa
 
 # Processors round differently and differ in their instructions. torch and oneDNN can be limited to older ones.
 NUMERICAL := tests/unit/training tests/unit/triton/backend tests/integration/training \
-  tests/integration/triton/test_served_model.py
+  tests/integration/triton/test_runtimes.py tests/integration/triton/test_served_model.py
 
 test-avx2: $(VENV)/.dev ## run the tests of networks and training as if the processor had nothing newer than AVX2
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/pytest -n 2 --dist loadfile $(NUMERICAL)

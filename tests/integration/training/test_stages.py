@@ -50,8 +50,7 @@ def runs(data, tmp_path_factory):
     """Run the three stages one after the other, by their commands."""
     folder = tmp_path_factory.mktemp("runs")
     assert app(identity(data, folder / "identity", epochs=1)) == 0
-    assert app(identity(data, folder / "pretrain", epochs=1, network="small-resnet")) == 0
-    assert app(emotion(data, folder / "emotion", start=folder / "pretrain", **STEADY)) == 0
+    assert app(emotion(data, folder / "emotion", **STEADY)) == 0
     joint = ["joint", "--data", str(data / "ferplus"), "--out", str(folder / "joint"), *COMMON]
     joint += ["--identity", str(folder / "identity"), "--emotion", str(folder / "emotion"), "--epochs", "1"]
     joint += ["--learning_rate", "0.001"]
@@ -60,7 +59,15 @@ def runs(data, tmp_path_factory):
 
 
 def test_the_emotion_network_learns(runs):
-    assert load_result(runs / "emotion")["valid"]["majority"]["accuracy"] > 0.4  # chance is 0.125
+    assert load_result(runs / "emotion")["valid"]["majority"]["accuracy"] > 0.6  # chance is 0.125
+
+
+def test_the_emotion_network_starts_from_an_identity_run(data, tmp_path):
+    pretrain, started = tmp_path / "pretrain", tmp_path / "started"
+    assert app(identity(data, pretrain, epochs=1, network="small-resnet", ema_decay=0.5)) == 0
+    assert app(emotion(data, started, epochs=1, start=pretrain, learning_rate=1e-9)) == 0
+    before, after = load_weights(pretrain), load_weights(started)
+    assert torch.allclose(before["stem.0.weight"], after["backbone.stem.0.weight"], atol=1e-6)
 
 
 def test_distillation_teaches_what_the_votes_do_not(data, runs, tmp_path):
@@ -70,7 +77,7 @@ def test_distillation_teaches_what_the_votes_do_not(data, runs, tmp_path):
         known = dict(file)
     known["votes"][:] = [3] * 8 + [0, 0]  # the same number for each emotion
     np.savez(arrays, **known)
-    options = {**STEADY, "epochs": 8, "keep": "last"}
+    options = {**STEADY, "keep": "last"}
     assert app(emotion(tmp_path, tmp_path / "alone", **options)) == 0
     distill = {"distill_from": f"[{runs / 'emotion'}]", "distill_weight": 1}
     assert app(emotion(tmp_path, tmp_path / "distilled", **options, **distill)) == 0
@@ -83,7 +90,7 @@ def test_distillation_teaches_what_the_votes_do_not(data, runs, tmp_path):
 
 def test_the_tandem_keeps_what_the_emotion_network_has_learned(runs):
     # Without the weights of the emotion network it would be at chance, 0.125, after one epoch.
-    assert load_result(runs / "joint")["valid"]["majority"]["accuracy"] > 0.3
+    assert load_result(runs / "joint")["valid"]["majority"]["accuracy"] > 0.4
 
 
 def test_joint_training_changes_both_networks(runs):

@@ -73,7 +73,7 @@ class FacePipeline:
             UnreadablePhoto: The photo cannot be decoded.
         """
         end_stage = end_stage or _ignore_stage
-        size, full = photo.size, None
+        full = None
         reduced = photo.decode_reduced(min_long_side=LARGE_SIDE, min_area=LARGE_PHOTO_AREA + 1)
         if reduced is None:
             full = photo.decode()
@@ -84,6 +84,7 @@ class FacePipeline:
                 return PipelineResult(faces, full.shape[:2], full, 1)
             # Each scale and rotation would read all of the pixels again, for seconds.
             reduced = _reduce(full, divisor), divisor
+        size = photo.size if full is None else full.shape[:2]
         pixels, divisor = reduced
         end_stage("decode")
         found = self._find(pixels, threshold, end_stage)

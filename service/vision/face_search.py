@@ -5,9 +5,10 @@ The policy:
 1. **Scales.** A photo above 1 Mpx is searched at a longer side of 1280, where a face of 20 pixels in 12 Mpx is
    still seen, and at 320, where a face that fills the frame is seen whole; that costs 6 % more. A smaller photo is
    searched at 640. It is searched at 320 as well, for a quarter more, only if nothing sure was found at 640 or if
-   a box there is a large part of the photo. A photo below 320 is enlarged until a face is found. If all else finds
-   nothing, a photo up to 1 Mpx is searched at 960, for more than twice the time; every detection there is a hint.
-   An image without bright pixels is brightened before any search.
+   a box there is a large part of the photo. A photo below 320 is enlarged until a face is found. An image without
+   bright pixels is brightened before any search. If all else finds nothing, a photo up to 1 Mpx is searched
+   sharpened, and then at 960; every detection there is a hint. In a thumbnail, a hint that fills it is an
+   uncertain face.
 2. **Boxes of several scales** are merged by score and containment (``candidates.best_boxes``).
 3. **Evidence.** A detection counts by what both networks say about it (``Candidates.evidence``). From ``SURE`` on
    it is a face in the position in which it was read. Other detections are doubtful; a few weak ones are hints.
@@ -30,6 +31,7 @@ import numpy as np
 
 from service.vision.candidates import MIN_PROBABILITY, Candidates, are_contradicted, best_boxes, without_landmarks
 from service.vision.decoding import Pixels
+from service.vision.light import sharpen
 from service.vision.onet import ONet
 from service.vision.quality import pose
 from service.vision.second_look import CLOSE_LOOK, TURNED_LOOK, look_at
@@ -70,6 +72,9 @@ MIN_EVIDENCE = 0.6
 MIN_HINT_SUPPORT = 0.45
 """The support of a second look that a hint needs; few hints of textures have it, and most of small faces."""
 
+MIN_STRONG_SUPPORT = 0.6
+"""The support of a hint with a high score that ONet doubts."""
+
 MIN_HINT_SIDE = 20
 """Pixels of the longer side that a hint must have."""
 
@@ -84,6 +89,12 @@ HINT_SCORE, MAX_HINTS = 0.3, 4
 
 PHOTO_SCORE, MIN_PHOTO_GAIN = 0.75, 0.1
 """In another turn of the photo, what scores exceed ``PHOTO_SCORE`` by must sum to this much more than as it is."""
+
+THUMBNAIL_SIDE, THUMBNAIL_SHARE = 100, 0.7
+"""In a photo of at most so many pixels, a hint with this share of its longer side is an uncertain face."""
+
+SHARPENED_DETAILS = 80
+"""How many details a blurred photo has along its longer side; smaller ones are sharpened."""
 
 MAX_DOUBTFUL = 12
 """How many detections are looked at again, the largest first."""
@@ -111,14 +122,14 @@ class FaceSearch:
         sure, again, turns = self._search_as_is(pixels, floor, end_stage)
         if not turns and not len(sure):
             turns = self._turn_of_photo(pixels, floor, end_stage)
-        if turns and not len(sure):  # nobody is upright for sure
-            again = again.take(again.evidence >= SURE)
         firsts, seconds = [sure], [again]
         for turn in sorted(turns):
             rotated = np.ascontiguousarray(np.rot90(pixels, turn))
             sure, again, _ = self._search_as_is(rotated, floor, end_stage)
             firsts.append(sure.turned_back(turn, (rotated.shape[0], rotated.shape[1])))
             seconds.append(again.turned_back(turn, (rotated.shape[0], rotated.shape[1])))
+        if not len(firsts[0]) and any(map(len, firsts)):  # others are turned for sure, and nobody is upright
+            seconds[0] = seconds[0].take(seconds[0].evidence >= SURE)
         if not any(map(len, firsts + seconds)):
             seconds = [self._search_finer(pixels, floor, end_stage)]
         first, second = Candidates.join(firsts), Candidates.join(seconds)
@@ -147,11 +158,42 @@ class FaceSearch:
     def _search_finer(self, pixels: Pixels, floor: float, end_stage: EndStage) -> Candidates:
         """Search a photo in which nothing was found at ``FINE_SIDE``; everything there is only a hint."""
         height, width = pixels.shape[:2]
-        if height * width > LARGE_PHOTO_AREA or max(height, width) <= SMALL_SIDE:
+        long_side = max(height, width)
+        if height * width > LARGE_PHOTO_AREA:
             return Candidates.none()
-        hints = self._yunet.detect(pixels, long_side=FINE_SIDE, threshold=HINT_SCORE)
+        if long_side <= THUMBNAIL_SIDE:
+            return self._search_thumbnail(pixels, floor, end_stage)
+        faces = self._search_sharpened(pixels, floor, end_stage)
+        if len(faces):
+            return faces
+        side = FINE_SIDE if long_side > SMALL_SIDE else SMALL_SIDE
+        hints = self._yunet.detect(pixels, long_side=side, threshold=HINT_SCORE)
         end_stage("detect")
         faces, _ = self._look_again(pixels, Candidates.none(), _choose_hints(hints), floor, end_stage)
+        return faces
+
+    def _search_sharpened(self, pixels: Pixels, floor: float, end_stage: EndStage) -> Candidates:
+        """Sharpen a blurred photo, and take what is found there for hints."""
+        sharp = sharpen(pixels, max(pixels.shape[:2]) / SHARPENED_DETAILS)
+        hints = self._yunet.detect(sharp, long_side=MEDIUM_SIDE, threshold=HINT_SCORE)
+        end_stage("detect")
+        faces, _ = self._look_again(sharp, Candidates.none(), _choose_hints(hints), floor, end_stage)
+        return faces
+
+    def _search_thumbnail(self, pixels: Pixels, floor: float, end_stage: EndStage) -> Candidates:
+        """Take the best hint that fills a tiny photo for an uncertain face: nothing else is sent so small."""
+        long_side = max(pixels.shape[:2])
+        scales = [
+            self._yunet.detect(pixels, long_side=long_side * factor, threshold=HINT_SCORE)
+            for factor in ENLARGEMENTS
+        ]
+        end_stage("detect")
+        hints = Detections.join(scales)
+        hints = hints.take(hints.boxes[:, 2:].max(axis=1) >= THUMBNAIL_SHARE * long_side)
+        best = hints.take(np.argsort(-hints.scores)[:1])
+        best.scores[:] = floor
+        faces = self._with_landmarks(pixels, best)
+        end_stage("landmarks")
         return faces
 
     def _search_scales(self, pixels: Pixels, floor: float, end_stage: EndStage) -> tuple[Candidates, Detections]:
@@ -236,10 +278,13 @@ class FaceSearch:
         upright = [first, close, turned[0]]
         support = np.maximum(close.support(first), turned[0].support(first))
         is_likely = np.maximum(close.probabilities, turned[0].probabilities) >= MIN_PROBABILITY
+        is_strong = (first.scores >= MIN_SCORE) & (support >= MIN_STRONG_SUPPORT) & ~are_contradicted(upright)
         evidence = np.stack([each.evidence for each in [*upright, *turned[1:]]])  # [6, n]
         is_weak = evidence[:3].max(axis=0) < MIN_EVIDENCE
         is_face = np.where(
-            is_hint, (support >= MIN_HINT_SUPPORT) & is_likely, ~are_contradicted(upright) & ~is_weak
+            is_hint,
+            ((support >= MIN_HINT_SUPPORT) & is_likely) | is_strong,
+            ~are_contradicted(upright) & ~is_weak,
         )
         evidence[0, is_hint] = -np.inf  # the hint itself is no evidence
         evidence[0] += MIN_GAIN
@@ -249,6 +294,7 @@ class FaceSearch:
         chosen = evidence.argmax(axis=0)
         best = Candidates.join([*upright, *turned[1:]]).take(chosen * len(first) + np.arange(len(first)))
         best.scores[is_hint] = np.maximum((best.scores + first.scores)[is_hint] / 2, floor)
+        best.scores[is_hint & ~is_likely] = floor
         seen_upright = ~is_hint & (chosen < 3)  # a second look makes no detection surer
         best.scores[seen_upright] = np.minimum(best.scores, first.scores)[seen_upright]
         best = best.take(is_face | (chosen >= 3))

@@ -123,6 +123,12 @@ def test_finds_a_dark_face(pipeline: FacePipeline, light: float) -> None:
     assert is_right(pipeline.find_faces((np.asarray(cut) * light).astype(np.uint8)), box)
 
 
+def test_finds_a_blurred_face(pipeline: FacePipeline) -> None:
+    cut, box = portrait(0.35, 480)
+    faces = pipeline.find_faces(np.asarray(cut.filter(ImageFilter.GaussianBlur(0.07 * box[2]))))
+    assert is_right(faces, box)
+
+
 @pytest.mark.parametrize("lean", range(-180, 180, 30))
 def test_finds_a_face_that_leans_by_any_angle(pipeline: FacePipeline, lean: int) -> None:
     cut = portrait(0.3, 640)[0].rotate(-lean, Image.Resampling.BICUBIC, fillcolor=(96, 110, 120))

@@ -30,7 +30,7 @@ from service.schemas import (
 )
 from service.settings import Settings
 from service.vision.face import LANDMARK_NAMES, Face
-from service.vision.quality import FaceQuality
+from service.vision.quality import FaceQuality, is_ambiguous
 from service.workers.queue import WorkQueue
 from service.workers.tasks import (
     CropSpec,
@@ -206,6 +206,9 @@ def _describe(face: Face, quality: FaceQuality, row: NDArray[np.float32], labels
         for label, p in zip(labels, row, strict=True)
     }
     emotion = labels[int(row.argmax())]
+    reasons = list(quality.unreliable_because)
+    if is_ambiguous(emotions.values()):
+        reasons.append("ambiguous")
     box = face.box
     return FaceEmotion(
         box=FaceBox(x=_pixels(box.x), y=_pixels(box.y), width=_pixels(box.width), height=_pixels(box.height)),
@@ -225,8 +228,8 @@ def _describe(face: Face, quality: FaceQuality, row: NDArray[np.float32], labels
             sharpness=round(quality.sharpness, SCORE_DIGITS),
             brightness=round(quality.brightness, SCORE_DIGITS),
         ),
-        reliable=not quality.unreliable_because,
-        unreliable_because=list(quality.unreliable_because),
+        reliable=not reasons,
+        unreliable_because=reasons,
     )
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Reason = Literal["small", "turned", "cut_off", "blurred", "dark", "bright", "uncertain"]
+Reason = Literal["small", "turned", "cut_off", "blurred", "dark", "bright", "uncertain", "occluded", "ambiguous"]
 """Why a face's labels may be wrong."""
 
 Size = Annotated[int, Field(ge=1)]
@@ -146,7 +146,8 @@ class FaceEmotion(Schema):
     unreliable_because: list[Reason]
     """Why the labels may be wrong: small (box below 20 pixels), turned (yaw beyond 45 degrees), cut_off (a
     landmark outside the photo), blurred (sharpness below 0.02), dark (brightness below 0.1), bright (brightness
-    above 0.92), uncertain (detection score below 0.7)."""
+    above 0.92), uncertain (detection score below 0.7), occluded (an eye or the mouth seems to be hidden),
+    ambiguous (the two highest probabilities differ by less than 0.1)."""
 
 
 FACE_FIELDS: Final = tuple(FaceEmotion.model_fields)

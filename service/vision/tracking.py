@@ -1,15 +1,24 @@
 """Track faces from frame to frame, and smooth their probabilities."""
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from service.schemas import FaceBox, FaceEmotion, TrackedFace
+from service.schemas import FaceBox, FaceEmotion, Reason, TrackedFace
+from service.vision.quality import is_ambiguous
 
 MIN_IOU = 0.2
 """Intersection over union from which a box continues a track; a box that moves by half its width has 0.33."""
 
 MAX_MISSED = 10
 """Frames in a row that a face may be missing and still continue its track."""
+
+MAX_DISTANCE = 0.75
+"""How far the center of a face may move while its head turns, relative to the mean of both boxes' longer sides."""
+
+MAX_GROWTH = 1.6
+"""By which factor the longer side of its box may change meanwhile."""
 
 DIGITS = 6
 
@@ -40,6 +49,24 @@ def match_boxes(previous: Sequence[FaceBox], current: Sequence[FaceBox]) -> list
         if i not in matches and matches[j] is None:
             matches[j] = i
     return matches
+
+
+def match_turned(previous: Sequence[FaceBox], current: Sequence[FaceBox]) -> list[int | None]:
+    """Match boxes that overlap too little, as those of a head that turned or tilted between two sightings.
+
+    Only a box near a single previous one, which is near no other, is matched; otherwise it might be another face.
+    """
+    near = [[i for i, old in enumerate(previous) if _is_near(old, new)] for new in current]
+    counts = Counter(i for found in near for i in found)
+    return [found[0] if len(found) == 1 and counts[found[0]] == 1 else None for found in near]
+
+
+def _is_near(old: FaceBox, new: FaceBox) -> bool:
+    sides = max(old.width, old.height), max(new.width, new.height)
+    distance = math.hypot(
+        old.x + old.width / 2 - new.x - new.width / 2, old.y + old.height / 2 - new.y - new.height / 2
+    )
+    return distance <= MAX_DISTANCE * sum(sides) / 2 and max(sides) <= MAX_GROWTH * min(sides)
 
 
 def smooth(previous: Mapping[str, float], current: Mapping[str, float], weight: float) -> dict[str, float]:
@@ -77,6 +104,11 @@ class Tracker:
     def update(self, faces: Sequence[FaceEmotion]) -> list[TrackedFace]:
         """Add a frame; return its faces in the same order, with their tracks' numbers."""
         matches = match_boxes([track.box for track in self._tracks], [face.box for face in faces])
+        lost = [i for i in range(len(self._tracks)) if i not in matches]
+        new = [j for j, index in enumerate(matches) if index is None]
+        turned = match_turned([self._tracks[i].box for i in lost], [faces[j].box for j in new])
+        for j, found in zip(new, turned, strict=True):
+            matches[j] = None if found is None else lost[found]
         seen: list[Track] = []
         for face, index in zip(faces, matches, strict=True):
             if index is None:
@@ -98,6 +130,9 @@ class Tracker:
 def _tracked_face(face: FaceEmotion, track: Track) -> TrackedFace:
     emotions = {label: round(p, DIGITS) for label, p in track.emotions.items()}
     emotion = max(emotions, key=lambda label: emotions[label])
+    reasons: list[Reason] = [reason for reason in face.unreliable_because if reason != "ambiguous"]
+    if is_ambiguous(emotions.values()):
+        reasons.append("ambiguous")
     return TrackedFace(
         **{
             **dict(face),
@@ -105,5 +140,7 @@ def _tracked_face(face: FaceEmotion, track: Track) -> TrackedFace:
             "emotion": emotion,
             "confidence": emotions[emotion],
             "emotions": emotions,
+            "reliable": not reasons,
+            "unreliable_because": reasons,
         }
     )

@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+from skimage import data
 
+from service.vision.alignment import crop_faces
 from service.vision.face import Box, Face
-from service.vision.quality import MIN_SIZE, brightness, measure_quality, pose, sharpness
+from service.vision.face_pipeline import FacePipeline
+from service.vision.quality import MIN_SIZE, brightness, is_ambiguous, measure_quality, pose, sharpness
 
 # Eyes, nose and corners of the mouth of a head that faces the camera: x, y and depth, relative to the distance
 # between the eyes.
@@ -87,3 +91,66 @@ def test_a_good_face_is_reliable() -> None:
 )
 def test_each_reason(subject: Face, crop: np.ndarray, reason: str) -> None:
     assert measure_quality(subject, crop, (300, 300)).unreliable_because == (reason,)
+
+
+TEMPLATE = [[0.302, 0.388], [0.678, 0.388], [0.49, 0.601], [0.336, 0.782], [0.664, 0.782]]
+
+
+def hide(draw: ImageDraw.ImageDraw, how: str) -> None:
+    """Hide a part of the astronaut's face: eyes at (204, 101) and (247, 103), mouth at (224, 141)."""
+    skin = (205, 160, 140)
+    match how:
+        case "mask":
+            draw.polygon([(178, 112), (226, 118), (270, 112), (262, 165), (226, 180), (186, 165)], (170, 200, 225))
+        case "dark mask":
+            draw.polygon([(178, 112), (226, 118), (270, 112), (262, 165), (226, 180), (186, 165)], (25, 25, 30))
+        case "hand over the mouth":
+            for top in range(126, 166, 10):
+                draw.rounded_rectangle((180, top, 262, top + 9), 4, skin, (170, 125, 105))
+        case "hand over an eye":
+            draw.ellipse((182, 80, 226, 128), skin)
+        case "left half":
+            draw.rectangle((170, 50, 226, 185), (128, 128, 128))
+        case "lower half":
+            draw.rectangle((170, 122, 280, 185), "black")
+        case "upper half":
+            draw.rectangle((170, 50, 280, 118), (200, 200, 200))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "nothing",
+        "mask",
+        "dark mask",
+        "hand over the mouth",
+        "hand over an eye",
+        "left half",
+        "lower half",
+        "upper half",
+    ],
+)
+def test_what_is_hidden_is_doubted(how: str) -> None:
+    pipeline = FacePipeline()
+    photo = Image.fromarray(data.astronaut())
+    landmarks = pipeline.find_faces(np.asarray(photo))[0].landmarks  # of the whole face
+    hide(ImageDraw.Draw(photo), how)
+    pixels = np.asarray(photo)
+    subject = Face(Box(178, 63, 90, 113), 0.9, landmarks)
+    crop = crop_faces(pixels, [subject], template=TEMPLATE, size=(48, 48))[0, 0]
+    reasons = measure_quality(subject, crop, (512, 512)).unreliable_because
+    assert reasons == (() if how == "nothing" else ("occluded",))
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "expected"),
+    [
+        ([0.48, 0.1, 0.42], True),
+        ([0.54, 0.46], True),
+        ([0.56, 0.44], False),
+        ([0.9, 0.06, 0.04], False),
+        ([1.0], False),
+    ],
+)
+def test_close_emotions_are_ambiguous(probabilities: list[float], expected: bool) -> None:
+    assert is_ambiguous(probabilities) is expected

@@ -90,9 +90,44 @@ def test_a_box_continues_a_track_from_an_iou_of_a_fifth(shift: float, is_same: b
     # Boxes of side 100 have an IoU of (100 - shift) / (100 + shift): 0.2 at 66.7.
     assert match_boxes([box(0)], [box(shift)]) == [0 if is_same else None]
     assert match_boxes([box(shift)], [box(0)]) == [0 if is_same else None]
+
+
+@pytest.mark.parametrize(("shift", "is_same"), [(66, True), (74, True), (76, False), (120, False)])
+def test_a_face_keeps_its_number_while_its_head_turns(shift: float, is_same: bool) -> None:
+    tracker = Tracker(0)
+    assert numbers(tracker, box(0), box(600)) == [1, 2]
+    assert numbers(tracker, box(600)) == [2]  # a frame in which the first is not found
+    assert numbers(tracker, box(shift), box(600)) == [1 if is_same else 3, 2]
+
+
+def test_a_head_that_tilts_by_a_quarter_turn_keeps_its_number() -> None:
+    tracker = Tracker(0)
+    upright = FaceBox(x=100, y=100, width=80, height=110)
+    tilted = FaceBox(x=150, y=150, width=110, height=80)  # about the neck
+    assert iou(upright, tilted) < MIN_IOU
+    assert numbers(tracker, upright) == [1]
+    assert numbers(tracker, tilted) == [1]
+
+
+def test_a_face_near_two_lost_ones_is_new() -> None:
+    tracker = Tracker(0)
+    assert numbers(tracker, box(0, y=20), box(140, y=20)) == [1, 2]
+    assert numbers(tracker, box(70)) == [3]
+
+
+def test_a_face_of_another_size_is_new() -> None:
     tracker = Tracker(0)
     assert numbers(tracker, box(0)) == [1]
-    assert numbers(tracker, box(shift)) == [1 if is_same else 2]
+    assert numbers(tracker, box(60, y=20, side=40)) == [2]
+
+
+def test_ambiguity_follows_the_smoothed_probabilities() -> None:
+    tracker = Tracker(0.5)
+    tracker.update([face(box(0), neutral=1.0, happiness=0.0)])
+    (answer,) = tracker.update([face(box(0), neutral=0.0, happiness=1.0)])
+    assert (answer.reliable, answer.unreliable_because) == (False, ["ambiguous"])
+    (answer,) = tracker.update([face(box(0), neutral=0.0, happiness=1.0)])
+    assert (answer.reliable, answer.unreliable_because) == (True, [])
 
 
 @given(distributions(), distributions(), st.floats(0, 1))

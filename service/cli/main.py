@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from service.cli.console import EXIT_FAILURE, EXIT_INTERRUPTED, print_error, read_settings, stderr
+from service.cli.console import (
+    EXIT_FAILURE,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    print_error,
+    print_status,
+    read_settings,
+    stderr,
+)
 from service.cli.models import app as model_commands
 
 if TYPE_CHECKING:
@@ -113,16 +121,25 @@ def install_triton(triton_home: TritonHome = None) -> None:
 def predict(
     photos: Annotated[
         list[Path],
-        typer.Argument(help="JPEG, PNG, WebP or HEIC files, or folders that hold them.", show_default=False),
+        typer.Argument(
+            help="JPEG, PNG, WebP or HEIC files, folders that hold them, or - for standard input.",
+            show_default=False,
+        ),
     ],
+    recursive: Annotated[
+        bool, typer.Option(help="Search the subfolders of folders too; --annotate keeps them.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON per photo.")] = False,
     out: Annotated[
         Path | None,
         typer.Option(
             help="Write answers and errors to this .jsonl, .csv or .parquet file instead of printing them. "
-            "After an interruption, run the same command again to continue."
+            "After an interruption, run the same command again to continue; a finished file takes further photos."
         ),
     ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Send the photos that failed before and are in --out again.")
+    ] = False,
     concurrency: Concurrency = 8,
     annotate: Annotated[
         Path | None,
@@ -133,27 +150,40 @@ def predict(
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Recognize the emotion that each face in PHOTOS shows. Exits with 1 if a photo fails."""
+    """Recognize the emotion that each face in PHOTOS shows.
+
+    Exits with 1 if a photo failed, in this run or in an earlier one to the same --out, and with 2 if there is no
+    photo.
+    """
     from service.cli.gateway import open_client
     from service.cli.output_files import OutputUnusable
-    from service.cli.photo_files import annotation_paths, find_photos
+    from service.cli.photo_files import PHOTO_SUFFIXES, annotation_paths, describe_skipped, find_photos
     from service.cli.predict import print_predictions, write_predictions
 
     settings = read_settings()
     if out and (annotate or as_json):
         raise typer.BadParameter("cannot be combined with --json or --annotate", param_hint="--out")
-    photos = find_photos(photos)
-    targets: list[Path] | None = None
+    if retry_failed and not out:
+        raise typer.BadParameter("needs --out, which holds the photos that failed", param_hint="--retry-failed")
+    found = find_photos(photos, recursive=recursive)
+    if found.skipped:
+        print_status(describe_skipped(found.skipped))
+    for folder in found.empty_folders:
+        print_error(f"{folder} holds no photo ({', '.join(PHOTO_SUFFIXES)})")
+    if not found.photos:
+        raise typer.Exit(EXIT_USAGE)
+    targets: dict[Path, Path] | None = None
     if annotate:
         try:
-            targets = annotation_paths(photos, annotate)
+            targets = annotation_paths(found.photos, annotate)
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="--annotate") from None
     context = open_client(url, settings, api_key)
     if out:
-        failures = _run(write_predictions(context, photos, out, concurrency), OutputUnusable)
+        run = write_predictions(context, found, out, concurrency, retry_failed=retry_failed)
+        failures = _run(run, OutputUnusable)
     else:
-        failures = _run(print_predictions(context, photos, targets, settings, as_json=as_json))
+        failures = _run(print_predictions(context, found, targets, settings, as_json=as_json))
     if failures:
         raise typer.Exit(EXIT_FAILURE)
 

@@ -1,8 +1,12 @@
 """Find the photos that a command line names, and write their annotated copies."""
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from service.client import Photo
 from service.schemas import PhotoEmotions
 from service.settings import Settings
 from service.vision.decoding import decode_photo
@@ -14,21 +18,90 @@ ANNOTATED_SUFFIXES = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "imag
 PHOTO_SUFFIXES = (*ANNOTATED_SUFFIXES, ".heic", ".heif")
 """Files in a folder that count as photos."""
 
+STDIN = Path("-")
+"""Stands for standard input."""
 
-def find_photos(paths: Sequence[Path]) -> list[Path]:
-    """Return the files in ``paths``, and in place of each folder the photos below it, without hidden ones."""
-    return [photo for path in paths for photo in (_photos_in(path) if path.is_dir() else [path])]
+HIDDEN, SUBFOLDER, NO_SUFFIX = "hidden", "in subfolders", "without a suffix"
+"""Kinds of skipped files that are not suffixes."""
 
 
-def _photos_in(folder: Path) -> Iterator[Path]:
+@dataclass(frozen=True)
+class FoundPhotos:
+    """The photos that a command line names.
+
+    Attributes:
+        photos: each photo's path and, to keep subfolders in an output folder, its path below the folder that was
+            named; for a file that was named itself, its name.
+        skipped: how many files of each kind in the folders are not photos.
+        empty_folders: folders that were named and hold no photo.
+        stdin: what standard input holds, if that is one of the photos.
+    """
+
+    photos: Mapping[Path, Path]
+    skipped: Counter[str]
+    empty_folders: Sequence[Path]
+    stdin: bytes | None = None
+
+    @property
+    def paths(self) -> list[Path]:
+        """The paths of the photos."""
+        return list(self.photos)
+
+    def content(self, path: Path) -> Photo:
+        """Return what a client sends for one of the photos."""
+        return path if path != STDIN or self.stdin is None else self.stdin
+
+
+def find_photos(paths: Sequence[Path], *, recursive: bool = True) -> FoundPhotos:
+    """Find the files in ``paths``, each once, and in place of each folder the photos in it, without hidden ones.
+
+    Args:
+        paths: files, folders, and ``STDIN``, which is read.
+        recursive: whether to search the folders' subfolders too.
+    """
+    photos: dict[Path, Path] = {}
+    skipped: Counter[str] = Counter()
+    empty_folders = []
+    for path in paths:
+        if not path.is_dir():
+            photos.setdefault(path, Path("stdin" if path == STDIN else path.name))
+            continue
+        found = list(_photos_in(path, recursive, skipped))
+        photos |= {photo: photo.relative_to(path) for photo in found if photo not in photos}
+        if not found:
+            empty_folders.append(path)
+    return FoundPhotos(photos, skipped, empty_folders, sys.stdin.buffer.read() if STDIN in photos else None)
+
+
+def _photos_in(folder: Path, recursive: bool, skipped: Counter[str]) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in PHOTO_SUFFIXES and not hidden and path.is_file():
+        if path.is_dir():
+            continue
+        relative = path.relative_to(folder)
+        if any(part.startswith(".") for part in relative.parts):
+            skipped[HIDDEN] += 1
+        elif not recursive and len(relative.parts) > 1:
+            skipped[SUBFOLDER] += 1
+        elif path.suffix.lower() not in PHOTO_SUFFIXES or not path.is_file():
+            skipped[path.suffix.lower() or NO_SUFFIX] += 1
+        else:
             yield path
 
 
-def annotation_paths(photos: list[Path], out: Path) -> list[Path]:
+def describe_skipped(skipped: Counter[str]) -> str:
+    """Return a sentence such as "skipped 4 files: 3 .txt, 1 hidden"."""
+    kinds = ", ".join(
+        f"{skipped[kind]} {kind}" for kind in sorted(skipped, key=lambda kind: (-skipped[kind], kind))
+    )
+    return f"skipped {skipped.total()} file{'s' if skipped.total() > 1 else ''}: {kinds}"
+
+
+def annotation_paths(photos: Mapping[Path, Path], out: Path) -> dict[Path, Path]:
     """Return the path of each photo's annotated copy: the file ``out``, or a file in the folder ``out``.
+
+    Args:
+        photos: each photo's path, and its path below the folder that was named; subfolders are kept.
+        out: a file or a folder.
 
     Raises:
         ValueError: ``out`` is one file for several photos, has an unsupported suffix, or a copy would overwrite
@@ -37,26 +110,29 @@ def annotation_paths(photos: list[Path], out: Path) -> list[Path]:
     if out.suffix.lower() in ANNOTATED_SUFFIXES and not out.is_dir():
         if len(photos) > 1:
             raise ValueError(f"{out} is one file for {len(photos)} photos; name a folder instead")
-        targets = [out]
+        targets = dict.fromkeys(photos, out)
     elif out.suffix and not out.is_dir():
         raise ValueError(f"{out} is not a folder, and its suffix is none of {', '.join(ANNOTATED_SUFFIXES)}")
     else:
-        targets = []
-        for photo in photos:
-            name, number = photo.stem, 1
-            while (target := out / f"{name}.jpg") in targets:
+        targets = {}
+        taken = set()
+        for photo, relative in photos.items():
+            target, number = out / relative.parent / f"{relative.stem}.jpg", 1
+            while target in taken:
                 number += 1
-                name = f"{photo.stem}-{number}"
-            targets.append(target)
+                target = target.with_name(f"{relative.stem}-{number}.jpg")
+            taken.add(target)
+            targets[photo] = target
     originals = {photo.resolve() for photo in photos}
-    overwritten = [str(target) for target in targets if target.resolve() in originals]
+    overwritten = [str(target) for target in targets.values() if target.resolve() in originals]
     if overwritten:
         raise ValueError(f"the annotated copy would overwrite {', '.join(overwritten)}")
     return targets
 
 
-def write_annotated(photo: Path, answer: PhotoEmotions, target: Path, settings: Settings) -> None:
+def write_annotated(photo: Photo, answer: PhotoEmotions, target: Path, settings: Settings) -> None:
     """Draw the answer on a copy of the photo; the suffix of ``target`` sets its format."""
-    pixels = decode_photo(photo.read_bytes(), max_pixels=settings.max_pixels)
+    content = photo.read_bytes() if isinstance(photo, Path) else photo
+    pixels = decode_photo(content, max_pixels=settings.max_pixels)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(annotate(pixels, answer, ANNOTATED_SUFFIXES[target.suffix.lower()]))

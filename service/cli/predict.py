@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from rich.console import Console
 
 from service.cli.console import face_table, print_error, print_status, progress_bar, stderr
 from service.cli.gateway import ClientContext
-from service.cli.output_files import ResultLog, finish_output, log_path
-from service.cli.photo_files import write_annotated
+from service.cli.output_files import ResultLog, finish_output, log_path, read_table
+from service.cli.photo_files import STDIN, FoundPhotos, write_annotated
 from service.client import AsyncClient, CallFailed, NoAnswer, Photo, Refused
 from service.schemas import PhotoEmotions
 from service.settings import Settings
@@ -51,17 +51,22 @@ async def predict_photo(client: AsyncClient, photo: Photo) -> PhotoEmotions:
 
 
 async def print_predictions(
-    context: ClientContext, photos: list[Path], targets: list[Path] | None, settings: Settings, *, as_json: bool
+    context: ClientContext,
+    found: FoundPhotos,
+    targets: Mapping[Path, Path] | None,
+    settings: Settings,
+    *,
+    as_json: bool,
 ) -> int:
     """Print the answer to each photo, and write annotated copies to ``targets``; return how many photos failed."""
     console = Console()
     failures = 0
     async with context as client:
-        for number, photo in enumerate(photos):
+        for photo in found.paths:
             try:
-                answer = await predict_photo(client, photo)
+                answer = await predict_photo(client, found.content(photo))
                 if targets:
-                    write_annotated(photo, answer, targets[number], settings)
+                    write_annotated(found.content(photo), answer, targets[photo], settings)
             except (PhotoFailed, OSError) as error:
                 failures += 1
                 print_error(f"{photo}: {error}")
@@ -76,43 +81,54 @@ async def print_predictions(
     return failures
 
 
-async def write_predictions(context: ClientContext, photos: list[Path], out: Path, concurrency: int) -> int:
-    """Write the answer to each photo to ``out``, with a progress bar; return how many photos failed.
+async def write_predictions(
+    context: ClientContext, found: FoundPhotos, out: Path, concurrency: int, *, retry_failed: bool
+) -> int:
+    """Write the answer to each photo to ``out``, with a progress bar.
+
+    Returns:
+        How many photos in ``out`` have an error instead of an answer, whenever they were sent.
 
     Raises:
         OutputUnusable: the answers cannot be written to ``out``.
         RunAborted: the gateway answers no photo any more.
         LocalTritonError: no gateway is running, and none can be started here.
     """
-    log = ResultLog(log_path(out))
-    failures = 0
+    log = ResultLog(log_path(out), read_table(out), retry_failed=retry_failed)
+    before, failed_before = len(log.done), len(log.failed)
+    todo = unfinished(found.paths, log)
     try:
-        with progress_bar(stderr, "photos", total=len(photos)) as advance:
-            already = sum(str(photo) in log.done for photo in photos)
-            advance(already)
+        with progress_bar(stderr, "photos", total=len(found.paths)) as advance:
+            advance(len(found.paths) - len(todo))
 
             def on_done(photo: Path, error: str | None) -> None:
-                nonlocal failures
                 advance(1)
                 if error:
-                    failures += 1
                     print_error(f"{photo}: {error}")
 
-            async with context as client:
-                await predict_photos(client, photos, log, concurrency=concurrency, on_done=on_done)
+            if todo:
+                async with context as client:
+                    await predict_photos(client, found, log, concurrency=concurrency, on_done=on_done)
     except RunAborted as error:
         raise RunAborted(f"{error}\nfinished photos are kept; run the same command again to continue") from None
     finally:
         log.close()
     finish_output(log.path, out)
-    summary = f"{len(photos)} photos, {failures} failed"
-    print_status(f"{summary}, {already} done before: {out}" if already else f"{summary}: {out}")
-    return failures
+    summary = f"{len(log.done)} photos, {len(log.failed)} failed"
+    print_status(f"{summary}, {before} done before: {out}" if before else f"{summary}: {out}")
+    if failed_before:
+        print_status(f"{failed_before} failed in an earlier run; --retry-failed sends them again")
+    return len(log.failed)
+
+
+def unfinished(photos: Sequence[Path], log: ResultLog) -> list[Path]:
+    """Return the photos that have to be sent; standard input holds another photo each time."""
+    return [photo for photo in photos if photo == STDIN or str(photo) not in log.done]
 
 
 async def predict_photos(
     client: AsyncClient,
-    photos: Sequence[Path],
+    found: FoundPhotos,
     log: ResultLog,
     *,
     concurrency: int,
@@ -122,7 +138,7 @@ async def predict_photos(
 
     Args:
         client: client of the gateway.
-        photos: every photo of the run.
+        found: the photos of the run.
         log: holds finished photos and takes new ones; a photo that failed is logged with its error.
         concurrency: number of photos in flight.
         on_done: called once per photo, with its error or None.
@@ -130,13 +146,13 @@ async def predict_photos(
     Raises:
         RunAborted: the gateway answers no photo any more. The next call with the same log continues there.
     """
-    todo = iter([photo for photo in photos if str(photo) not in log.done])
+    todo = iter(unfinished(found.paths, log))
 
     async def work() -> None:
         for photo in todo:
             error = None
             try:
-                answer = await predict_photo(client, photo)
+                answer = await predict_photo(client, found.content(photo))
                 log.add(str(photo), answer.model_dump(mode="json"))
             except PhotoFailed as failure:
                 error = str(failure)

@@ -14,7 +14,7 @@ from served import served
 
 from service.api_keys import create_key
 from service.cli.output_files import ResultLog
-from service.cli.photo_files import find_photos
+from service.cli.photo_files import FoundPhotos, find_photos
 from service.cli.predict import RunAborted, predict_photos
 from service.client import AsyncClient, Client, NoAnswer, Options, Refused
 from service.settings import Settings
@@ -115,11 +115,11 @@ async def test_an_aborted_run_continues_where_it_stopped(url: str, tmp_path: Pat
     (photos / ".hidden.jpg").write_bytes(PHOTO)
     (photos / "notes.txt").write_text("not a photo")
     found = find_photos([photos])
-    assert [path.name for path in found] == ["0.jpg", "2.jpg", "4.jpg", "1.jpg", "3.jpg", "5.jpg"]
+    assert [path.name for path in found.paths] == ["0.jpg", "2.jpg", "4.jpg", "1.jpg", "3.jpg", "5.jpg"]
     out = tmp_path / "out.jsonl"
     done: list[str] = []
 
-    async def run(target: str, photos: list[Path]) -> None:
+    async def run(target: str, photos: FoundPhotos) -> None:
         log = ResultLog(out)
         try:
             async with AsyncClient(target, api_key=KEY.secret) as client:
@@ -129,7 +129,7 @@ async def test_an_aborted_run_continues_where_it_stopped(url: str, tmp_path: Pat
         finally:
             log.close()
 
-    await run(url, found[:2])
+    await run(url, find_photos(found.paths[:2]))
     with pytest.raises(RunAborted, match=r"127\.0\.0\.1:9"):
         await run("http://127.0.0.1:9", found)
     assert sorted(done) == ["0.jpg", "2.jpg"]

@@ -6,7 +6,7 @@ import pytest
 from answers import answer
 from pyarrow import parquet
 
-from service.cli.output_files import OutputUnusable, ResultLog, finish_output, log_path, to_rows
+from service.cli.output_files import OutputUnusable, ResultLog, finish_output, log_path, read_table, to_rows
 
 TWO_FACES = answer(600, 400, (1, 2, 30, 40), (5, 6, 7, 8)).model_dump(mode="json")
 NO_FACE = answer(60, 40).model_dump(mode="json")
@@ -61,8 +61,56 @@ def test_a_table_is_made_from_the_log(tmp_path: Path, suffix: str) -> None:
     assert [row["emotion"] or None for row in rows] == [None, "happiness", "happiness", None]
     assert rows[0]["error"] == "broken"
     assert float(rows[1]["p_happiness"]) == 0.8
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_finished_table_takes_new_photos_and_new_answers(tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"out{suffix}"
+
+    def run(answers: dict[str, dict[str, object]], *, retry_failed: bool = False) -> ResultLog:
+        log = ResultLog(log_path(out), read_table(out), retry_failed=retry_failed)
+        for photo, content in answers.items():
+            log.add(photo, content)
+        log.close()
+        finish_output(log.path, out)
+        return log
+
+    run({"a.jpg": TWO_FACES, "b.jpg": {"error": "broken"}})
+    log = run({"c.jpg": NO_FACE})
+    assert (log.done, log.failed) == ({"a.jpg", "b.jpg", "c.jpg"}, {"b.jpg"})
+    log = run({"b.jpg": TWO_FACES}, retry_failed=True)
+    assert (log.done, log.failed) == ({"a.jpg", "b.jpg", "c.jpg"}, set())
+    rows = read_table(out)
+    assert [row["photo"] for row in rows] == ["a.jpg", "a.jpg", "c.jpg", "b.jpg", "b.jpg"]
+    assert [row["emotion"] or None for row in rows] == ["happiness", "happiness", None, "happiness", "happiness"]
+    assert [float(row["box_x"]) for row in rows if row["box_x"]] == [1, 5, 1, 5]
+    assert not any(row["error"] for row in rows)
+
+
+def test_retrying_forgets_the_failures_of_a_log_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    log = ResultLog(path)
+    for photo, content in (("a.jpg", TWO_FACES), ("b.jpg", {"error": "broken"}), ("c.jpg", NO_FACE)):
+        log.add(photo, content)
+    log.close()
+    resumed = ResultLog(path)
+    resumed.close()
+    assert (resumed.done, resumed.failed) == ({"a.jpg", "b.jpg", "c.jpg"}, {"b.jpg"})
+    retrying = ResultLog(path, retry_failed=True)
+    assert (retrying.done, retrying.failed) == ({"a.jpg", "c.jpg"}, set())
+    retrying.add("b.jpg", NO_FACE)
+    retrying.close()
+    assert [json.loads(line)["photo"] for line in path.read_text().splitlines()] == ["a.jpg", "c.jpg", "b.jpg"]
+    assert [each.name for each in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_of_something_else_is_not_changed(tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"out{suffix}"
+    out.write_text("name,age\nAda,36\n")
     with pytest.raises(OutputUnusable, match=str(out)):
-        log_path(out)
+        read_table(out)
+    assert out.read_text() == "name,age\nAda,36\n"
 
 
 def test_a_table_can_have_no_rows(tmp_path: Path) -> None:

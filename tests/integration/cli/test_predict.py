@@ -1,0 +1,113 @@
+"""`tandem predict` with a gateway and a real Triton: what is printed, written, counted and resumed."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from photos import astronaut, encoded
+from PIL import Image
+from served import served
+from typer.testing import CliRunner, Result
+
+from service.cli.main import app
+from service.settings import Settings
+from service.triton.server import LocalTriton
+
+PHOTO = encoded(astronaut())
+
+
+@pytest.fixture(scope="module")
+def url(toy_triton: LocalTriton) -> Iterator[str]:
+    with served(Settings(triton_url=toy_triton.grpc_url)) as url:
+        yield url
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    for name, content in (("a.jpg", PHOTO), ("trip/a.jpg", PHOTO), ("trip/broken.jpg", PHOTO[:3000])):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def predict(*arguments: object, url: str, stdin: bytes | None = None) -> Result:
+    runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
+    return runner.invoke(app, ["predict", "--url", url, *map(str, arguments)], input=stdin)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_photo_that_failed_counts_until_it_has_an_answer(folder: Path, url: str, suffix: str) -> None:
+    out = folder.parent / f"out{suffix}"
+    first = predict(folder, "--out", out, url=url)
+    assert first.exit_code == 1
+    assert "3 photos, 1 failed: " in first.stderr
+    assert "--retry-failed" not in first.stderr
+    again = predict(folder, "--out", out, url=url)
+    assert again.exit_code == 1
+    assert "3 photos, 1 failed, 3 done before: " in again.stderr
+    assert "--retry-failed" in again.stderr
+    (folder / "trip/broken.jpg").write_bytes(PHOTO)
+    (folder / "new.jpg").write_bytes(PHOTO)
+    added = predict(folder, "--out", out, url=url)
+    assert added.exit_code == 1
+    assert "4 photos, 1 failed, 3 done before: " in added.stderr
+    retried = predict(folder, "--out", out, "--retry-failed", url=url)
+    assert retried.exit_code == 0
+    assert "4 photos, 0 failed, 3 done before: " in retried.stderr
+    if suffix == ".csv":
+        rows = list(csv.DictReader(out.read_text().splitlines()))
+        assert not any(row["error"] for row in rows)
+    else:
+        rows = [json.loads(line) for line in out.read_text().splitlines()]
+        assert not any("error" in row for row in rows)
+    assert sorted(Path(row["photo"]).name for row in rows) == ["a.jpg", "a.jpg", "broken.jpg", "new.jpg"]
+
+
+def test_annotated_copies_keep_their_subfolders(folder: Path, url: str) -> None:
+    out = folder.parent / "out"
+    result = predict(folder, "--recursive", "--annotate", out, url=url)
+    assert result.exit_code == 1
+    assert "broken.jpg" in result.stderr
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*.jpg")) == ["a.jpg", "trip/a.jpg"]
+
+
+def test_skipped_files_are_named_by_kind(folder: Path, url: str) -> None:
+    (folder / "notes.txt").touch()
+    (folder / ".hidden.jpg").touch()
+    result = predict(folder / "a.jpg", folder, "--no-recursive", url=url)
+    assert result.exit_code == 0
+    assert "skipped 4 files: 2 in subfolders, 1 hidden, 1 .txt" in result.stderr
+
+
+def test_a_folder_without_photos_is_a_usage_error(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    result = predict(tmp_path, url="http://127.0.0.1:9")
+    assert result.exit_code == 2
+    assert f"{tmp_path} holds no photo" in result.stderr
+    assert "skipped 1 file: 1 .txt" in result.stderr
+
+
+def test_a_dash_is_standard_input(tmp_path: Path, url: str) -> None:
+    printed = predict("-", "--json", "--annotate", tmp_path / "out", url=url, stdin=PHOTO)
+    assert printed.exit_code == 0, printed.output
+    answer = json.loads(printed.stdout)
+    assert answer["photo"] == "-"
+    assert len(answer["faces"]) == 1
+    with Image.open(tmp_path / "out" / "stdin.jpg") as drawn:
+        assert drawn.size == (512, 512)
+    for faces, content in ((1, PHOTO), (0, encoded(Image.new("RGB", (64, 64)), "PNG"))):
+        assert predict("-", "--out", tmp_path / "out.jsonl", url=url, stdin=content).exit_code == 0
+        lines = (tmp_path / "out.jsonl").read_text().splitlines()
+        assert len(json.loads(lines[-1])["faces"]) == faces
+    empty = predict("-", url=url, stdin=b"")
+    assert empty.exit_code == 1
+    assert "-: " in empty.stderr
+
+
+def test_retrying_needs_an_output(tmp_path: Path) -> None:
+    result = predict(tmp_path, "--retry-failed", url="http://127.0.0.1:9")
+    assert result.exit_code == 2
+    assert "--retry-failed" in result.output

@@ -1,8 +1,10 @@
 """Limits on what the service holds at a time: bytes, batches, streams, requests."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 from service.errors import Overloaded, TandemError
 
@@ -10,7 +12,7 @@ from service.errors import Overloaded, TandemError
 class Budget:
     """A limit and how much of it is in use. For use inside one event loop."""
 
-    __slots__ = ("_error", "_setting", "_show", "_turns", "_what", "_whole", "limit", "used")
+    __slots__ = ("_error", "_setting", "_show", "_turns", "_what", "limit", "used")
 
     def __init__(
         self,
@@ -36,15 +38,12 @@ class Budget:
         self._setting = setting
         self._show = show
         self._error = error
-        self._whole: Budget | None = None
         # A list, which is small while empty: the rate limiter has a budget for each of thousands of callers.
         self._turns: list[tuple[asyncio.Future[None], int]] = []
 
     def check(self, count: int = 1) -> None:
         """Raise the budget's error if ``count`` more would exceed the limit; reserves nothing."""
-        if self._whole:
-            self._whole.check(count)
-        elif self.used + count > self.limit:
+        if self.used + count > self.limit:
             used, more, limit = (self._show(amount) for amount in (self.used, count, self.limit))
             raise self._error(
                 f"{self._what}: {used} in use, {more} more requested; the limit is {limit} ({self._setting})"
@@ -56,17 +55,12 @@ class Budget:
         Raises:
             TandemError: the limit would be exceeded; nothing is reserved.
         """
-        if self._whole:
-            self._whole.reserve(count)
-        else:
-            self.check(count)
+        self.check(count)
         self.used += count
 
     def release(self, count: int = 1) -> None:
         """Give ``count`` back."""
         self.used -= count
-        if self._whole:
-            self._whole.release(count)
         self._admit_waiting()
 
     @contextmanager
@@ -115,15 +109,84 @@ class Budget:
                 turn.set_result(None)
             del self._turns[0]
 
+
+class FairBudget(Budget):
+    """A budget that no caller can use up: one may hold ``SHARE`` times of what it leaves free.
+
+    A lone caller gets two thirds, and whoever comes next gets two thirds of what is free then. With equal demand,
+    n callers end up with 2 / (2n + 1) each (dynamic thresholds: A. Choudhury and E. Hahne, IEEE/ACM Transactions
+    on Networking 6(2), 1998). Nothing is taken back: what was reserved before others came is released in its time.
+    """
+
+    __slots__ = ("_held",)
+
+    SHARE = 2
+
+    def __init__(self, limit: float, **options: Any) -> None:
+        """Start with nothing in use; the arguments are those of ``Budget``."""
+        super().__init__(limit, **options)
+        self._held: Counter[str] = Counter()
+
+    def check_for(self, caller: str, count: int) -> None:
+        """Raise the budget's error if ``count`` more would exceed the limit or the caller's part of it."""
+        self.check(count)
+        held, may_hold = self._held[caller], self.SHARE * (self.limit - self.used - count)
+        if held + count > may_hold:
+            mine, more, total, limit = (self._show(amount) for amount in (held, count, self.used, self.limit))
+            raise self._error(
+                f"{self._what}: {mine} in use by this caller, {more} more requested; {total} of {limit} are in "
+                f"use, and a caller may hold {self.SHARE} times of what it leaves free ({self._setting})"
+            )
+
+    def reserve_for(self, caller: str, count: int) -> None:
+        """Take ``count`` into use for a caller.
+
+        Raises:
+            TandemError: the limit or the caller's part would be exceeded; nothing is reserved.
+        """
+        self.check_for(caller, count)
+        self.used += count
+        self._held[caller] += count
+
+    def release_for(self, caller: str, count: int) -> None:
+        """Give back ``count`` of what a caller holds."""
+        self._held[caller] -= count
+        if not self._held[caller]:
+            del self._held[caller]
+        self.release(count)
+
     @contextmanager
-    def part(self) -> Iterator["Budget"]:
-        """A budget for one request: what it reserves counts here too, and all of it is released at the end."""
-        part = Budget(self.limit, what=self._what, setting=self._setting, show=self._show, error=self._error)
-        part._whole = self
+    def part(self, caller: str) -> Iterator[Budget]:
+        """A budget for one of a caller's requests: what it reserves counts here, and is released at the end."""
+        part = _Part(self, caller)
         try:
             yield part
         finally:
             part.release(part.used)
+
+
+class _Part(Budget):
+    """What one request holds of a ``FairBudget``."""
+
+    __slots__ = ("_caller", "_whole")
+
+    def __init__(self, whole: FairBudget, caller: str) -> None:
+        super().__init__(
+            whole.limit, what=whole._what, setting=whole._setting, show=whole._show, error=whole._error
+        )
+        self._whole = whole
+        self._caller = caller
+
+    def check(self, count: int = 1) -> None:
+        self._whole.check_for(self._caller, count)
+
+    def reserve(self, count: int = 1) -> None:
+        self._whole.reserve_for(self._caller, count)
+        self.used += count
+
+    def release(self, count: int = 1) -> None:
+        self.used -= count
+        self._whole.release_for(self._caller, count)
 
 
 def mebibytes(count: float) -> str:

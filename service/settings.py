@@ -209,7 +209,8 @@ class Settings(BaseSettings):
     max_held_bytes: int = Field(
         384 * MEBIBYTE,
         ge=1024,
-        description="Maximum memory for uploads of all requests together, in bytes; more are refused with 503.",
+        description="Maximum memory for uploads of all requests together, in bytes; more are refused with 503. "
+        "One caller may hold two thirds.",
     )
     max_pixels: int = Field(50_000_000, ge=1, description="Maximum size of a photo, in pixels (width x height).")
     max_decoding_bytes: int = Field(
@@ -301,11 +302,12 @@ class Settings(BaseSettings):
     @classmethod
     def _check_held_bytes(cls, value: int, info: ValidationInfo) -> int:
         # The decoded photo of a JSON body takes three quarters of its base64 text; both are held for a moment.
-        largest = max(4 * info.data.get("max_upload_bytes", 0), info.data.get("max_batch_bytes", 0))
+        # One caller can hold two thirds.
+        largest = max(4 * info.data.get("max_upload_bytes", 0), info.data.get("max_batch_bytes", 0) * 3 // 2)
         if value < largest:
             raise ValueError(
-                f"must be at least {largest} bytes: a maximum batch (TANDEM_MAX_BATCH_BYTES), and four times a "
-                "maximum upload (TANDEM_MAX_UPLOAD_BYTES)"
+                f"must be at least {largest} bytes: one and a half times a maximum batch "
+                "(TANDEM_MAX_BATCH_BYTES), and four times a maximum upload (TANDEM_MAX_UPLOAD_BYTES)"
             )
         return value
 

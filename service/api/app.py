@@ -23,7 +23,7 @@ from service.api.openapi import openapi_document
 from service.api.problems import add_problem_handlers
 from service.api.routes import batch, emotions, health, model, stream
 from service.api.ui import router as ui_router
-from service.budget import Budget, mebibytes
+from service.budget import Budget, FairBudget, mebibytes
 from service.errors import TandemError
 from service.inference.shadow import connect
 from service.observability.metrics import Metrics
@@ -79,7 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
             limiter=limiter,
             streams=OpenStreams(settings.max_streams),
             batches=FairPlaces(settings.max_batches, what="batches", setting="TANDEM_MAX_BATCHES"),
-            uploads=Budget(
+            uploads=FairBudget(
                 settings.max_held_bytes, what="memory for uploads", setting="TANDEM_MAX_HELD_BYTES", show=mebibytes
             ),
         )

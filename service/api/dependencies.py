@@ -12,9 +12,10 @@ from service.analyzer import Analyzer
 from service.api.fair_places import FairPlaces
 from service.api.middleware.rate_limit import RateLimiter
 from service.api.open_streams import OpenStreams
-from service.budget import Budget
+from service.budget import Budget, FairBudget
 from service.inference.client import TritonClient
 from service.observability.metrics import Metrics
+from service.observability.request_context import RequestContext
 from service.settings import Settings
 from service.workers.queue import WorkQueue
 
@@ -31,7 +32,7 @@ class AppState:
     limiter: RateLimiter
     streams: OpenStreams
     batches: FairPlaces
-    uploads: Budget
+    uploads: FairBudget
     draining: bool = False
 
 
@@ -48,8 +49,8 @@ async def _app_state(connection: HTTPConnection) -> AppState:
 AppStateDep = Annotated[AppState, Depends(_app_state)]
 
 
-async def _upload_budget(app_state: AppStateDep) -> AsyncIterator[Budget]:
-    with app_state.uploads.part() as memory:
+async def _upload_budget(connection: HTTPConnection, app_state: AppStateDep) -> AsyncIterator[Budget]:
+    with app_state.uploads.part(RequestContext.of(connection.scope).caller) as memory:
         yield memory
 
 

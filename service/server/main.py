@@ -6,16 +6,19 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import Scope
 
 from service.api.app import create_app, create_operations_app
 from service.api.dependencies import AppState, app_state_of
+from service.budget import Budget
 from service.errors import TandemError
+from service.observability.request_context import RequestContext
 from service.server.http_protocol import HttpProtocol
 from service.server.malloc_tuning import return_large_blocks
 from service.server.triton_watchdog import TritonWatchdog
@@ -124,7 +127,12 @@ def _run(
     config = uvicorn.Config(
         app,
         http=partial(HttpProtocol, timeout_s=settings.upload_timeout_s, metrics=app.state.metrics),  # type: ignore[arg-type]
-        ws=partial(WebSocketProtocol, timeout_s=settings.upload_timeout_s, metrics=app.state.metrics),  # type: ignore[arg-type]
+        ws=partial(  # type: ignore[arg-type]
+            WebSocketProtocol,
+            timeout_s=settings.upload_timeout_s,
+            metrics=app.state.metrics,
+            memory_for=partial(_upload_memory, app),
+        ),
         ws_per_message_deflate=False,  # photos are compressed already
         forwarded_allow_ips=list(settings.trusted_proxies),
         timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]
@@ -140,6 +148,10 @@ def _run(
     server.run(sockets=[listeners[0]])
     if server.failure:
         raise server.failure
+
+
+def _upload_memory(app: FastAPI, scope: Scope) -> AbstractContextManager[Budget]:
+    return app_state_of(app).uploads.part(RequestContext.of(scope).caller)
 
 
 class _OperationsServer(uvicorn.Server):

@@ -1,14 +1,16 @@
-"""WebSocket connections with limits: on frames, on what a client leaves unread, and on the time for closing."""
+"""WebSocket connections with limits: on frames, unfinished messages, what a client leaves unread, and closing."""
 
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from service.errors import BadRequest
+from service.budget import Budget
+from service.errors import BadRequest, TandemError
 from service.observability.metrics import Metrics
 from service.server.refusals import Linger, refuse
 from service.server.sliced_reader import MAX_SLICE_BYTES, SlicedReader
@@ -23,8 +25,14 @@ MAX_FRAMES_AT_ONCE = 500
 FRAME_SLICE_BYTES = 512
 """Bytes that are parsed at a time where they may be many frames."""
 
-POLICY_VIOLATION = 1008
-"""Close code of RFC 6455, section 7.4.1."""
+POLICY_VIOLATION, TRY_LATER = 1008, 1013
+"""Close codes of RFC 6455, section 7.4.1, and of IANA's registry (1013)."""
+
+MAX_REASON_BYTES = 123
+"""Bytes that a close frame has for its reason (RFC 6455, section 5.5)."""
+
+FINAL_FRAME, CONTROL_FRAME = 0x80, 0x08
+"""Bits of a frame's first byte: the last frame of its message; not part of a message (RFC 6455, section 5.2)."""
 
 CLOSE_TIMEOUT_S = 2.0
 """How long a client may take to answer a close frame."""
@@ -43,14 +51,24 @@ class FrameMeter:
         self._allowed = float(MAX_FRAMES_AT_ONCE)
         self._header = bytearray()
         self._payload_left = 0
+        self._is_control = False
+        self._in_message = False
 
     @property
     def payload_left(self) -> int:
         """How many bytes of the current frame's payload are still to come."""
         return self._payload_left
 
-    def count(self, data: bytes | memoryview) -> None:
+    @property
+    def is_between_messages(self) -> bool:
+        """Whether every message and frame that began is complete."""
+        return not (self._header or self._payload_left or self._in_message)
+
+    def count(self, data: bytes | memoryview) -> int:
         """Count the frames that begin in ``data``, the next bytes of the connection.
+
+        Returns:
+            How many of the bytes belong to messages.
 
         Raises:
             TooManyFrames: the connection has sent them too fast.
@@ -58,18 +76,20 @@ class FrameMeter:
         now = self._clock()
         refill = (now - self._counted_at) * MAX_FRAMES_PER_S
         self._allowed, self._counted_at = min(MAX_FRAMES_AT_ONCE, self._allowed + refill), now
-        position = 0
+        position = in_messages = 0
         while position < len(data):
             if self._payload_left:
                 step = min(self._payload_left, len(data) - position)
                 self._payload_left -= step
                 position += step
+                in_messages += 0 if self._is_control else step
                 continue
             self._header.append(data[position])
             position += 1
             self._finish_header()
         if self._allowed < 0:
             raise TooManyFrames
+        return in_messages
 
     def _finish_header(self) -> None:
         header = self._header
@@ -81,28 +101,43 @@ class FrameMeter:
             return
         self._payload_left = int.from_bytes(header[2 : 2 + length_bytes]) if length_bytes else length
         self._allowed -= 1
+        self._is_control = bool(header[0] & CONTROL_FRAME)
+        if not self._is_control:
+            self._in_message = not header[0] & FINAL_FRAME
         header.clear()
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     """uvicorn's protocol with limits.
 
-    uvicorn itself parses everything that it has read at once, answers pings of a client that reads no pongs, and
-    waits without limit for a client to read its last frame.
+    uvicorn itself parses everything that it has read at once, holds parts of messages for any time, answers pings
+    of a client that reads no pongs, and waits without limit for a client to read its last frame.
     """
 
-    def __init__(self, *arguments: Any, timeout_s: float, metrics: Metrics, **options: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        timeout_s: float,
+        metrics: Metrics,
+        memory_for: Callable[[Any], AbstractContextManager[Budget]],
+        **options: Any,
+    ) -> None:
         """Create a connection; all other arguments are uvicorn's.
 
         Args:
             arguments: passed to uvicorn.
-            timeout_s: seconds for a client to read any part of what it was sent.
+            timeout_s: seconds for a message to arrive, and for a client to read any part of what it was sent.
             metrics: counts what is refused here.
+            memory_for: makes the budget for unfinished messages from the scope of the stream that was accepted.
             options: passed to uvicorn.
         """
         super().__init__(*arguments, **options)
         self._timeout_s = timeout_s
         self._metrics = metrics
+        self._memory_for = memory_for
+        self._memory: Budget | None = None
+        self._memory_stack = ExitStack()
+        self._message_timer: asyncio.TimerHandle | None = None
         self._meter = FrameMeter()
         self._linger: Linger | None = None
 
@@ -116,6 +151,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """Stop everything."""
         self._reader.discard()
         self._write_timer.stop()
+        self._stop_message_timer()
+        self._memory_stack.close()
         if self._linger:
             self._linger.stop()
         super().connection_lost(exc)
@@ -165,6 +202,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     async def receive(self) -> Any:
         """Return the next message, and parse on when all are taken."""
         message = await self.queue.get()
+        if self._memory and message["type"] == "websocket.receive":
+            self._memory.release(len(message.get("bytes") or b""))  # the app counts it from here
         if self.read_paused and self.queue.empty():
             self.read_paused = False
             self._reader.proceed()
@@ -173,6 +212,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     async def send(self, message: Any) -> None:
         """Send a message; after a close frame, wait only so long for the client's."""
         await super().send(message)
+        if message["type"] == "websocket.accept":
+            self._reader.proceed()
         if self.close_timer:
             self.close_timer.cancel()
             self.close_timer = self.loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)
@@ -185,24 +226,50 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def _parse(self, data: memoryview) -> None:
         try:
-            self._meter.count(data)
+            self._hold(self._meter.count(data))
         except TooManyFrames:
-            if self.close_sent:
-                self.transport.abort()
-                return
-            self.conn.fail(POLICY_VIOLATION, f"more than {MAX_FRAMES_PER_S:,} frames per second")
-            self.handle_parser_exception()
+            self._fail(POLICY_VIOLATION, f"more than {MAX_FRAMES_PER_S:,} frames per second")
+            return
+        except TandemError as error:
+            self._fail(TRY_LATER, error.detail)
             return
         super().data_received(bytes(data))
+        if self._meter.is_between_messages:
+            self._stop_message_timer()
+        elif self._message_timer is None:
+            self._message_timer = self.loop.call_later(self._timeout_s, self._on_message_timeout)
+
+    def _hold(self, count: int) -> None:
+        if self._memory is None:
+            self._memory = self._memory_stack.enter_context(self._memory_for(self.scope))
+        if not self.close_sent:  # afterwards, messages are forgotten
+            self._memory.reserve(count)
+
+    def _on_message_timeout(self) -> None:
+        limit = f"{self._timeout_s:g} s (TANDEM_UPLOAD_TIMEOUT_S)"
+        self._fail(POLICY_VIOLATION, f"a message did not arrive within {limit}")
+
+    def _stop_message_timer(self) -> None:
+        if self._message_timer:
+            self._message_timer.cancel()
+            self._message_timer = None
+
+    def _fail(self, code: int, reason: str) -> None:
+        if self.close_sent:
+            self.transport.abort()
+            return
+        self.conn.fail(code, reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore"))
+        self.handle_parser_exception()
 
     def _next_slice(self) -> int:
         return max(FRAME_SLICE_BYTES, min(MAX_SLICE_BYTES, self._meter.payload_left))
 
     def _is_held(self) -> bool:
-        return self.read_paused or not self.writable.is_set()
+        return not self.handshake_complete or self.read_paused or not self.writable.is_set()
 
     def _start_linger(self) -> None:
         self._reader.discard()
+        self._stop_message_timer()
         if self._linger is None:
             self._linger = Linger(self.loop, self.transport)
         if self.close_timer is None:  # which keeps uvicorn from closing the connection at once

@@ -3,8 +3,12 @@
 import asyncio
 import base64
 import io
+import select
+import socket
+import struct
 import zipfile
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 
 import httpx
 import pytest
@@ -144,6 +148,55 @@ async def test_held_uploads_stay_within_their_limit(served: Served, client: http
         assert int(each.headers["Retry-After"]) >= 1
         assert "TANDEM_MAX_HELD_BYTES" in each.json()["detail"]
     assert served.memory_mib() - before <= UPLOADS_MIB + COPIES_MIB + BUFFERS_MIB
+
+
+@pytest.mark.anyio
+async def test_the_uploads_of_one_caller_leave_memory_for_others(client: httpx.AsyncClient) -> None:
+    resume, uploads = asyncio.Event(), 12
+    fit = UPLOADS_MIB * 1024 * 1024 * 2 // 3 // UPLOAD_BYTES
+    rejected_before = await count_rejected(client)
+
+    async def pausing_upload() -> AsyncIterator[bytes]:
+        yield bytes(UPLOAD_BYTES)
+        await resume.wait()
+        yield b"the rest"
+
+    greedy = [asyncio.create_task(post(client, pausing_upload())) for _ in range(uploads)]
+    photo = photo_in("JPEG", (1000, 1000))
+    try:
+        async with asyncio.timeout(60):
+            while await count_rejected(client) < rejected_before + uploads - fit:
+                await asyncio.sleep(0.1)
+        other = {"X-Forwarded-For": "203.0.113.9"}
+        answer = await post(client, photo + bytes(UPLOAD_BYTES), **other)
+        assert answer.status_code == 200, answer.text
+    finally:
+        resume.set()
+    assert [each.status_code for each in await asyncio.gather(*greedy)].count(503) == uploads - fit
+
+
+def test_unfinished_frames_count_as_uploads(served: Served) -> None:
+    handshake = (
+        b"GET /v1/stream HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    frame_bytes, streams = 2 * 1024 * 1024, 30
+    fit = UPLOADS_MIB * 1024 * 1024 * 2 // 3 // (frame_bytes - 1)
+    with ExitStack() as stack:
+        opened = []
+        for _ in range(streams):
+            opened.append(stack.enter_context(socket.create_connection(("127.0.0.1", served.port), timeout=30)))
+            opened[-1].sendall(handshake)
+            assert b" 101 " in opened[-1].recv(1000)
+            opened[-1].sendall(b"\x82\xff" + struct.pack("!Q", frame_bytes) + bytes(4 + frame_bytes - 1))
+        refused = []
+        for stream in opened[fit:]:
+            received = b""
+            while len(received) < 4:
+                received += stream.recv(65_536)
+            refused.append(received.rpartition(b"\x03\xf5memory for uploads")[1])  # a close frame with 1013
+        assert all(refused)
+        assert not select.select(opened[:fit], [], [], 0)[0]
 
 
 @pytest.mark.anyio

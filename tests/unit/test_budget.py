@@ -1,13 +1,21 @@
 import asyncio
+from collections import Counter
+from contextlib import suppress
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from service.budget import Budget, mebibytes
+from service.budget import Budget, FairBudget, mebibytes
 from service.errors import Overloaded, TooManyStreams
 
 
 def budget(limit: int) -> Budget:
     return Budget(limit, what="batches", setting="TANDEM_MAX_BATCHES")
+
+
+def fair_budget(limit: int) -> FairBudget:
+    return FairBudget(limit, what="memory for uploads", setting="TANDEM_MAX_HELD_BYTES")
 
 
 def test_no_more_is_reserved_than_the_limit() -> None:
@@ -44,18 +52,18 @@ def test_reserved_releases_at_the_end() -> None:
 
 
 def _fill(part: Budget) -> None:
-    part.reserve(40)
+    part.reserve(20)
     part.release(10)
     part.reserve(10)
-    part.reserve(1)
+    part.reserve(10)
 
 
 def test_what_a_part_reserved_counts_in_the_whole_and_is_released_whatever_happens() -> None:
-    memory = budget(100)
-    with memory.part() as part:
+    memory = fair_budget(100)
+    with memory.part("a") as part:
         part.reserve(60)
         assert memory.used == 60
-        with pytest.raises(Overloaded), memory.part() as other:
+        with pytest.raises(Overloaded), memory.part("b") as other:
             _fill(other)
         assert memory.used == 60
         assert part.used == 60
@@ -63,12 +71,62 @@ def test_what_a_part_reserved_counts_in_the_whole_and_is_released_whatever_happe
 
 
 def test_a_part_can_reserve_for_a_while() -> None:
-    memory = budget(10)
-    with memory.part() as part:
+    memory = fair_budget(15)
+    with memory.part("a") as part:
         with part.reserved(10), pytest.raises(Overloaded):
             part.check()
         part.check(10)
         assert part.used == memory.used == 0
+
+
+def test_a_caller_is_told_its_part() -> None:
+    memory = fair_budget(900)
+    memory.reserve_for("a", 600)
+    with pytest.raises(Overloaded) as raised:
+        memory.reserve_for("a", 1)
+    assert raised.value.detail == (
+        "memory for uploads: 600 in use by this caller, 1 more requested; 600 of 900 are in use, and a caller may "
+        "hold 2 times of what it leaves free (TANDEM_MAX_HELD_BYTES)"
+    )
+    memory.reserve_for("b", 200)
+    memory.release_for("a", 600)
+    memory.release_for("b", 200)
+    assert memory.used == 0
+    memory.reserve_for("b", 600)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(-500, 900)), max_size=200))
+def test_whatever_others_hold_a_newcomer_gets_two_thirds_of_the_rest(
+    steps: list[tuple[int, int]],
+) -> None:
+    memory, held = fair_budget(1000), Counter[int]()
+    for caller, change in steps:
+        if change < 0:
+            released = min(-change, held[caller])
+            memory.release_for(str(caller), released)
+            held[caller] -= released
+        else:
+            with suppress(Overloaded):
+                memory.reserve_for(str(caller), change)
+                held[caller] += change
+    assert memory.used == held.total()
+    assert memory.used < memory.limit
+    memory.reserve_for("newcomer", (1000 - memory.used) * 2 // 3)
+
+
+def test_callers_that_come_and_go_get_equal_parts() -> None:
+    memory, held = fair_budget(700), dict.fromkeys("abc", 0)
+    for _ in range(200):
+        for caller in held:
+            memory.release_for(caller, held[caller])
+            held[caller] = 0
+            while True:
+                try:
+                    memory.reserve_for(caller, 1)
+                except Overloaded:
+                    break
+                held[caller] += 1
+    assert all(abs(count - 200) < 15 for count in held.values()), held
 
 
 def test_waiting_is_first_come_first_served_and_what_exceeds_the_limit_is_let_in_alone() -> None:

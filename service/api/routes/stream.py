@@ -110,7 +110,7 @@ async def read_stream(socket: WebSocket) -> None:
     session = StreamSession(socket, app_state, context)
     try:
         async with app_state.streams.admit(context.caller) as evicted:
-            with app_state.metrics.streams.track_inprogress(), app_state.uploads.part() as memory:
+            with app_state.metrics.streams.track_inprogress(), app_state.uploads.part(context.caller) as memory:
                 closure = await session.run(memory, evicted)
     except TandemError as error:
         closure = await session.refuse(error)

@@ -5,13 +5,14 @@ import json
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
 import pytest
 import uvicorn
 
+from service.budget import FairBudget
 from service.observability.metrics import Metrics
 from service.server.http_protocol import MAX_HEAD_BYTES, MAX_HEADERS, HttpProtocol
 from service.server.websocket_protocol import MAX_FRAMES_AT_ONCE, FrameMeter, TooManyFrames, WebSocketProtocol
@@ -66,8 +67,8 @@ class App:
 
 
 class Served:
-    def __init__(self, app: App, port: int, server: uvicorn.Server, metrics: Metrics) -> None:
-        self.app, self.port, self.server, self.metrics = app, port, server, metrics
+    def __init__(self, app: App, port: int, server: uvicorn.Server, metrics: Metrics, memory: FairBudget) -> None:
+        self.app, self.port, self.server, self.metrics, self.memory = app, port, server, metrics, memory
 
     @asynccontextmanager
     async def connection(
@@ -100,11 +101,12 @@ class Served:
 async def served(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
     monkeypatch.setattr("service.server.refusals.LINGER_S", 0.2)
     app, metrics = App(), Metrics()
+    memory = FairBudget(3 * MIB, what="memory for uploads", setting="TANDEM_MAX_HELD_BYTES")
     options = {"timeout_s": TIMEOUT_S, "metrics": metrics}
     config = uvicorn.Config(
         app,
         http=partial(HttpProtocol, **options),  # type: ignore[arg-type]
-        ws=partial(WebSocketProtocol, **options),  # type: ignore[arg-type]
+        ws=partial(WebSocketProtocol, **options, memory_for=lambda _scope: memory.part("caller")),  # type: ignore[arg-type]
         ws_max_size=MIB,
         log_config=None,
         lifespan="off",
@@ -116,7 +118,7 @@ async def served(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
     task = asyncio.create_task(server._serve([listener]))
     while not server.started:
         await asyncio.sleep(0.01)
-    yield Served(app, listener.getsockname()[1], server, metrics)
+    yield Served(app, listener.getsockname()[1], server, metrics, memory)
     app.ready.set()
     server.should_exit = True
     await task
@@ -321,6 +323,49 @@ async def test_a_message_larger_than_allowed_closes_the_stream(served: Served) -
         writer.write(frame(2, b"", final=False) + frame(0, b"x" * 60_000, final=False) * 20)
         opcode, data = await read_frame(reader)
         assert (opcode, int.from_bytes(data[:2])) == (8, 1009)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("sent", [frame(2, b"x" * 60_000)[:-1], frame(2, b"x", final=False), b"\x82"])
+async def test_an_unfinished_message_is_not_awaited_for_long(served: Served, sent: bytes) -> None:
+    async with served.connection() as (reader, writer):
+        await opened(reader, writer)
+        writer.write(frame(2, b"whole") + sent)
+        opcode, data = await read_frame(reader)
+        assert (opcode, int.from_bytes(data[:2])) == (8, 1008)
+        assert b"TANDEM_UPLOAD_TIMEOUT_S" in data
+        await served.until_closed()
+    assert served.memory.used == 0
+
+
+@pytest.mark.anyio
+async def test_unfinished_messages_count_in_the_memory_for_uploads(served: Served) -> None:
+    sent = b"".join(frame(2 if part == 0 else 0, b"x" * 50_000, final=False) for part in range(20))
+    async with AsyncExitStack() as stack:
+        codes = []
+        for number in range(4):
+            reader, writer = await stack.enter_async_context(served.connection())
+            await opened(reader, writer)
+            writer.write(sent)
+            if number < 2:
+                await served.until(lambda number=number: served.memory.used == (number + 1) * 1_000_000)
+            else:
+                opcode, data = await read_frame(reader)
+                codes.append((opcode, int.from_bytes(data[:2])))
+        assert codes == [(8, 1013)] * 2
+    await served.until(lambda: served.memory.used == 0)
+
+
+@pytest.mark.anyio
+async def test_a_message_that_the_app_has_taken_counts_no_more(served: Served) -> None:
+    async with served.connection() as (reader, writer):
+        await opened(reader, writer)
+        writer.write(frame(2, b"x" * 50_000) * 20)
+        for _ in range(20):
+            writer.write(frame(2, b"x" * 50_000, final=False) + frame(9, b"ping") + frame(0, b"x" * 50_000))
+        for _ in range(20):
+            assert await read_frame(reader) == (10, b"ping")
+        await served.until(lambda: served.memory.used == 0)
 
 
 @pytest.mark.anyio

@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from service.api.uploads.json_photo import photo_from_json
 from service.api.uploads.photo import MAX_PARTS, read_photo
-from service.budget import Budget, mebibytes
+from service.budget import FairBudget, mebibytes
 from service.errors import BrokenUpload, Overloaded, SlowUpload, UnsupportedUpload, UploadTooLarge
 
 LIMIT = 100_000
@@ -32,8 +32,8 @@ class Body:
         return {"type": "http.request", "body": chunk, "more_body": True}
 
 
-def budget(limit: int) -> Budget:
-    return Budget(limit, what="memory for uploads", setting="TANDEM_MAX_HELD_BYTES", show=mebibytes)
+def budget(limit: int) -> FairBudget:
+    return FairBudget(limit, what="memory for uploads", setting="TANDEM_MAX_HELD_BYTES", show=mebibytes)
 
 
 def read(
@@ -42,7 +42,7 @@ def read(
     *,
     length: int | None = None,
     encoding: str | None = None,
-    memory: Budget | None = None,
+    memory: FairBudget | None = None,
 ) -> bytes:
     source = body if isinstance(body, Body) else Body([body[:7], body[7:]])
     headers = [(b"content-type", content_type.encode())] if content_type else []
@@ -51,7 +51,7 @@ def read(
     if encoding is not None:
         headers.append((b"content-encoding", encoding.encode()))
     request = Request({"type": "http", "method": "POST", "headers": headers}, source.receive)
-    with (memory or budget(10 * LIMIT)).part() as part:
+    with (memory or budget(10 * LIMIT)).part("a") as part:
         return asyncio.run(read_photo(request, part, max_bytes=LIMIT, timeout_s=5))
 
 
@@ -199,7 +199,7 @@ def test_a_body_that_does_not_arrive_times_out() -> None:
 
     request = Request({"type": "http", "method": "POST", "headers": [(b"content-type", b"image/png")]}, never)
     with (
-        budget(LIMIT).part() as part,
+        budget(LIMIT).part("a") as part,
         pytest.raises(SlowUpload, match=r"0\.05 s \(TANDEM_UPLOAD_TIMEOUT_S\)"),
     ):
         asyncio.run(read_photo(request, part, max_bytes=LIMIT, timeout_s=0.05))
@@ -208,28 +208,29 @@ def test_a_body_that_does_not_arrive_times_out() -> None:
 @pytest.mark.parametrize("kind", ["image/jpeg", FORM])
 def test_no_more_memory_is_used_than_the_budget_has(kind: str) -> None:
     memory = budget(LIMIT)
-    with memory.part() as other:
-        other.reserve(LIMIT - 30_000)
+    with memory.part("b") as other, memory.part("c") as another:
+        other.reserve(LIMIT // 3)
+        another.reserve(LIMIT // 3)
         body = Body(zeros(b"" if kind == "image/jpeg" else form(("image", b""))[:-16]))
-        with pytest.raises(Overloaded, match=r"MiB in use.* MiB \(TANDEM_MAX_HELD_BYTES\)"):
+        with pytest.raises(Overloaded, match=r"MiB in use.*\(TANDEM_MAX_HELD_BYTES\)"):
             read(body, kind, memory=memory)
-        assert body.taken <= 40_000
-        assert memory.used == LIMIT - 30_000
+        assert LIMIT // 9 < body.taken <= LIMIT * 2 // 9 + 10_000
+        assert memory.used == LIMIT // 3 * 2
     assert memory.used == 0
 
 
 def test_nothing_is_read_of_an_upload_that_announces_more_than_the_budget_has_left() -> None:
     body = Body(zeros())
     with pytest.raises(Overloaded):
-        read(body, "image/jpeg", length=50_000, memory=budget(49_999))
+        read(body, "image/jpeg", length=50_000, memory=budget(50_000 * 3 // 2 - 1))
     assert body.taken == 0
 
 
 def test_base64_counts_for_each_of_its_copies() -> None:
     body = json.dumps({"image": base64.b64encode(bytes(60_000)).decode()}).encode()
-    assert read(body, "application/json", memory=budget(len(body) * 7 // 4)) == bytes(60_000)
+    assert read(body, "application/json", memory=budget(len(body) * 21 // 8 + 2)) == bytes(60_000)
     with pytest.raises(Overloaded):
-        read(body, "application/json", memory=budget(len(body) * 7 // 4 - 1))
+        read(body, "application/json", memory=budget(len(body) * 21 // 8 - 2))
 
 
 @pytest.mark.parametrize("kind", ["image/jpeg", FORM, "application/json"])

@@ -38,6 +38,7 @@ __all__ = [
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 TIMEOUT_S = 60.0
+MAX_PORT = 65535
 
 Photo = bytes | Path
 """A photo as encoded bytes, or the path of a file."""
@@ -108,12 +109,16 @@ class Client:
         """Create a client for the gateway at ``url``.
 
         Args:
-            url: base URL of the gateway.
+            url: base URL of the gateway; http if it has no scheme.
             api_key: sent with each request.
             timeout_s: timeout in seconds of connecting, of each write and of each read.
             retries: maximum number of retries after status 429 or 503, each after the delay in Retry-After.
             transport: httpx transport, for tests and proxies.
+
+        Raises:
+            ValueError: ``url`` is not that of an HTTP server.
         """
+        url = base_url(url)
         self._retries = retries
         self._http = httpx.Client(
             base_url=url,
@@ -198,6 +203,7 @@ class AsyncClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """Create a client; the arguments are those of ``Client``, and ``timeout_s`` may be None for no timeout."""
+        url = base_url(url)
         self._retries = retries
         self._http = httpx.AsyncClient(
             base_url=url,
@@ -257,6 +263,23 @@ class AsyncClient:
                 return response
             await asyncio.sleep(_retry_delay_s(response, retries))
             retries -= 1
+
+
+def base_url(url: str) -> str:
+    """Return the URL of a gateway, with http for its scheme if it has none.
+
+    Raises:
+        ValueError: it is not the URL of an HTTP server.
+    """
+    complete = url if "://" in url else f"http://{url}"
+    try:
+        parts = httpx.URL(complete)
+        usable = parts.scheme in ("http", "https") and parts.host and (parts.port or 80) <= MAX_PORT
+    except httpx.InvalidURL:
+        usable = False
+    if not usable or any(character.isspace() for character in url):
+        raise ValueError(f"{url!r} is not the URL of a gateway, such as {DEFAULT_URL} or example.org:8080")
+    return complete
 
 
 def _headers(api_key: str | None) -> dict[str, str]:

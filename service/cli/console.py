@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import typer
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from service.cli.settings_errors import format_errors, unknown_variables
@@ -22,8 +23,17 @@ EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
-BAR_WIDTH = 20
+BAR_WIDTH = 10
 """Characters of a confidence bar at probability 1."""
+
+
+NARROW: Final[dict[str, Any]] = {
+    "box": SIMPLE_HEAD,
+    "show_edge": False,
+    "pad_edge": False,
+    "padding": (0, 1, 0, 0),
+}
+"""Arguments of a table that fits 80 columns."""
 
 
 def print_error(message: str) -> None:
@@ -56,9 +66,14 @@ def read_settings(**options: Any) -> Settings:
 
 
 def face_table(name: str, answer: PhotoEmotions) -> Table:
-    """Return a table of a photo's faces: box, emotion, confidence and runner-up."""
+    """Return a table of a photo's faces that fits 80 columns: box, emotion, confidence and runner-up.
+
+    A question mark is behind an emotion that is doubtful, and the reasons are below the table.
+    """
     title = f"{name}  {answer.image.width} x {answer.image.height}"
-    table = Table("face", "box", "emotion", "confidence", "", "next", title=title, title_justify="left")
+    table = Table("face", "box", "emotion", "", "", "next", title=title, title_justify="left", **NARROW)
+    table.caption_justify = "left"
+    doubts = []
     for number, face in enumerate(answer.faces, start=1):
         box = face.box
         ranking = sorted(face.emotions.items(), key=lambda item: item[1], reverse=True)
@@ -66,26 +81,30 @@ def face_table(name: str, answer: PhotoEmotions) -> Table:
         table.add_row(
             str(number),
             f"{box.width:.0f} x {box.height:.0f} at {box.x:.0f}, {box.y:.0f}",
-            Text(face.emotion, style="bold"),
+            Text(face.emotion if face.reliable else f"{face.emotion} ?", style="bold"),
             f"{face.confidence:.0%}",
             "█" * round(face.confidence * BAR_WIDTH),
             runner_up,
         )
-    if not answer.faces:
-        table.caption = "no face found"
+        if not face.reliable:
+            doubts.append(f"face {number}: {', '.join(face.unreliable_because)}")
+    table.caption = Text(f"? {'; '.join(doubts)}" if doubts else "" if answer.faces else "no face found")
     return table
 
 
 def settings_table(settings: Settings) -> Table:
-    """Return a table of all settings: variable, value, source of the value, allowed values, meaning."""
-    table = Table("variable", "value", "from", "allowed", "meaning")
+    """Return a table of all settings: variable, value and its source, meaning and allowed values."""
+    table = Table("variable", Column("value", overflow="fold", max_width=16), "meaning", **NARROW)
+    table.columns[0].no_wrap = True
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
         origin = origin_of(name, value)
         shown = "-" if value in (None, "", ()) else str(value) if field.repr else "set"
-        style = "" if origin == "default" else "bold"
+        limits = f" Allowed: {allowed(field)}." if allowed(field) else ""
         table.add_row(
-            environment_name(name), Text(shown, style=style), origin, allowed(field), field.description or ""
+            environment_name(name),
+            Text(shown) if origin == "default" else Text(f"{shown}\n({origin})", style="bold"),
+            f"{field.description or ''}{limits}",
         )
     return table
 

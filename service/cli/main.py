@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from service import __version__
 from service.cli.console import (
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
@@ -35,6 +36,31 @@ app = typer.Typer(
 
 app.add_typer(model_commands, name="model")
 
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tandem {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Add options to the command itself; its help is that of the app."""
+
+
+def _complete_url(url: str | None) -> str | None:
+    from service.client import base_url
+
+    try:
+        return base_url(url) if url else None
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 Host = Annotated[str | None, typer.Option(help="Address to listen on [TANDEM_HOST].")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one [TANDEM_PORT].")]
 TritonUrl = Annotated[
@@ -54,6 +80,7 @@ Url = Annotated[
     str | None,
     typer.Option(
         envvar="TANDEM_URL",
+        callback=_complete_url,
         help="URL of the gateway. Default: the one on this machine, or a temporary one if none is running.",
     ),
 ]
@@ -290,6 +317,21 @@ def show_settings() -> None:
     from service.cli.console import settings_table
 
     Console().print(settings_table(read_settings()))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is here and what is wrong, with the remedy.
+
+    Looks at settings, Python, processor, Triton, model, ports and proxies, and changes nothing. Exits with 1 if
+    something keeps the service from working.
+    """
+    from service.cli.doctor import examine, findings_table
+
+    findings = list(examine())
+    Console().print(findings_table(findings))
+    if any(finding.state == "problem" for finding in findings):
+        raise typer.Exit(EXIT_FAILURE)
 
 
 @app.command()

@@ -49,6 +49,9 @@ LOG_FLAGS: dict[str, list[str]] = {
     "error": ["--log-info=false", "--log-warning=false"],
 }
 
+GPU_COMPLAINTS = (b"CudaDriverHelper", b"pinned system memory", b"DCGM", b"NVML")
+"""What Triton's complaints that it finds no GPU contain. On a machine without one they say nothing."""
+
 
 class PortInUse(StartFailed):
     """Another process took the port after it was found free and before Triton listened on it."""
@@ -246,11 +249,19 @@ class LocalTriton:
 
     def _copy_log(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stderr  # noqa: S101 - it is a pipe
+        without_gpu = not has_gpu()
         for line in process.stderr:
+            if without_gpu and any(text in line for text in GPU_COMPLAINTS):
+                continue
             self._log.append(line.decode(errors="replace").rstrip())
             # Writing may fail on a full disk. Keep reading: Triton would block on a full pipe.
             with contextlib.suppress(OSError):
                 os.write(2, line)  # not sys.stderr, which may have been replaced and closed
+
+
+def has_gpu() -> bool:
+    """Return whether this machine, or this container, has an NVIDIA GPU (on Windows' Linux, any GPU)."""
+    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
 
 
 def kill_group(group: int) -> None:

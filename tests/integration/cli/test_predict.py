@@ -79,7 +79,7 @@ def test_skipped_files_are_named_by_kind(folder: Path, url: str) -> None:
     (folder / ".hidden.jpg").touch()
     result = predict(folder / "a.jpg", folder, "--no-recursive", url=url)
     assert result.exit_code == 0
-    assert "skipped 4 files: 2 in subfolders, 1 hidden, 1 .txt" in result.stderr
+    assert "skipped 4 files: 2 in subfolders, 1 .txt, 1 hidden" in result.stderr
 
 
 def test_a_folder_without_photos_is_a_usage_error(tmp_path: Path) -> None:
@@ -105,6 +105,12 @@ def test_a_dash_is_standard_input(tmp_path: Path, url: str) -> None:
     empty = predict("-", url=url, stdin=b"")
     assert empty.exit_code == 1
     assert "-: " in empty.stderr
+
+
+def test_a_url_needs_no_scheme(folder: Path, url: str) -> None:
+    result = predict(folder / "a.jpg", url=url.removeprefix("http://"))
+    assert result.exit_code == 0, result.output
+    assert "512 x 512" in result.stdout
 
 
 def test_retrying_needs_an_output(tmp_path: Path) -> None:

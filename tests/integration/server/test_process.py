@@ -21,7 +21,7 @@ from toy_model import write_repository
 
 from service.cli.gateway import is_listening
 from service.client import DEFAULT_URL
-from service.triton.server import LocalTriton
+from service.triton.server import LocalTriton, has_gpu
 
 TANDEM = [sys.executable, "-m", "service.cli"]
 ROOT = Path(__file__).parents[3]
@@ -129,6 +129,11 @@ def test_serves_and_stops_gracefully(triton_home: Path, repository: Path, photo:
         assert [(entry["route"], entry["status"], entry["faces"]) for entry in requests] == [
             ("/v1/emotions", 200, 1)
         ]
+        assert any("ready after" in line for line in served.log)
+        if not has_gpu():
+            assert not [
+                line for line in served.log if any(text in line for text in ("CUDA", "Cuda", "NVML", "DCGM"))
+            ]
 
 
 def test_operations_routes_can_have_a_separate_port(triton_home: Path, repository: Path) -> None:
@@ -302,4 +307,4 @@ def test_predict_writes_a_folder_to_a_file_and_resumes(
     assert "photos/s" in third.stderr
     assert len(table.read_text().splitlines()) == 13
     assert fourth.returncode == 1
-    assert fourth.stderr.startswith(str(table))
+    assert f"12 photos, 1 failed, 12 done before: {table}" in fourth.stderr

@@ -5,6 +5,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from service import __version__
 from service.api_keys import KeyRing
 from service.cli.main import app
 from service.settings import Settings, environment_name
@@ -15,7 +16,7 @@ runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
 def test_help_lists_every_command() -> None:
     result = runner.invoke(app, ["--help"])
     assert result.exit_code == 0
-    for command in ("serve", "install-triton", "predict", "video", "create-key", "settings", "openapi"):
+    for command in ("serve", "install-triton", "predict", "video", "create-key", "settings", "doctor", "openapi"):
         assert command in result.output
         assert runner.invoke(app, [command, "--help"]).exit_code == 0
 
@@ -35,6 +36,18 @@ def test_an_invalid_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 2
     assert "TANDEM_PORT" in result.output
     assert "'high'" in result.output
+
+
+def test_the_version_is_printed() -> None:
+    assert runner.invoke(app, ["--version"]).stdout == f"tandem {__version__}\n"
+
+
+@pytest.mark.parametrize("url", ["ftp://example.org", "http://", "example.org:port", "a b"])
+def test_a_url_of_something_else_is_named(url: str) -> None:
+    for command in (["predict", "photo.jpg"], ["video", "film.mp4", "--csv", "out.csv"]):
+        result = runner.invoke(app, [*command, "--url", url])
+        assert result.exit_code == 2
+        assert repr(url) in result.output
 
 
 def test_openapi_is_printed() -> None:

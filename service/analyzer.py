@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -131,7 +131,7 @@ class Analyzer:
         if found.faces:
             spec, crops, probabilities = await self._classify(photo, found, spec, deadline)
             timer.end_stage("triton")
-        answer = compose(found.size, found.faces, crops.qualities, probabilities, spec)
+        answer = compose(replace(found, crops=crops), probabilities, spec)
         picture = None
         if draw_as is not None:
             picture = await self._queue.run(
@@ -180,26 +180,24 @@ def _crop_spec(spec: ModelSpec) -> CropSpec:
     return CropSpec(spec.crop_size, spec.alignment_template)
 
 
-def compose(
-    size: tuple[int, int],
-    faces: Sequence[Face],
-    qualities: Sequence[FaceQuality],
-    probabilities: NDArray[np.float32],
-    spec: ModelSpec,
-) -> PhotoEmotions:
-    """Build the answer for a photo of ``size`` (height, width) from N faces and probabilities [N, labels]."""
-    height, width = size
+def compose(found: WorkerResult, probabilities: NDArray[np.float32], spec: ModelSpec) -> PhotoEmotions:
+    """Build the answer for a photo from its N faces and their probabilities [N, labels]."""
+    height, width = found.size
     return PhotoEmotions(
         image=ImageSize(width=width, height=height),
         faces=[
-            _describe(face, quality, row, spec.labels)
-            for face, quality, row in zip(faces, qualities, probabilities, strict=True)
+            _describe(face, quality, row, spec.labels, cutout)
+            for face, quality, row, cutout in zip(
+                found.faces, found.crops.qualities, probabilities, found.cutouts, strict=True
+            )
         ],
         model=ModelIdentity(name=spec.name, version=spec.version),
     )
 
 
-def _describe(face: Face, quality: FaceQuality, row: NDArray[np.float32], labels: Sequence[str]) -> FaceEmotion:
+def _describe(
+    face: Face, quality: FaceQuality, row: NDArray[np.float32], labels: Sequence[str], cutout: str | None
+) -> FaceEmotion:
     # Softmax in half precision can leave the interval by a rounding error.
     emotions = {
         label: round(min(max(float(p), 0.0), 1.0), PROBABILITY_DIGITS)
@@ -230,6 +228,7 @@ def _describe(face: Face, quality: FaceQuality, row: NDArray[np.float32], labels
         ),
         reliable=not reasons,
         unreliable_because=reasons,
+        crop=cutout,
     )
 
 

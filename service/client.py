@@ -23,7 +23,7 @@ from typing import Any, Self, TypeVar
 import httpx  # noqa: TID251 - calls a gateway for its user
 from pydantic import BaseModel, ValidationError
 
-from service.schemas import BatchLine, ModelDescription, PhotoEmotions, Problem
+from service.schemas import FACE_FIELDS, BatchLine, ModelDescription, PhotoEmotions, Problem
 
 __all__ = [
     "DEFAULT_URL",
@@ -76,16 +76,22 @@ class Refused(CallFailed):
 class Options:
     """Which faces to return; None and 0 select the gateway's defaults.
 
-    See the parameters of ``POST /v1/emotions``.
+    See the parameters of ``POST /v1/emotions``. ``crops`` asks for a picture of each face in ``FaceEmotion.crop``.
     """
 
     max_faces: int | None = None
     min_face_size: float = 0
     threshold: float | None = None
+    crops: bool = False
 
     def query(self) -> dict[str, Any]:
         """Return the query parameters that differ from the gateway's defaults."""
-        given = {"max_faces": self.max_faces, "min_face_size": self.min_face_size, "threshold": self.threshold}
+        given = {
+            "max_faces": self.max_faces,
+            "min_face_size": self.min_face_size,
+            "threshold": self.threshold,
+            "fields": ",".join(FACE_FIELDS) if self.crops else None,
+        }
         return {name: value for name, value in given.items() if value not in (None, 0)}
 
 

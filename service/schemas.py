@@ -1,8 +1,10 @@
 """The API's responses. The OpenAPI document is generated from them, with a description of every field."""
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 Reason = Literal["small", "turned", "cut_off", "blurred", "dark", "bright", "uncertain", "occluded", "ambiguous"]
 """Why a face's labels may be wrong."""
@@ -20,6 +22,7 @@ class Schema(BaseModel):
 
 EXAMPLE: Final[dict[str, Any]] = {
     "image": {"width": 512, "height": 512},
+    "summary": {"happiness": 1},
     "faces": [
         {
             "box": {"x": 178.1, "y": 63.4, "width": 90.2, "height": 112.6},
@@ -120,7 +123,7 @@ def _none_required(schema: dict[str, Any]) -> None:
 class FaceEmotion(Schema):
     """One face and the emotion that it shows, which is not necessarily what the person feels.
 
-    All fields are present, unless the query's ``fields`` selects some of them.
+    All fields but ``crop`` are present, unless the query's ``fields`` selects some of them.
     """
 
     model_config = ConfigDict(json_schema_extra=_none_required)
@@ -148,10 +151,24 @@ class FaceEmotion(Schema):
     landmark outside the photo), blurred (sharpness below 0.02), dark (brightness below 0.1), bright (brightness
     above 0.92), uncertain (detection score below 0.7), occluded (an eye or the mouth seems to be hidden),
     ambiguous (the two highest probabilities differ by less than 0.1)."""
+    crop: str | None = None
+    """The face, cut out of the upright photo with a margin: the data: URL of a JPEG of at most 160 x 160 pixels.
+    Only if the query's ``fields`` names it."""
 
 
 FACE_FIELDS: Final = tuple(FaceEmotion.model_fields)
 """What the query's ``fields`` selects from."""
+
+DEFAULT_FIELDS: Final = tuple(name for name in FACE_FIELDS if name != "crop")
+"""The fields of a face if the query does not select any."""
+
+
+def count_emotions(faces: Sequence[FaceEmotion]) -> dict[str, int]:
+    """Return how many faces show each emotion, without those that none shows, most frequent first."""
+    return dict(Counter(face.emotion for face in faces).most_common())
+
+
+Summary = dict[str, Annotated[int, Field(ge=1)]]
 
 
 class ModelIdentity(Schema):
@@ -174,6 +191,12 @@ class PhotoEmotions(Schema):
     """The faces found, largest first; empty if there are none."""
     model: ModelIdentity
     """The model that answered."""
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def summary(self) -> Summary:
+        """How many faces show each emotion, most frequent first; emotions that none shows are left out."""
+        return count_emotions(self.faces)
 
 
 class CropSize(Schema):
@@ -260,6 +283,12 @@ class FrameEmotions(Schema):
     """The faces found, largest first; empty if there are none."""
     model: ModelIdentity
     """The model that answered."""
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def summary(self) -> Summary:
+        """How many faces show each emotion, most frequent first; emotions that none shows are left out."""
+        return count_emotions(self.faces)
 
 
 class BatchLine(Schema):

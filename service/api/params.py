@@ -3,7 +3,7 @@
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from service.errors import BadParameter
-from service.schemas import FACE_FIELDS
+from service.schemas import DEFAULT_FIELDS, FACE_FIELDS
 from service.settings import Settings
 from service.workers.tasks import DetectionOptions
 
@@ -21,7 +21,8 @@ class PhotoQuery(BaseModel):
     """Minimum detection score of a face, 0.05 to 1. Default: the server's setting."""
     fields: str | None = Field(
         None,
-        description=f"Fields to return of each face, separated by commas: {', '.join(FACE_FIELDS)}. Default: all.",
+        description=f"Fields to return of each face, separated by commas: {', '.join(FACE_FIELDS)}. "
+        "Default: all but crop.",
         pattern=rf"^({'|'.join(FACE_FIELDS)})(,({'|'.join(FACE_FIELDS)}))*$",
         examples=["box,emotion,confidence"],
     )
@@ -37,7 +38,7 @@ class PhotoQuery(BaseModel):
 
     def face_fields(self) -> frozenset[str]:
         """The fields to return of each face."""
-        return frozenset(FACE_FIELDS if self.fields is None else self.fields.split(","))
+        return frozenset(DEFAULT_FIELDS if self.fields is None else self.fields.split(","))
 
     def options(self, settings: Settings) -> DetectionOptions:
         """Combine the parameters with the settings.
@@ -49,4 +50,9 @@ class PhotoQuery(BaseModel):
         if max_faces > settings.max_faces:
             raise BadParameter(f"max_faces is {max_faces}; the limit is {settings.max_faces} (TANDEM_MAX_FACES)")
         threshold = settings.detection_threshold if self.threshold is None else self.threshold
-        return DetectionOptions(max_faces=max_faces, min_face_size=self.min_face_size, threshold=threshold)
+        return DetectionOptions(
+            max_faces=max_faces,
+            min_face_size=self.min_face_size,
+            threshold=threshold,
+            cutouts="crop" in self.face_fields(),
+        )

@@ -75,7 +75,7 @@ async def print_predictions(
                 print_error(f"{photo}: {error}")
                 return failures + 1
             if as_json:
-                typer.echo(json.dumps({"photo": str(photo), **answer.model_dump()}))
+                typer.echo(json.dumps({"photo": str(photo), **answer.model_dump(exclude_none=True)}))
             else:
                 console.print(face_table(str(photo), answer))
     return failures
@@ -153,7 +153,7 @@ async def predict_photos(
             error = None
             try:
                 answer = await predict_photo(client, found.content(photo))
-                log.add(str(photo), answer.model_dump(mode="json"))
+                log.add(str(photo), answer.model_dump(mode="json", exclude_none=True))
             except PhotoFailed as failure:
                 error = str(failure)
                 log.add(str(photo), {"error": error})

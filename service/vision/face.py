@@ -23,6 +23,10 @@ class Box:
         """In square pixels."""
         return self.width * self.height
 
+    def scaled(self, factor: float) -> "Box":
+        """Return the box in pixels of a photo that is larger by a factor."""
+        return Box(self.x * factor, self.y * factor, self.width * factor, self.height * factor)
+
 
 @dataclass(frozen=True, eq=False)
 class Face:

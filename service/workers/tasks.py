@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from service.observability.timing import StageTimer, StageTiming
 from service.schemas import PhotoEmotions
 from service.vision.alignment import crop_faces
+from service.vision.cutout import cut_out, data_url
 from service.vision.decoding import EncodedPhoto, open_photo
 from service.vision.drawing import annotate
 from service.vision.face import Box, Face
@@ -37,11 +38,13 @@ class DetectionOptions:
         max_faces: How many at most, largest first.
         min_face_size: Minimum length of the shorter side of a face's box, in pixels.
         threshold: Minimum detection score, from 0 to 1.
+        cutouts: Whether the faces are wanted as pictures too.
     """
 
     max_faces: int
     min_face_size: float
     threshold: float
+    cutouts: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,26 +83,30 @@ class FaceCrops:
 
 @dataclass(frozen=True, eq=False)
 class WorkerResult:
-    """The faces that a caller asked for in a photo of ``size`` (height, width), and the stages of finding them."""
+    """The faces that a caller asked for in a photo of ``size`` (height, width), and the stages of finding them.
+
+    ``cutouts`` has the data: URL of a picture of each face, or None where they are not wanted.
+    """
 
     size: tuple[int, int]
     faces: list[Face]
     crops: FaceCrops
     stages: list[StageTiming]
+    cutouts: list[str | None]
 
     def to_reply(self) -> Reply:
         """Return the reply that ``from_reply`` reads."""
         faces = [[astuple(each.box), each.score, each.landmarks.tolist()] for each in self.faces]
         qualities, raw = self.crops.to_reply()
-        return [self.size, faces, qualities, self.stages], raw
+        return [self.size, faces, qualities, self.stages, self.cutouts], raw
 
     @classmethod
     def from_reply(cls, fields: Any, raw: bytes, *, crop: CropSpec) -> "WorkerResult":
         """Read a reply; any exception means that it is malformed."""
-        (height, width), faces, qualities, stages = fields
+        (height, width), faces, qualities, stages, cutouts = fields
         crops = FaceCrops.from_reply(qualities, raw, crop=crop)
-        if len(faces) != len(crops.qualities):
-            raise ValueError(f"{len(faces)} faces, {len(crops.qualities)} qualities")
+        if not len(faces) == len(crops.qualities) == len(cutouts):
+            raise ValueError(f"{len(faces)} faces, {len(crops.qualities)} qualities, {len(cutouts)} cutouts")
         return cls(
             (int(height), int(width)),
             [
@@ -108,6 +115,7 @@ class WorkerResult:
             ],
             crops,
             [(str(name), float(start), float(end)) for name, start, end in stages],
+            [None if url is None else str(url) for url in cutouts],
         )
 
 
@@ -141,8 +149,12 @@ def find_faces(
         )
         faces = select(found.faces, options)
         crops = _crop(found.pixels, faces, crop, found.size, found.divisor)
+        cutouts = [
+            data_url(cut_out(found.pixels, face.box.scaled(1 / found.divisor))) if options.cutouts else None
+            for face in faces
+        ]
         timer.end_stage("align")
-    return WorkerResult(found.size, faces, crops, timer.stages).to_reply()
+    return WorkerResult(found.size, faces, crops, timer.stages, cutouts).to_reply()
 
 
 def recrop(reserve: Reserve, photo: bytes, *, max_pixels: int, faces: Sequence[Face], crop: CropSpec) -> Reply:

@@ -38,6 +38,11 @@ def test_reads_annotates_and_describes(url: str, tmp_path: Path) -> None:
         assert answer == client.read(file)
         assert answer.faces[0].emotion in client.model().labels
         assert client.read(PHOTO, Options(min_face_size=500)).faces == []
+        assert answer.faces[0].crop is None
+        assert answer.summary == {answer.faces[0].emotion: 1}
+        cut_out = client.read(PHOTO, Options(crops=True)).faces[0]
+        assert (cut_out.crop or "").startswith("data:image/jpeg;base64,")
+        assert cut_out.model_copy(update={"crop": None}) == answer.faces[0]
         assert client.annotate(PHOTO, media_type="image/png").startswith(b"\x89PNG")
         lines = list(client.read_batch([("a", PHOTO), ("b", b"broken"), ("c", file)]))
     assert {line.name: bool(line.answer) for line in lines} == {"a": True, "b": False, "c": True}

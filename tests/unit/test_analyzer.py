@@ -7,6 +7,7 @@ from service.analyzer import compose
 from service.inference.model_spec import ModelSpec
 from service.vision.face import Box, Face
 from service.vision.quality import measure_quality
+from service.workers.tasks import FaceCrops, WorkerResult
 
 SPEC = ModelSpec(
     name="tandem",
@@ -26,10 +27,14 @@ def face(width: float, height: float) -> Face:
     return Face(Box(1.04, 2.06, width, height), 0.87654321, points)
 
 
+def found(one: Face, size: tuple[int, int], gray: int = 0) -> WorkerResult:
+    crop = np.full((48, 48), gray, np.uint8)
+    crops = FaceCrops(crop[None, None], [measure_quality(one, crop, size)])
+    return WorkerResult(size, [one], crops, [], ["data:image/jpeg;base64,AA=="])
+
+
 def test_composes_the_answer() -> None:
-    one, crop, size = face(10, 20), np.full((48, 48), 51, np.uint8), (30, 40)
-    probabilities = np.array([[0.25, 0.75]], np.float32)
-    answer = compose(size, [one], [measure_quality(one, crop, size)], probabilities, SPEC)
+    answer = compose(found(face(10, 20), (30, 40), gray=51), np.array([[0.25, 0.75]], np.float32), SPEC)
     assert answer.model_dump() == {
         "image": {"width": 40, "height": 30},
         "faces": [
@@ -50,16 +55,16 @@ def test_composes_the_answer() -> None:
                 "quality": {"size": 10.0, "sharpness": 0.0, "brightness": 0.2},
                 "reliable": False,
                 "unreliable_because": ["small", "blurred"],
+                "crop": "data:image/jpeg;base64,AA==",
             }
         ],
         "model": {"name": "tandem", "version": "3"},
+        "summary": {"happiness": 1},
     }
 
 
 def test_probabilities_are_clamped_to_their_range() -> None:
-    one = face(1, 1)
-    quality = measure_quality(one, np.zeros((48, 48), np.uint8), (9, 9))
-    answer = compose((9, 9), [one], [quality], np.array([[-1e-3, 1.001]], np.float32), SPEC)
+    answer = compose(found(face(1, 1), (9, 9)), np.array([[-1e-3, 1.001]], np.float32), SPEC)
     assert answer.faces[0].emotions == {"neutral": 0.0, "happiness": 1.0}
     assert answer.faces[0].confidence == 1.0
 
@@ -67,6 +72,5 @@ def test_probabilities_are_clamped_to_their_range() -> None:
 @pytest.mark.parametrize(("score", "expected"), [(-1e-3, 0.0), (1.001, 1.0)])
 def test_the_detection_score_is_clamped_to_its_range(score: float, expected: float) -> None:
     one = replace(face(1, 1), score=score)
-    quality = measure_quality(one, np.zeros((48, 48), np.uint8), (9, 9))
-    answer = compose((9, 9), [one], [quality], np.array([[0.25, 0.75]], np.float32), SPEC)
+    answer = compose(found(one, (9, 9)), np.array([[0.25, 0.75]], np.float32), SPEC)
     assert answer.faces[0].detection_score == expected

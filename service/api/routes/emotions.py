@@ -76,5 +76,6 @@ async def read_emotions(
         photo, options, deadline=context.deadline, draw_as=response_format.picture_type
     )
     context.faces = len(analysis.answer.faces)
-    memory.reserve(len(analysis.picture or b""))  # until the caller has read it
+    pictures = [analysis.picture or b"", *(face.crop or "" for face in analysis.answer.faces)]
+    memory.reserve(sum(map(len, pictures)))  # until the caller has read them
     return render(analysis, response_format, query.face_fields())

@@ -1,5 +1,6 @@
 """The contents and formats of answers, with a real Triton."""
 
+import base64
 import io
 import json
 from collections.abc import AsyncIterator
@@ -8,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 from gateways import gateway, post, problem
-from photos import astronaut, encoded
+from photos import astronaut, encoded, tiles
 from PIL import Image, ImageFilter
 
 from service.schemas import FACE_FIELDS
@@ -65,10 +66,39 @@ async def test_an_unreliable_face_has_a_reason(client: httpx.AsyncClient, photo:
 async def test_only_the_requested_fields_are_returned(client: httpx.AsyncClient) -> None:
     photo = encoded(astronaut())
     whole = (await post(client, photo)).json()
-    assert set(whole["faces"][0]) == set(FACE_FIELDS)
+    assert set(whole["faces"][0]) == set(FACE_FIELDS) - {"crop"}
     some = (await post(client, photo, query="?fields=emotion,confidence")).json()
     assert some["faces"] == [{key: whole["faces"][0][key] for key in ("emotion", "confidence")}]
     assert some["image"] == whole["image"]
+
+
+async def test_faces_are_cut_out_on_request(client: httpx.AsyncClient) -> None:
+    for factor in (1, 4):  # a large photo is searched at a fraction of its size
+        photo = astronaut().resize((512 * factor, 512 * factor))
+        response = await post(client, encoded(photo, quality=95), query="?fields=box,crop")
+        (face,) = response.json()["faces"]
+        assert face.keys() == {"box", "crop"}
+        head, _, content = face["crop"].partition(",")
+        assert head == "data:image/jpeg;base64"
+        box = face["box"]
+        half = 0.65 * max(box["width"], box["height"])
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        with Image.open(io.BytesIO(base64.b64decode(content))) as cutout:
+            assert cutout.format == "JPEG"
+            assert cutout.size == pytest.approx((min(160, 2 * half),) * 2, abs=2)
+            around = (x - half, y - half, x + half, y + half)
+            expected = photo.resize(cutout.size, Image.Resampling.BOX, box=around)
+            assert np.abs(np.asarray(cutout).astype(int) - np.asarray(expected)).mean() < 8
+
+
+async def test_the_summary_counts_faces_by_emotion(client: httpx.AsyncClient) -> None:
+    photo = encoded(tiles(2, 1))
+    answer = (await post(client, photo)).json()
+    emotions = [face["emotion"] for face in answer["faces"]]
+    assert len(emotions) > 1
+    assert answer["summary"] == {emotion: emotions.count(emotion) for emotion in emotions}
+    assert (await post(client, photo, query="?fields=box")).json()["summary"] == answer["summary"]
+    assert (await post(client, encoded(Image.new("RGB", (64, 64)), "PNG"), "image/png")).json()["summary"] == {}
 
 
 async def test_an_unknown_field_is_named(client: httpx.AsyncClient) -> None:

@@ -19,7 +19,8 @@ def result(count: int) -> WorkerResult:
     pixels = np.random.default_rng(0).integers(0, 256, (count, 1, 48, 40), np.uint8)
     quality = FaceQuality(1.0, 2.0, 3.0, 0.5, 0.25, ("small",))
     stages = [("wait", 0.0, 0.5), ("decode", 0.5, 0.75)]
-    return WorkerResult((30, 40), [face(9, 9)] * count, FaceCrops(pixels, [quality] * count), stages)
+    cutouts: list[str | None] = ["data:image/jpeg;base64,AA==", None, None, None][:count]
+    return WorkerResult((30, 40), [face(9, 9)] * count, FaceCrops(pixels, [quality] * count), stages, cutouts)
 
 
 def test_selects_by_the_shorter_side_and_by_number() -> None:
@@ -43,13 +44,18 @@ def test_a_result_survives_its_way_to_the_gateway(count: int) -> None:
         np.testing.assert_array_equal(one.landmarks, other.landmarks)
     assert received.crops.qualities == sent.crops.qualities
     np.testing.assert_array_equal(received.crops.pixels, sent.crops.pixels)
+    assert received.cutouts == sent.cutouts
 
 
 def test_a_reply_whose_parts_disagree_is_malformed() -> None:
     fields, raw = result(2).to_reply()
     read = partial(WorkerResult.from_reply, crop=CROP)
-    size, faces, qualities, stages = fields
-    for wrong in ([size, faces[:1], qualities, stages], [size, faces, qualities[:1], stages], [size, faces]):
+    size, faces, qualities, stages, cutouts = fields
+    for wrong in (
+        [size, faces[:1], qualities, stages, cutouts],
+        [size, faces, qualities[:1], stages, cutouts],
+        [size, faces],
+    ):
         with pytest.raises(ValueError):  # noqa: PT011 - any exception will do
             read(wrong, raw)
     with pytest.raises(ValueError, match="reshape"):

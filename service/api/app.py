@@ -16,6 +16,7 @@ from service.api.docs_page import docs_page
 from service.api.fair_places import FairPlaces
 from service.api.middleware.auth import AuthMiddleware, key_ring
 from service.api.middleware.load_shedding import LoadSheddingMiddleware
+from service.api.middleware.methods import MethodsMiddleware, TrailingSlashMiddleware
 from service.api.middleware.rate_limit import RateLimiter
 from service.api.middleware.request_log import RequestLogMiddleware
 from service.api.open_streams import OpenStreams
@@ -119,6 +120,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.openapi = partial(openapi_document, app, settings)  # type: ignore[method-assign]
     add_problem_handlers(app)
     # Middleware that is added later is further outside. A caller without a key must not learn about the load.
+    app.add_middleware(MethodsMiddleware)
     app.add_middleware(LoadSheddingMiddleware)
     app.add_middleware(AuthMiddleware, keys=key_ring(settings), limiter=limiter)
     if settings.cors_origins:
@@ -130,6 +132,7 @@ def create_app(settings: Settings) -> FastAPI:
             expose_headers=("X-Request-ID", "Server-Timing", "Retry-After", "RateLimit", "RateLimit-Policy"),
             max_age=3600,
         )
+    app.add_middleware(TrailingSlashMiddleware)
     # Outermost, so that answers of the other middleware also have an id, metrics and a line in the log.
     app.add_middleware(
         RequestLogMiddleware, metrics=metrics, tracing=tracing, request_timeout_s=settings.request_timeout_s
@@ -145,5 +148,7 @@ def create_operations_app(app: FastAPI) -> FastAPI:
     operations.state = app.state
     operations.include_router(health.router)
     add_problem_handlers(operations)
+    operations.add_middleware(MethodsMiddleware)
+    operations.add_middleware(TrailingSlashMiddleware)
     operations.add_middleware(RequestLogMiddleware, metrics=app.state.metrics, tracing=Tracing())
     return operations

@@ -15,6 +15,7 @@ from service.vision.drawing import IMAGE_FORMATS
 
 JSON_TYPE: Final = "application/json"
 MIXED_TYPE: Final = "multipart/mixed"
+PICTURE_RANGES: Final = ("image/", MIXED_TYPE, "multipart/*")
 ANSWER_TYPES: Final = (JSON_TYPE, *IMAGE_FORMATS, MIXED_TYPE)
 
 
@@ -29,14 +30,17 @@ class ResponseFormat:
     def for_accept(cls, accept: str | None) -> "ResponseFormat":
         """Choose the format that an ``Accept`` header prefers, and JSON if it leaves the choice.
 
+        A picture is sent only to who prefers it to everything else. Browsers and Java's HttpURLConnection name
+        image types too, beside text/html and before */*, whatever they ask for: they get JSON.
+
         The picture in ``multipart/mixed`` has the image type that the header names too, else it is a JPEG.
 
         Raises:
             NotAcceptable: The header allows none of the formats.
         """
         media_type = choose_media_type(accept, ANSWER_TYPES)
-        if media_type == JSON_TYPE:
-            return cls(media_type, None)
+        if media_type == JSON_TYPE or _leaves_the_choice(accept or "", media_type):
+            return cls(JSON_TYPE, None)
         if media_type in IMAGE_FORMATS:
             return cls(media_type, media_type)
         try:
@@ -53,23 +57,37 @@ def choose_media_type(accept: str | None, offered: Sequence[str]) -> str:
     Raises:
         NotAcceptable: The header allows none of them.
     """
-    if not accept or not accept.strip():
+    if not accept or not accept.strip(" \t,"):
         return offered[0]
-    ranges = [_parse_range(part) for part in accept.split(",")]
+    ranges = _parse(accept)
     best = max(offered, key=lambda media_type: _quality(media_type, ranges))  # the first of equals
     if _quality(best, ranges) <= 0:
         raise NotAcceptable(f"Accept is {accept[:200]!r}; the available media types are {', '.join(offered)}")
     return best
 
 
+def _leaves_the_choice(accept: str, media_type: str) -> bool:
+    """Whether the header takes JSON too, and prefers some type that is not offered no less than ``media_type``."""
+    ranges = _parse(accept)
+    if _quality(JSON_TYPE, ranges) <= 0:
+        return False
+    wanted = _quality(media_type, ranges)
+    return any(quality >= wanted and not pattern.startswith(PICTURE_RANGES) for pattern, quality in ranges)
+
+
+def _parse(accept: str) -> list[tuple[str, float]]:
+    return [_parse_range(part) for part in accept.split(",") if part.strip()]
+
+
 def _parse_range(part: str) -> tuple[str, float]:
     media_range, *parameters = (piece.strip().lower() for piece in part.split(";"))
+    media_range = "*/*" if media_range == "*" else media_range  # as older JDKs write it
     quality = 1.0
     for parameter in parameters:
         name, _, value = parameter.partition("=")
         if name.strip() == "q":
             try:
-                quality = float(value)
+                quality = min(1.0, max(0.0, float(value)))
             except ValueError:
                 quality = 0.0
     return media_range, quality

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from service.errors import NotAcceptable
 from service.schemas import FaceEmotion, PhotoEmotions, TrackedFace
 
 Corners = tuple[float, float, float, float]
@@ -16,6 +17,9 @@ Corners = tuple[float, float, float, float]
 
 IMAGE_FORMATS: Final = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}
 """Formats of annotated photos: media type to Pillow's name."""
+
+MAX_SIDES: Final = {"image/jpeg": 65_500, "image/png": 2**31 - 1, "image/webp": 16_383}
+"""Pixels that a side of a picture may have: limits of libjpeg (JPEG_MAX_DIMENSION), PNG and WebP."""
 
 QUALITY = 90
 
@@ -78,12 +82,28 @@ def annotate(pixels: NDArray[np.uint8], answer: PhotoEmotions, media_type: str) 
 
     Raises:
         ValueError: The media type is not one of ``IMAGE_FORMATS``.
+        NotAcceptable: The photo is too wide or too high for it.
     """
     if media_type not in IMAGE_FORMATS:
         raise ValueError(f"an annotated photo cannot be {media_type}; the choices are {', '.join(IMAGE_FORMATS)}")
+    check_sides((pixels.shape[0], pixels.shape[1]), media_type)
     buffer = io.BytesIO()
     draw_emotions(pixels, answer).save(buffer, IMAGE_FORMATS[media_type], quality=QUALITY)
     return buffer.getvalue()
+
+
+def check_sides(size: tuple[int, int], media_type: str) -> None:
+    """Check whether a picture of ``size`` (height, width) can have this media type.
+
+    Raises:
+        NotAcceptable: A side has more than ``MAX_SIDES``.
+    """
+    height, width = size
+    if max(size) > MAX_SIDES[media_type]:
+        raise NotAcceptable(
+            f"the picture is {width:,} x {height:,} pixels, and {media_type} allows {MAX_SIDES[media_type]:,} "
+            f"a side; ask for {' or '.join(kind for kind in IMAGE_FORMATS if max(size) <= MAX_SIDES[kind])}"
+        )
 
 
 def _corners(face: FaceEmotion, size: tuple[int, int]) -> Corners:

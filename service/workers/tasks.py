@@ -14,7 +14,7 @@ from service.schemas import PhotoEmotions
 from service.vision.alignment import crop_faces
 from service.vision.cutout import cut_out, data_url
 from service.vision.decoding import EncodedPhoto, open_photo
-from service.vision.drawing import annotate
+from service.vision.drawing import annotate, check_sides
 from service.vision.face import Box, Face
 from service.vision.face_pipeline import FacePipeline
 from service.vision.quality import FaceQuality, measure_quality
@@ -175,8 +175,10 @@ def draw_answer(
 
     Raises:
         UnsupportedPhoto, PhotoTooLarge, UnreadablePhoto: The bytes are not a photo that can be read.
+        NotAcceptable: A picture of this media type cannot have so many pixels a side.
     """
     with _opened(reserve, photo, max_pixels, to_draw=True) as encoded:
+        check_sides(encoded.size, media_type)
         return None, annotate(encoded.decode(), answer, media_type)
 
 

@@ -99,7 +99,10 @@ BODIES: dict[str, tuple[str, bytes, int]] = {
     "JSON with two images": ("application/json", b'{"image": "aaaa", "image": "bbbb"}', 415),
     "JSON that is a number": ("application/json", b"1" * 100_000, 400),
     "a tab in the type": ("image/jp\teg", PHOTO, 200),
-    "another type": ("text/html", PHOTO, 415),
+    "another type": ("text/html", PHOTO, 200),
+    "another type and no photo": ("text/html", b"<html>", 415),
+    "an endless preamble": ("multipart/form-data; boundary=b", b"-" * 900_000, 400),
+    "percent signs": ("application/json", b'{"image":"' + b"%" * 900_000 + b'"}', 400),
 }
 
 

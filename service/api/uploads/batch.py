@@ -9,13 +9,14 @@ from typing import Protocol
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
-from service.api.uploads.body import SizeLimit, read_chunks
+from service.api.uploads.body import SizeLimit, read_chunks, read_head, read_on, read_rest
 from service.api.uploads.multipart import FormFile, FormParser
-from service.api.uploads.photo import MAX_PARTS
+from service.api.uploads.photo import FORM_TYPE, MAX_PARTS
 from service.api.uploads.zip_archive import ZipArchive
 from service.budget import Budget
 from service.errors import BrokenUpload, SlowUpload, TooManyPhotos, UnsupportedUpload
 from service.settings import Settings
+from service.vision.file_types import describe, form_boundary, is_photo, is_zip
 
 FIELD = "images"
 """Name of the multipart field; it is repeated for each photo."""
@@ -45,55 +46,71 @@ class Photos(Protocol):
 
 
 async def read_batch(request: Request, memory: Budget, settings: Settings) -> Photos:
-    """Read a multipart form (field ``images``, repeated) or a ZIP archive into memory.
+    """Read a multipart form (field ``images``, repeated), a ZIP archive or a single photo into memory.
+
+    Content-Type is a hint: a body that starts like an archive or a photo is one.
 
     Raises:
         BrokenUpload: The body is empty or broken, or has no photo.
-        UnsupportedUpload: The content type is neither form.
+        UnsupportedUpload: The body is none of these.
         UploadTooLarge, TooManyPhotos: The batch as a whole exceeds a limit.
         Overloaded: There is no memory for it.
         SlowUpload: The body took too long to arrive.
     """
-    kind, options = parse_options_header(request.headers.get("content-type"))
     timeout_s = settings.batch_upload_timeout_s
     try:
         async with asyncio.timeout(timeout_s):
-            if kind == b"multipart/form-data":
-                return await _read_form(request, memory, settings, options.get(b"boundary"))
-            if kind in ZIP_TYPES:
-                return await _read_zip(request, memory, settings)
+            return await _read(request, memory, settings)
     except TimeoutError:
         raise SlowUpload(
             f"the batch did not arrive within {timeout_s:g} s (TANDEM_BATCH_UPLOAD_TIMEOUT_S)"
         ) from None
-    given = f"content type {kind.decode('latin-1')!r} is not supported" if kind else "the body has no content type"
-    raise UnsupportedUpload(
-        f"{given}; send a batch as multipart/form-data with files in field {FIELD!r}, or as application/zip"
+
+
+async def _read(request: Request, memory: Budget, settings: Settings) -> Photos:
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    limit = SizeLimit(settings.max_batch_bytes, "batch", "TANDEM_MAX_BATCH_BYTES")
+    max_parts = settings.max_batch_photos + MAX_PARTS
+    envelope = max_parts * ENVELOPE_BYTES if kind == FORM_TYPE else 0
+    chunks = read_chunks(request, memory, limit, max_body_bytes=limit.max_bytes + envelope)
+    head = await read_head(chunks)
+    if is_photo(head):
+        return FormPhotos([FormFile.of(await read_rest(head, chunks))])
+    if is_zip(head) or kind in ZIP_TYPES:
+        return await asyncio.to_thread(_open_zip, await read_rest(head, chunks), settings)
+    if kind != FORM_TYPE:
+        raise _unsupported(kind, head)
+    boundary = options.get(b"boundary") or form_boundary(head)
+    form = FormParser(boundary, field=FIELD, max_parts=max_parts, max_file_bytes=settings.max_upload_bytes)
+    with closing(form):
+        async for chunk in read_on(head, chunks):
+            form.feed(chunk)
+            if len(form.files) > settings.max_batch_photos:
+                raise TooManyPhotos(
+                    f"the batch has more than {settings.max_batch_photos} photos (TANDEM_MAX_BATCH_PHOTOS)"
+                )
+    files = form.finish()
+    _refuse_archives(files)
+    return FormPhotos(files)
+
+
+def _unsupported(kind: bytes, head: bytes) -> UnsupportedUpload:
+    given = f"the content type is {kind.decode('latin-1')!r}" if kind else "the body has no content type"
+    looks = describe(head)
+    return UnsupportedUpload(
+        f"{given}, and the body is no batch"
+        + (f": it looks like {looks}" if looks else "")
+        + f"; send multipart/form-data with files in field {FIELD!r}, or a ZIP archive as application/zip"
     )
 
 
-def _size_limit(settings: Settings) -> SizeLimit:
-    return SizeLimit(settings.max_batch_bytes, "batch", "TANDEM_MAX_BATCH_BYTES")
-
-
-async def _read_form(request: Request, memory: Budget, settings: Settings, boundary: bytes | None) -> Photos:
-    max_photos, limit = settings.max_batch_photos, _size_limit(settings)
-    max_parts = max_photos + MAX_PARTS
-    form = FormParser(boundary, field=FIELD, max_parts=max_parts, max_file_bytes=settings.max_upload_bytes)
-    max_body_bytes = limit.max_bytes + max_parts * ENVELOPE_BYTES
-    with closing(form):
-        async for chunk in read_chunks(request, memory, limit, max_body_bytes=max_body_bytes):
-            form.feed(chunk)
-            if len(form.files) > max_photos:
-                raise TooManyPhotos(f"the batch has more than {max_photos} photos (TANDEM_MAX_BATCH_PHOTOS)")
-    return FormPhotos(form.finish())
-
-
-async def _read_zip(request: Request, memory: Budget, settings: Settings) -> Photos:
-    body = io.BytesIO()
-    async for chunk in read_chunks(request, memory, _size_limit(settings)):
-        body.write(chunk)
-    return await asyncio.to_thread(_open_zip, body.getvalue(), settings)
+def _refuse_archives(files: Sequence[FormFile]) -> None:
+    for file in files:
+        if is_zip(file.head):
+            raise UnsupportedUpload(
+                f"field {file.field_name!r} holds a ZIP archive ({file.name[:100]!r}); send a ZIP archive as the "
+                "body itself with Content-Type: application/zip, or its photos as the files of the form"
+            )
 
 
 def _open_zip(data: bytes, settings: Settings) -> ZipArchive:
@@ -115,17 +132,19 @@ class FormPhotos:
         return [file.name for file in self._files]
 
     def unpacked_bytes(self, index: int) -> int:
-        """Return 0: the bytes of the upload are handed over."""
-        return 0
+        """Return 0 unless the file is in base64: the bytes of the upload are handed over."""
+        file = self._files[index]
+        return file.size * 3 // 4 if file.is_text else 0
 
     def read(self, index: int, *, max_bytes: int) -> bytes:
         """Return one photo and forget it.
 
         Raises:
             UploadTooLarge: It has more than ``max_bytes``.
+            BrokenUpload, UnsupportedUpload: Its transfer encoding cannot be read.
         """
         file = self._files[index]
         if file.size > max_bytes:
             raise SizeLimit(max_bytes).error(file.size)
-        photo, file.content = file.content.getvalue(), io.BytesIO()
+        photo, file.content = file.read(), io.BytesIO()
         return photo

@@ -1,5 +1,6 @@
 """Request bodies, read into memory only, within the limits on size and on memory."""
 
+import io
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -7,6 +8,10 @@ from starlette.requests import Request
 
 from service.budget import Budget, mebibytes
 from service.errors import UnsupportedUpload, UploadTooLarge
+from service.vision.file_types import HEAD_BYTES
+
+ENVELOPE_BYTES = 64 * 1024
+"""Bytes that a multipart or JSON body may have in addition to its photo."""
 
 MAX_LENGTH_DIGITS = 20
 """Digits of a Content-Length that are read; parsing an absurdly long one would only take time."""
@@ -64,3 +69,28 @@ async def read_chunks(
             raise limit.error()
         memory.reserve(len(chunk))
         yield chunk
+
+
+async def read_head(chunks: AsyncIterator[bytes]) -> bytes:
+    """Read as many chunks as it takes to recognize what the body is."""
+    head = b""
+    async for chunk in chunks:
+        head += chunk
+        if len(head) >= HEAD_BYTES:
+            break
+    return head
+
+
+async def read_on(head: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield what was read already, and then the further chunks."""
+    yield head
+    async for chunk in chunks:
+        yield chunk
+
+
+async def read_rest(head: bytes, chunks: AsyncIterator[bytes]) -> bytes:
+    """Return the whole body."""
+    body = io.BytesIO()  # unlike bytearray, it hands over its bytes without a copy
+    async for chunk in read_on(head, chunks):
+        body.write(chunk)
+    return body.getvalue()

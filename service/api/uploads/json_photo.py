@@ -4,16 +4,13 @@ Parsing megabytes of base64 in one call would hold the interpreter, and so the e
 whole text in memory several times. No call here handles more than a piece, and only body and photo are held.
 """
 
-import base64
-import binascii
 import codecs
-import io
 import json
 import secrets
-import time
 from collections.abc import Iterator
 from typing import Any
 
+from service.api.uploads.base64_text import decode_base64, pieces_of
 from service.errors import BrokenUpload
 
 FIELD = "image"
@@ -28,17 +25,17 @@ MAX_JSON_QUOTES = 4 * MAX_JSON_VALUES
 MAX_REST_BYTES = 64 * 1024
 """Bytes of a JSON body outside of its long strings."""
 
-PIECE_BYTES = 64 * 1024
-"""Bytes that are handled in one call."""
-
 LONG_BYTES = 1024
 """Longer strings are cut out of the body before it is parsed."""
 
-WHITESPACE = b" \t\n\r\f\v"
+MAX_NAMED_KEYS, MAX_NAMED_LENGTH = 10, 50
+"""How many keys an error names, and how many characters of each."""
+
+JSON_TYPES = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
 
 
 def photo_from_json(body: bytes) -> bytes:
-    """Decode the photo in ``{"image": "<base64>"}``; the prefix of a ``data:`` URL is allowed.
+    """Decode the photo in ``{"image": "<base64>"}``; see ``base64_text`` for what is read.
 
     Raises:
         BrokenUpload: The body is not a JSON object with base64 text under ``image``.
@@ -47,28 +44,35 @@ def photo_from_json(body: bytes) -> bytes:
     strings: dict[str, memoryview] = {}
     content = _parse(_rest(body, strings))
     if not isinstance(content, dict):
-        raise BrokenUpload(f'the JSON body must be an object {{"{FIELD}": "<base64>"}}')
+        raise BrokenUpload(
+            f'the JSON body must be an object {{"{FIELD}": "<base64>"}}, and it is {_type_of(content)}'
+        )
     if FIELD not in content:
-        raise BrokenUpload(f"the JSON object has no key {FIELD!r}")
-    text = content[FIELD]
+        keys = [repr(_text(key)[:MAX_NAMED_LENGTH]) for key in [*content][:MAX_NAMED_KEYS]]
+        found = f"it has {', '.join(keys)}" if keys else "it is empty"
+        raise BrokenUpload(f"the JSON object has no key {FIELD!r}; {found}")
+    text, what = content[FIELD], f"the value of {FIELD!r}"
     if not isinstance(text, str):
-        raise BrokenUpload(f"the value of {FIELD!r} must be base64 text, not {type(text).__name__}")
-    photo = _decode(_unescaped(strings[text]) if text in strings else iter([text]))
+        raise BrokenUpload(f"{what} must be base64 text, and it is {_type_of(text)}")
+    pieces = _unescaped(strings[text]) if text in strings else iter([text])
+    photo = decode_base64((piece.encode("latin-1", "replace") for piece in pieces), what)
     if not photo:
-        raise BrokenUpload(f"the value of {FIELD!r} is empty")
+        raise BrokenUpload(f"{what} is empty")
     return photo
 
 
-def _pieces(data: bytes | memoryview) -> Iterator[bytes]:
-    view = memoryview(data)
-    for start in range(0, len(view), PIECE_BYTES):
-        yield bytes(view[start : start + PIECE_BYTES])
-        time.sleep(0)  # lets the event loop have the interpreter now, rather than after its switch interval
+def _type_of(value: Any) -> str:
+    return JSON_TYPES.get(type(value), "a number")
+
+
+def _text(latin: str) -> str:
+    """Return a text of the body, which was read as Latin-1, as what it is."""
+    return latin.encode("latin-1", "replace").decode("utf-8", "replace")
 
 
 def _check_counts(body: bytes) -> None:
     values = quotes = 0
-    for piece in _pieces(body):
+    for piece in pieces_of(body):
         values += sum(map(piece.count, (b",", b"[", b"{")))
         quotes += piece.count(b'"')
         if values > MAX_JSON_VALUES or quotes > MAX_JSON_QUOTES:
@@ -120,7 +124,7 @@ def _parse(data: bytes) -> Any:
 def _unescaped(string: memoryview) -> Iterator[str]:
     """Yield the text of a JSON string, whose slashes may be escaped, in pieces."""
     kept = b""
-    for further in _pieces(string):
+    for further in pieces_of(string):
         piece = kept + further
         # An escape sequence has at most six bytes. One that the end may have cut is left to the next piece.
         cut = piece.find(b"\\", len(piece) - 6)
@@ -130,28 +134,3 @@ def _unescaped(string: memoryview) -> Iterator[str]:
         yield _parse(b'"' + piece[: len(piece) - len(kept)] + b'"')
     if kept:
         yield _parse(b'"' + kept + b'"')
-
-
-def _decode(pieces: Iterator[str]) -> bytes:
-    """Decode base64, in which whitespace and the prefix of a ``data:`` URL are skipped."""
-    photo, kept, is_first, is_padded = io.BytesIO(), b"", True, False
-    for piece in pieces:
-        text = piece
-        if is_first and piece.startswith("data:"):
-            head, comma, text = piece.partition(",")
-            if not comma or not head.endswith(";base64"):
-                raise BrokenUpload(f"the data: URL in {FIELD!r} is not base64")
-        is_first = False
-        try:
-            data = kept + text.encode("ascii").translate(None, WHITESPACE)
-            whole = len(data) // 4 * 4
-            kept = data[whole:]
-            if data and is_padded:
-                raise BrokenUpload(f"the value of {FIELD!r} is not base64: it goes on after its padding")
-            photo.write(base64.b64decode(data[:whole], validate=True))
-            is_padded = is_padded or data[:whole].endswith(b"=")
-        except (binascii.Error, ValueError) as error:
-            raise BrokenUpload(f"the value of {FIELD!r} is not base64: {error}") from None
-    if kept:
-        raise BrokenUpload(f"the value of {FIELD!r} is not base64: its length is not a multiple of four")
-    return photo.getvalue()

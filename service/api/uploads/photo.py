@@ -1,82 +1,98 @@
 """The photo in a request, in any of the forms in which one is accepted. It never touches the disk."""
 
 import asyncio
-import io
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
-from service.api.uploads.body import SizeLimit, read_chunks
+from service.api.uploads.body import ENVELOPE_BYTES, SizeLimit, read_chunks, read_head, read_on, read_rest
 from service.api.uploads.json_photo import FIELD, photo_from_json
 from service.api.uploads.multipart import FormParser
 from service.budget import Budget
 from service.errors import BrokenUpload, SlowUpload, UnsupportedUpload
+from service.vision.file_types import PHOTO_FORMATS, describe, form_boundary, is_photo
 
 ACCEPTED = (
-    "image/jpeg, image/png, image/webp or image/heic as the raw body, "
+    f"the bytes of a file in {PHOTO_FORMATS} as the raw body (Content-Type: image/jpeg, for example), "
     f"multipart/form-data with a file in field {FIELD!r}, "
     f'or application/json {{"{FIELD}": "<base64>"}}'
 )
 
-ENVELOPE_BYTES = 64 * 1024
-"""Bytes that a multipart or JSON body may have in addition to its photo."""
+FORM_TYPE = b"multipart/form-data"
 
 MAX_PARTS = 20
 
-SMALL_JSON_BYTES = 256 * 1024
-"""A larger JSON body is decoded in a thread, since that takes more than a millisecond."""
+SMALL_TEXT_BYTES = 256 * 1024
+"""A larger text is decoded in a thread, since that takes more than a millisecond."""
 
-JSON_THREAD = ThreadPoolExecutor(1, "json")
+TEXT_THREAD = ThreadPoolExecutor(1, "base64")
 """One thread for all of them: several would take the interpreter from the event loop in turns."""
 
 
 async def read_photo(request: Request, memory: Budget, *, max_bytes: int, timeout_s: float) -> bytes:
     """Read a photo from the raw body, a multipart field or JSON with base64.
 
+    Content-Type is a hint: a body that starts like a photo is one, whatever its type is said to be.
+
     Size limits apply to the Content-Length first and then while reading, so that no more is ever held.
 
     Raises:
         BrokenUpload: The body is empty, broken, or does not carry exactly one photo.
-        UnsupportedUpload: The content type is none of the three forms.
+        UnsupportedUpload: It is none of the three forms.
         UploadTooLarge: The photo has more than ``max_bytes``.
         Overloaded: There is no memory for it.
         SlowUpload: The body took longer than ``timeout_s`` to arrive.
     """
-    kind, options = parse_options_header(request.headers.get("content-type"))
-    limit = SizeLimit(max_bytes)
     try:
         async with asyncio.timeout(timeout_s):
-            if kind == b"multipart/form-data":
-                return await _read_form(request, memory, limit, options.get(b"boundary"))
-            if kind == b"application/json":
-                return await _read_json(request, memory, limit)
-            if kind.startswith(b"image/"):
-                return await _read_body(request, memory, limit)
+            return await _read(request, memory, SizeLimit(max_bytes))
     except TimeoutError:
         raise SlowUpload(f"the upload did not arrive within {timeout_s:g} s (TANDEM_UPLOAD_TIMEOUT_S)") from None
-    if not kind and request.headers.get("content-length", "0") == "0":
-        raise BrokenUpload(f"the request has no body; send a photo as {ACCEPTED}")
-    given = f"content type {kind.decode('latin-1')!r} is not supported" if kind else "the body has no content type"
-    raise UnsupportedUpload(f"{given}; send a photo as {ACCEPTED}")
 
 
-async def _read_body(
-    request: Request, memory: Budget, limit: SizeLimit, *, max_body_bytes: int | None = None
+async def _read(request: Request, memory: Budget, limit: SizeLimit) -> bytes:
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    is_json = kind.endswith(b"json")
+    max_body_bytes = limit.max_bytes
+    if kind == FORM_TYPE:
+        max_body_bytes += ENVELOPE_BYTES
+    elif is_json:
+        max_body_bytes = base64_length(limit.max_bytes) + ENVELOPE_BYTES
+    chunks = read_chunks(request, memory, limit, max_body_bytes=max_body_bytes)
+    head = await read_head(chunks)
+    if kind == FORM_TYPE and not is_photo(head):
+        return await _read_form(head, chunks, memory, limit, options.get(b"boundary") or form_boundary(head))
+    if not head:
+        raise BrokenUpload("the request's body is empty" if kind else f"the request has no body; send {ACCEPTED}")
+    if not is_json and not is_photo(head) and not kind.startswith(b"image/"):
+        raise _unsupported(kind, head)
+    body = await read_rest(head, chunks)
+    if is_json and not is_photo(head):
+        return await _decode(body, lambda: photo_from_json(body), memory, limit)
+    if len(body) > limit.max_bytes:
+        raise limit.error(len(body))
+    return body
+
+
+def _unsupported(kind: bytes, head: bytes) -> UnsupportedUpload:
+    given = f"the content type is {kind.decode('latin-1')!r}" if kind else "the body has no content type"
+    looks = describe(head)
+    return UnsupportedUpload(
+        f"{given}, and the body is not a photo"
+        + (f": it looks like {looks}" if looks else "")
+        + f"; send {ACCEPTED}"
+    )
+
+
+async def _read_form(
+    head: bytes, chunks: AsyncIterator[bytes], memory: Budget, limit: SizeLimit, boundary: bytes | None
 ) -> bytes:
-    body = io.BytesIO()  # unlike bytearray, it hands over its bytes without a copy
-    async for chunk in read_chunks(request, memory, limit, max_body_bytes=max_body_bytes):
-        body.write(chunk)
-    if not body.tell():
-        raise BrokenUpload("the request's body is empty")
-    return body.getvalue()
-
-
-async def _read_form(request: Request, memory: Budget, limit: SizeLimit, boundary: bytes | None) -> bytes:
     form = FormParser(boundary, field=FIELD, max_parts=MAX_PARTS, max_file_bytes=limit.max_bytes)
     with closing(form):
-        async for chunk in read_chunks(request, memory, limit, max_body_bytes=limit.max_bytes + ENVELOPE_BYTES):
+        async for chunk in read_on(head, chunks):
             form.feed(chunk)
             if form.files and form.files[0].size > limit.max_bytes:
                 raise limit.error()
@@ -84,18 +100,18 @@ async def _read_form(request: Request, memory: Budget, limit: SizeLimit, boundar
     if others:
         raise BrokenUpload(f"the form has {1 + len(others)} fields {FIELD!r}; send one photo per request")
     if not photo.size:
-        raise BrokenUpload(f"the file in field {FIELD!r} is empty")
-    return photo.content.getvalue()
+        raise BrokenUpload(f"the file in field {photo.field_name!r} is empty")
+    if photo.is_text:
+        return await _decode(photo.content.getvalue(), photo.read, memory, limit)
+    return photo.read()
 
 
-async def _read_json(request: Request, memory: Budget, limit: SizeLimit) -> bytes:
-    max_body_bytes = base64_length(limit.max_bytes) + ENVELOPE_BYTES
-    body = await _read_body(request, memory, limit, max_body_bytes=max_body_bytes)
-    with memory.reserved(len(body) * 3 // 4):  # for the photo; the body is held until then
-        if len(body) <= SMALL_JSON_BYTES:
-            photo = photo_from_json(body)
+async def _decode(text: bytes, decode: Callable[[], bytes], memory: Budget, limit: SizeLimit) -> bytes:
+    with memory.reserved(len(text) * 3 // 4):  # for the photo; the text is held until then
+        if len(text) <= SMALL_TEXT_BYTES:
+            photo = decode()
         else:
-            photo = await asyncio.get_running_loop().run_in_executor(JSON_THREAD, photo_from_json, body)
+            photo = await asyncio.get_running_loop().run_in_executor(TEXT_THREAD, decode)
     if len(photo) > limit.max_bytes:
         raise limit.error(len(photo))
     return photo

@@ -18,6 +18,10 @@ METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """Supported compression methods. The others can take a lot of memory, and are not used for photos."""
 
 ENCRYPTED = 0x1
+UTF_8_NAME = 0x800
+
+SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r", "__macosx", "@eadir")
+"""Files and folders that systems add unasked, in small letters; others start with a dot or a dollar sign."""
 
 
 class ZipArchive:
@@ -49,7 +53,7 @@ class ZipArchive:
     @property
     def names(self) -> list[str]:
         """Each photo's name with its folders. Only sent back to the caller, never used as a path."""
-        return [entry.filename for entry in self._entries]
+        return [_name_of(entry) for entry in self._entries]
 
     def unpacked_bytes(self, index: int) -> int:
         """The size that the archive states for a photo. No more is unpacked, whatever was compressed."""
@@ -80,10 +84,24 @@ class ZipArchive:
             raise UnreadablePhoto(f"the file cannot be unpacked: {error}") from None
 
 
+def _name_of(entry: zipfile.ZipInfo) -> str:
+    """Return an entry's name. Without the UTF-8 flag it should be in code page 437, but most tools write UTF-8."""
+    if not entry.flag_bits & UTF_8_NAME:
+        try:
+            return entry.filename.encode("cp437").decode("utf-8")
+        except ValueError:
+            pass
+    return entry.filename
+
+
 def _is_hidden(entry: zipfile.ZipInfo) -> bool:
-    """Whether it is a folder, or a file that systems add unasked, such as ``.DS_Store`` and ``__MACOSX``."""
-    parts = entry.filename.split("/")
-    return parts[-1] == "" or parts[-1].startswith(".") or "__MACOSX" in parts
+    """Whether it is a folder, a hidden file, or one of ``SYSTEM_FILES``."""
+    parts = entry.filename.replace("\\", "/").lower().split("/")
+    return (
+        parts[-1] == ""
+        or parts[-1].startswith(".")
+        or any(part in SYSTEM_FILES or part.startswith("$recycle") for part in parts)
+    )
 
 
 def _check_directory(data: bytes) -> None:

@@ -78,7 +78,8 @@ async def test_pages_of_other_origins_are_allowed_only_if_configured(toy_triton:
     preflight = {**origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key"}
     async with gateway(triton_url=toy_triton.grpc_url) as client:
         assert "Access-Control-Allow-Origin" not in (await post(client, PHOTO, **origin)).headers
-        assert (await client.options("/v1/emotions", headers=preflight)).status_code == 405
+        refused = await client.options("/v1/emotions", headers=preflight)
+        assert not any(name.startswith("access-control-") for name in refused.headers)
     key = create_key("page")
     settings = {"api_keys": (key.line,), "cors_origins": ("https://example.org",)}
     async with gateway(triton_url=toy_triton.grpc_url, **settings) as client:
@@ -101,4 +102,6 @@ async def test_health_routes_are_not_on_the_main_port_if_they_have_their_own(toy
 async def test_a_slash_too_many_does_not_redirect_to_the_callers_host(toy_triton: LocalTriton) -> None:
     async with gateway(triton_url=toy_triton.grpc_url) as client:
         for path in ("/v1/emotions/", "/v1/model/", "/docs/", "/livez/"):
-            problem(await client.get(path, headers={"Host": "evil.example"}), 404, "not-found")
+            response = await client.get(path, headers={"Host": "evil.example"})
+            assert response.status_code == (405 if "emotions" in path else 200)
+            assert "evil.example" not in f"{response.headers} {response.text}"

@@ -1,6 +1,7 @@
 """Batches, with a real Triton and real photos."""
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator
 from functools import partial
@@ -154,6 +155,8 @@ async def test_the_number_of_batches_is_limited(toy_triton: LocalTriton) -> None
     ("content", "kind", "status", "slug", "named"),
     [
         (b"x", "text/plain", 415, "unsupported-upload", "text/plain"),
+        (b'{"image": "AAAA"}', "application/json", 415, "unsupported-upload", "it looks like JSON"),
+        (b"%PDF-1.7", "application/octet-stream", 415, "unsupported-upload", "it looks like a PDF document"),
         (b"no archive", "application/zip", 400, "broken-upload", "ZIP"),
         (packed([]), "application/zip", 400, "broken-upload", "no files"),
         (b"", "multipart/form-data; boundary=x", 400, "broken-upload", "cut off"),
@@ -166,6 +169,36 @@ async def test_refuses_a_batch_as_a_whole(
 ) -> None:
     response = await client.post("/v1/emotions/batch", content=content, headers={"Content-Type": kind})
     assert named in problem(response, status, slug)
+
+
+async def test_bytes_decide_what_a_batch_is(client: httpx.AsyncClient) -> None:
+    for kind in ("application/octet-stream", "application/x-www-form-urlencoded", "image/jpeg"):
+        headers = {"Content-Type": kind}
+        (line,) = lines(await client.post("/v1/emotions/batch", content=packed([("a", PHOTO)]), headers=headers))
+        assert (line["name"], len(line["answer"]["faces"])) == ("a", 1)
+        (line,) = lines(await client.post("/v1/emotions/batch", content=PHOTO, headers=headers))
+        assert (line["name"], len(line["answer"]["faces"])) == ("", 1)
+
+
+@pytest.mark.parametrize("field", ["image", "images[]", "images[0]", "image[a]"])
+async def test_fields_may_be_written_as_lists(client: httpx.AsyncClient, field: str) -> None:
+    text = f"data:image/jpeg;base64,{base64.b64encode(PHOTO).decode()}"
+    answers = lines(
+        await client.post(
+            "/v1/emotions/batch", files=[(field, ("a", PHOTO)), (field, (None, text)), (field, ("b", ""))]
+        )
+    )
+    assert {line["index"]: len(line.get("answer", {}).get("faces", [])) for line in answers} == {0: 1, 1: 1, 2: 0}
+
+
+async def test_an_archive_in_a_form_is_told_where_it_goes(client: httpx.AsyncClient) -> None:
+    for files in (
+        [("a.jpg", PHOTO), ("a.zip", packed([("a", PHOTO)]))],
+        [("a.zip", packed([("a", bytes(10**7))]))],
+    ):
+        detail = problem(await send(client, files), 415, "unsupported-upload")
+        assert "field 'images' holds a ZIP archive ('a.zip')" in detail
+        assert "as the body itself with Content-Type: application/zip" in detail
 
 
 async def test_limits_apply_while_reading(toy_triton: LocalTriton) -> None:

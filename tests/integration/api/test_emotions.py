@@ -212,6 +212,22 @@ async def test_draws_the_answer_if_an_image_is_requested(
     assert columns.max() < 300
 
 
+@pytest.mark.parametrize(("accept", "limit"), [("image/webp", "16,383"), ("image/jpeg", "65,500")])
+async def test_a_picture_that_a_format_cannot_hold_is_refused(
+    client: httpx.AsyncClient, accept: str, limit: str
+) -> None:
+    photo = encoded(Image.new("RGB", (66_000, 40), "gray"), "PNG")
+    detail = problem(await post(client, photo, Accept=accept), 406, "not-acceptable")
+    assert f"66,000 x 40 pixels, and {accept} allows {limit} a side; ask for image/png" in detail
+    assert (await post(client, photo, Accept="image/png")).headers["Content-Type"] == "image/png"
+
+
+async def test_health_and_model_answer_head(client: httpx.AsyncClient) -> None:
+    for path in ("/livez", "/readyz/", "/v1/model", "/metrics"):
+        response = await client.head(path)
+        assert (response.status_code, response.content) == (200, b""), path
+
+
 # refusals
 
 
@@ -268,7 +284,7 @@ async def test_refuses_a_form_without_the_field(client: httpx.AsyncClient) -> No
 async def test_refuses_another_content_type(client: httpx.AsyncClient) -> None:
     detail = problem(await post(client, b"x", "text/plain"), 415, "unsupported-upload")
     assert "text/plain" in detail
-    assert "image/webp" in detail
+    assert "JPEG, PNG, WebP" in detail
 
 
 async def test_refuses_json_that_is_not_base64(client: httpx.AsyncClient) -> None:

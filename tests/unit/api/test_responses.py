@@ -25,6 +25,22 @@ ANALYSIS = Analysis(answer(60, 50, (1, 2, 30, 40)), b"\xff\xd8 picture \r\n--", 
         ("multipart/mixed", "multipart/mixed", "image/jpeg"),
         ("multipart/mixed, image/png;q=0.5", "multipart/mixed", "image/png"),
         ("multipart/mixed;q=0.1, application/json", "application/json", None),
+        # Unasked: Java, a form in a browser, and others who name images among much else.
+        ("text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2", "application/json", None),
+        (
+            "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8",
+            "application/json",
+            None,
+        ),
+        ("text/plain, image/png, */*;q=0.1", "application/json", None),
+        ("image/png, */*", "application/json", None),
+        ("*", "application/json", None),
+        (" , ", "application/json", None),
+        # Asked for: images before all else, or nothing else that there is.
+        ("image/avif,image/webp,image/*;q=0.9,*/*;q=0.8", "image/webp", "image/webp"),
+        ("image/png, application/json;q=0.9", "image/png", "image/png"),
+        ("text/html, image/png", "image/png", "image/png"),
+        ("multipart/mixed, image/webp;q=0.9, text/plain;q=0.5, */*;q=0.1", "multipart/mixed", "image/webp"),
     ],
 )
 def test_the_format_follows_accept(accept: str | None, media_type: str, picture_type: str | None) -> None:

@@ -3,7 +3,7 @@ import weakref
 
 import pytest
 
-from service.api.uploads.multipart import FormParser
+from service.api.uploads.multipart import MAX_PREAMBLE_BYTES, FormParser
 from service.errors import BrokenUpload
 
 
@@ -57,6 +57,22 @@ def test_a_form_that_is_cut_off_is_refused() -> None:
     form.feed(part('name="images"', b"one") + part('name="images"', b"two"))
     with pytest.raises(BrokenUpload):
         form.finish()
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+@pytest.mark.parametrize("preamble", [b"\r\n", b"This is a multi-part message.\r\n", b"--frontie\n\n" * 50])
+def test_a_preamble_is_skipped(preamble: bytes, size: int) -> None:
+    form, body = parser(), preamble + part('name="images"', b"one\n--frontier") + END
+    for start in range(0, len(body), size):
+        form.feed(body[start : start + size])
+    assert [file.content.getvalue() for file in form.finish()] == [b"one\n--frontier"]
+
+
+def test_a_preamble_is_limited() -> None:
+    form = parser()
+    form.feed(b"x\r\n" * (MAX_PREAMBLE_BYTES // 3))
+    with pytest.raises(BrokenUpload, match=r"no line '--frontier'.*begins with 'x"):
+        form.feed(b"xx")
 
 
 def test_nothing_of_a_closed_form_waits_for_the_garbage_collector() -> None:

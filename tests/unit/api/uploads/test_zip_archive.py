@@ -35,6 +35,22 @@ def test_reads_files_in_folders_and_skips_folders_and_hidden_files(method: int) 
     assert [archive.read(index, max_bytes=100) for index in range(3)] == [b"one", b"two", b"three"]
 
 
+def test_skips_what_systems_add() -> None:
+    added = ("Thumbs.db", "b/THUMBS.DB", "desktop.ini", "ehthumbs.db", "Icon\r", "b\\Desktop.ini", "@eaDir/a.jpg")
+    archive = ZipArchive(packed({"a.jpg": b"one", **dict.fromkeys(added, b"x")}), max_photos=1, max_bytes=3)
+    assert archive.names == ["a.jpg"]
+
+
+def test_names_without_the_flag_are_read_as_utf_8_if_they_are() -> None:
+    names = ["größe/ä.jpg".encode(), "日本.jpg".encode(), "ä.jpg".encode("cp437"), b"ascii.jpg"]
+    data = packed({"x" * len(name) + str(number): b"x" for number, name in enumerate(names)})
+    for number, name in enumerate(names):
+        data = data.replace(f"{'x' * len(name)}{number}".encode(), name + b" ")
+    archive = ZipArchive(data, **LIMITS)
+    assert archive.names == ["größe/ä.jpg ", "日本.jpg ", "ä.jpg ", "ascii.jpg "]
+    assert [archive.read(index, max_bytes=9) for index in range(4)] == [b"x"] * 4
+
+
 def test_refuses_more_files_than_the_limit() -> None:
     data = packed({f"{number}.jpg": b"x" for number in range(6)})
     with pytest.raises(TooManyPhotos, match=r"6 files; the limit is 5 \(TANDEM_MAX_BATCH_PHOTOS\)"):

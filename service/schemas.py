@@ -264,7 +264,11 @@ class Problem(Schema):
 
 
 class TrackedFace(FaceEmotion):
-    """A face in a frame of a stream; its probabilities are smoothed if the query's ``smooth`` is above 0."""
+    """A face in a frame of a stream.
+
+    If the query's ``smooth`` is above 0, its probabilities are smoothed, and its label stays until the probability
+    of another is higher by 0.1. Until then the face is ambiguous.
+    """
 
     track: Annotated[int, Field(ge=1)] | None = None
     """The same number for the same face from frame to frame, from 1; null if the stream does not track faces."""

@@ -235,16 +235,24 @@ def video(
         typer.Option(min=0.001, help="Analyze at most this many frames per second of video.", show_default=False),
     ] = None,
     smooth: Annotated[
-        float,
+        float | None,
         typer.Option(
-            min=0, max=0.99, help="Weight of a face's previous probabilities in its next ones; 0 does not smooth."
+            min=0,
+            max=0.99,
+            help="Weight of a face's previous probabilities in its next ones; 0 does not smooth. By default they "
+            "fade with time, whatever the number of frames per second.",
+            show_default=False,
         ),
-    ] = 0,
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     concurrency: Concurrency = 8,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Recognize the emotions that the faces in VIDEO show over time. Exits with 1 if a frame fails."""
+    """Recognize the emotions that the faces in VIDEO show over time, and print a summary of each face.
+
+    Exits with 1 if a frame fails.
+    """
     try:
         from service.cli.gateway import open_client
         from service.cli.video import plot as video_plot
@@ -272,6 +280,7 @@ def video(
         FrameSampling(every, fps),
         smooth=smooth,
         concurrency=concurrency,
+        as_json=as_json,
     )
     if _run(run, VideoUnusable, OSError):
         raise typer.Exit(EXIT_FAILURE)

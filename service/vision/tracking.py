@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from service.schemas import FaceBox, FaceEmotion, Reason, TrackedFace
-from service.vision.quality import is_ambiguous
+from service.vision.quality import MIN_MARGIN, is_ambiguous
 
 MIN_IOU = 0.2
 """Intersection over union from which a box continues a track; a box that moves by half its width has 0.33."""
@@ -79,18 +79,28 @@ def smooth(previous: Mapping[str, float], current: Mapping[str, float], weight: 
     return {label: weight * previous[label] + (1 - weight) * p for label, p in current.items()}
 
 
+def hold(held: str, emotions: Mapping[str, float]) -> str:
+    """Return the likeliest label; the one that was held until now if another leads it by less than ``MIN_MARGIN``.
+
+    Otherwise the label of a face between two emotions would change from frame to frame, however much is smoothed.
+    """
+    likeliest = max(emotions, key=lambda label: emotions[label])
+    return held if held in emotions and emotions[likeliest] - emotions[held] < MIN_MARGIN else likeliest
+
+
 @dataclass(frozen=True)
 class Track:
-    """A face over time: its last box, its smoothed probabilities, and the frames since it was seen."""
+    """A face over time: its last box, its smoothed probabilities, its label, and the frames since it was seen."""
 
     number: int
     box: FaceBox
     emotions: Mapping[str, float]
+    emotion: str
     missed: int = 0
 
 
 class Tracker:
-    """Numbers the faces of successive frames, from 1, and smooths their probabilities.
+    """Numbers the faces of successive frames, from 1, and smooths their probabilities and labels.
 
     Args:
         weight: Share of the previous probabilities that is kept, from 0 (no smoothing) to below 1.
@@ -101,8 +111,14 @@ class Tracker:
         self._tracks: list[Track] = []
         self._last_number = 0
 
-    def update(self, faces: Sequence[FaceEmotion]) -> list[TrackedFace]:
-        """Add a frame; return its faces in the same order, with their tracks' numbers."""
+    def update(self, faces: Sequence[FaceEmotion], weight: float | None = None) -> list[TrackedFace]:
+        """Add a frame; return its faces in the same order, with their tracks' numbers.
+
+        Args:
+            faces: The frame's faces.
+            weight: Another weight for this frame, as when frames are not equally far apart.
+        """
+        weight = self._weight if weight is None else weight
         matches = match_boxes([track.box for track in self._tracks], [face.box for face in faces])
         lost = [i for i in range(len(self._tracks)) if i not in matches]
         new = [j for j, index in enumerate(matches) if index is None]
@@ -113,11 +129,13 @@ class Tracker:
         for face, index in zip(faces, matches, strict=True):
             if index is None:
                 self._last_number += 1
-                seen.append(Track(self._last_number, face.box, face.emotions))
+                seen.append(Track(self._last_number, face.box, face.emotions, face.emotion))
             else:
                 track = self._tracks[index]
-                emotions = smooth(track.emotions, face.emotions, self._weight)
-                seen.append(Track(track.number, face.box, emotions))
+                emotions = smooth(track.emotions, face.emotions, weight)
+                seen.append(
+                    Track(track.number, face.box, emotions, hold(track.emotion if weight else "", emotions))
+                )
         missing = [
             replace(track, missed=track.missed + 1)
             for index, track in enumerate(self._tracks)
@@ -129,7 +147,6 @@ class Tracker:
 
 def _tracked_face(face: FaceEmotion, track: Track) -> TrackedFace:
     emotions = {label: round(p, DIGITS) for label, p in track.emotions.items()}
-    emotion = max(emotions, key=lambda label: emotions[label])
     reasons: list[Reason] = [reason for reason in face.unreliable_because if reason != "ambiguous"]
     if is_ambiguous(emotions.values()):
         reasons.append("ambiguous")
@@ -137,8 +154,8 @@ def _tracked_face(face: FaceEmotion, track: Track) -> TrackedFace:
         **{
             **dict(face),
             "track": track.number,
-            "emotion": emotion,
-            "confidence": emotions[emotion],
+            "emotion": track.emotion,
+            "confidence": emotions[track.emotion],
             "emotions": emotions,
             "reliable": not reasons,
             "unreliable_because": reasons,

@@ -52,7 +52,8 @@ class StreamQuery(PhotoQuery):
     track: bool = False
     """Whether to number the faces, with the same number for the same face from frame to frame."""
     smooth: float = Field(0, ge=0, lt=1, allow_inf_nan=False)
-    """Share of a face's previous probabilities in the next answer, from 0 to below 1; above 0 it tracks faces."""
+    """Share of a face's previous probabilities in the next answer, from 0 to below 1. Above 0 faces are tracked,
+    and a face keeps its label until another leads by 0.1."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """`tandem video`: send a video's frames to a gateway, several at a time, and write the results in frame order."""
 
 import asyncio
+import json
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -10,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import simplejpeg
+import typer
+from rich.console import Console
+from rich.table import Table
 
-from service.cli.console import print_error, print_status, progress_bar, stderr
+from service.cli.console import NARROW, print_error, print_status, progress_bar, stderr
 from service.cli.gateway import ClientContext
 from service.cli.predict import PhotoFailed, RunAborted, predict_photo
 from service.cli.video.io import Frame, VideoReader, VideoWriter
@@ -21,6 +25,9 @@ from service.schemas import PhotoEmotions
 
 JPEG_QUALITY = 95
 """Of the frames sent to the gateway; high enough to lose less than the video's own compression."""
+
+MIN_SHARE = 0.005
+"""Share of the sightings from which the table names an emotion; less is rounded to 0 %."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +54,11 @@ async def run_video(
     outputs: OutputPaths,
     sampling: FrameSampling,
     *,
-    smooth: float,
+    smooth: float | None,
     concurrency: int,
+    as_json: bool,
 ) -> int:
-    """Analyze a video with a progress bar on standard error; return how many frames got no answer.
+    """Analyze a video with a progress bar, and print its summary; return how many frames got no answer.
 
     Raises:
         VideoUnusable: the video cannot be read, or the new one cannot be written.
@@ -73,8 +81,32 @@ async def run_video(
     for codec in summary.skipped_audio:
         print_error(f"the {codec} audio is left out: {outputs.video} cannot hold it, an .mkv file can")
     where = ", ".join(map(str, outputs.wanted))
-    print_status(f"{summary.analyzed} frames read, {summary.failed} failed, {summary.faces} faces: {where}")
+    print_status(f"{summary.analyzed} frames read, {summary.failed} failed, {len(summary.faces)} faces: {where}")
+    if as_json:
+        typer.echo(json.dumps({"video": str(path), **summary.to_json()}))
+    else:
+        Console().print(summary_table(summary))
     return summary.failed
+
+
+def summary_table(summary: VideoSummary) -> Table:
+    """Return a table of a video's faces, and of all together if there are several, that fits 80 columns."""
+    table = Table("face", "seconds", "frames", "emotions", "changes", "doubtful", **NARROW)
+    rows = {str(number): face for number, face in summary.faces.items()}
+    if summary.film and len(rows) > 1:
+        rows["all"] = summary.film
+    for name, face in rows.items():
+        shares = ", ".join(f"{label} {share:.0%}" for label, share in face.emotions.items() if share >= MIN_SHARE)
+        table.add_row(
+            name,
+            f"{face.first_s:.1f} to {face.last_s:.1f}",
+            str(face.sightings),
+            shares,
+            str(face.changes),
+            f"{face.doubtful:.0%}",
+        )
+    table.caption = None if rows else "no face found"
+    return table
 
 
 async def analyze_video(
@@ -83,7 +115,7 @@ async def analyze_video(
     outputs: OutputPaths,
     *,
     sampling: FrameSampling,
-    smooth: float,
+    smooth: float | None,
     concurrency: int,
     on_frame: Callable[[], None],
 ) -> VideoSummary:
@@ -94,7 +126,8 @@ async def analyze_video(
         source: the video.
         outputs: files to write.
         sampling: selects the frames to analyze. The others are drawn with the faces of the last analyzed frame.
-        smooth: weight of a face's previous probabilities in its smoothed ones, from 0 to below 1.
+        smooth: weight of a face's previous probabilities in its smoothed ones, from 0 to below 1; if None, it
+            follows the time between frames (``SMOOTHING_S``).
         concurrency: number of frames held in memory and in flight.
         on_frame: called after each frame of the video.
 

@@ -1,12 +1,14 @@
 """Plot the emotions of each face of a video over time (matplotlib)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
+from service.cli.video.timeline import FaceTimeline
 from service.vision.drawing import COLORS
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -17,19 +19,17 @@ MAX_FACES = 8
 PANEL_WIDTH, PANEL_HEIGHT = 10.0, 1.8
 """Inches."""
 
+DOUBTFUL: Final[dict[str, Any]] = {"facecolor": "none", "edgecolor": "black", "hatch": "///", "linewidth": 0}
+"""How spans are drawn in which a label cannot be relied on."""
 
-@dataclass
-class EmotionTimeline:
-    """The times in seconds at which one face was seen, and its probabilities at each."""
-
-    times: list[float] = field(default_factory=list)
-    emotions: list[list[float]] = field(default_factory=list)
+STRIP = (1.02, 0.08)
+"""Bottom and height of the strip above the probabilities that marks such spans."""
 
 
 def plot_timelines(
-    timelines: Mapping[int, EmotionTimeline], labels: Sequence[str], step_s: float, path: Path, kind: str
+    timelines: Mapping[int, FaceTimeline], labels: Sequence[str], step_s: float, path: Path, kind: str
 ) -> None:
-    """Write a figure with one panel per face: its probabilities, stacked, over time.
+    """Write a figure with one panel per face: its picture, and its probabilities, stacked, over time.
 
     Args:
         timelines: by face number.
@@ -41,15 +41,29 @@ def plot_timelines(
     longest = sorted(timelines, key=lambda number: len(timelines[number].times), reverse=True)[:MAX_FACES]
     panel_count = max(1, len(longest))
     figure = Figure(figsize=(PANEL_WIDTH, PANEL_HEIGHT * panel_count + 1.2), layout="constrained")
-    panels = figure.subplots(panel_count, sharex=True, squeeze=False)[:, 0]
-    for panel, number in zip(panels, sorted(longest), strict=False):
-        times, emotions = with_gaps(timelines[number], step_s)
+    axes = figure.subplots(panel_count, 2, squeeze=False, width_ratios=(1, 9))
+    panels = axes[:, 1]
+    for picture, panel in axes:
+        picture.set_axis_off()
+        panel.sharex(panels[0])
+        panel.tick_params(labelbottom=panel is panels[-1])
+    for (picture, panel), number in zip(axes, sorted(longest), strict=False):
+        timeline = timelines[number]
+        if timeline.picture is not None:
+            picture.imshow(timeline.picture)
+        times, probabilities = with_gaps(timeline, step_s)
         # A step function: nothing is known about the time between two frames.
-        panel.stackplot(times, *emotions.T, colors=COLORS, step="post", labels=labels)
-        panel.set(title=f"face {number}", ylabel="probability", ylim=(0, 1))
+        panel.stackplot(times, *probabilities.T, colors=COLORS, step="post", labels=labels)
+        doubtful = timeline.doubtful_spans(step_s)
+        panel.broken_barh(doubtful, (0, 1), alpha=0.35, **DOUBTFUL)
+        panel.broken_barh(doubtful, STRIP, facecolor="black")
+        panel.set(title=f"face {number}", ylabel="probability", ylim=(0, sum(STRIP)))
+        panel.margins(x=0)
     panels[-1].set_xlabel("seconds")
     if longest:
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(labels))
+        handles, names = panels[0].get_legend_handles_labels()
+        marks = [*handles, Patch(**DOUBTFUL)], [*names, "doubtful"]
+        figure.legend(*marks, loc="outside lower center", ncols=min(len(names) + 1, 5))
     else:
         panels[0].text(0.5, 0.5, "no face found", ha="center", va="center", transform=panels[0].transAxes)
     if len(timelines) > len(longest):
@@ -57,18 +71,15 @@ def plot_timelines(
     figure.savefig(path, format=kind, dpi=120)
 
 
-def with_gaps(timeline: EmotionTimeline, step_s: float) -> tuple[np.ndarray, np.ndarray]:
+def with_gaps(timeline: FaceTimeline, step_s: float) -> tuple[np.ndarray, np.ndarray]:
     """Return times [N] and probabilities [N, labels] of a step function, with NaN where the face is absent.
 
-    Frames at most 1.5 steps apart form a run, which lasts one step beyond its last frame.
+    Each span of sightings lasts one step beyond its last one.
     """
     times: list[float] = []
-    emotions: list[list[float]] = []
-    for index, (time, values) in enumerate(zip(timeline.times, timeline.emotions, strict=True)):
-        times.append(time)
-        emotions.append(values)
-        last = index + 1 == len(timeline.times)
-        if last or timeline.times[index + 1] - time > 1.5 * step_s:
-            times += [time + step_s, time + step_s]
-            emotions += [values, [np.nan] * len(values)]
-    return np.asarray(times), np.asarray(emotions)
+    probabilities: list[list[float]] = []
+    for span in timeline.spans(step_s):
+        end_s, last = timeline.times[span][-1] + step_s, timeline.probabilities[span][-1]
+        times += [*timeline.times[span], end_s, end_s]
+        probabilities += [*timeline.probabilities[span], last, [np.nan] * len(last)]
+    return np.asarray(times), np.asarray(probabilities)

@@ -1,22 +1,27 @@
 """Track the faces of a video from frame to frame, and write the annotated video, the table and the plot."""
 
 import csv
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
 from service.cli.output_files import face_row
 from service.cli.video.io import Frame, VideoWriter
-from service.cli.video.plot import EmotionTimeline, plot_timelines
+from service.cli.video.plot import plot_timelines
+from service.cli.video.timeline import FaceSummary, FaceTimeline
 from service.schemas import PhotoEmotions, TrackedFace
 from service.vision.drawing import draw_emotions
 from service.vision.tracking import Tracker
+
+SMOOTHING_S = 0.4
+"""Seconds after which a face's former probabilities count for 1/e, unless a weight is given: ten frames or so."""
 
 
 @dataclass(frozen=True)
@@ -35,19 +40,27 @@ class OutputPaths:
 
 @dataclass
 class VideoSummary:
-    """Counts over a whole video.
+    """What a whole video shows.
 
     Attributes:
         analyzed: frames sent to the gateway.
         failed: frames among them that got no answer.
-        faces: distinct faces after tracking.
+        faces: each face, by its number.
+        film: all of them together; None if there is no face.
         skipped_audio: codecs of the audio streams that the new video does not hold.
     """
 
     analyzed: int = 0
     failed: int = 0
-    faces: int = 0
+    faces: Mapping[int, FaceSummary] = field(default_factory=dict)
+    film: FaceSummary | None = None
     skipped_audio: Sequence[str] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `tandem video --json` prints."""
+        faces = [{"face": number, **asdict(face)} for number, face in self.faces.items()]
+        film = asdict(self.film) if self.film else None
+        return {"frames": self.analyzed, "failed": self.failed, "film": film, "faces": faces}
 
 
 class FaceTable:
@@ -92,13 +105,14 @@ class ResultWriter:
     """Takes a video's frames in order with their answers, tracks the faces, and writes every output."""
 
     def __init__(
-        self, labels: Sequence[str], smooth: float, video: VideoWriter | None, table: FaceTable | None
+        self, labels: Sequence[str], smooth: float | None, video: VideoWriter | None, table: FaceTable | None
     ) -> None:
-        self.summary = VideoSummary(skipped_audio=video.skipped_audio if video else ())
-        self._labels = labels
-        self._tracker = Tracker(smooth)
+        self._labels = list(labels)
+        self._smooth = smooth
+        self._tracker = Tracker(0)
         self._video, self._table = video, table
-        self._timelines: dict[int, EmotionTimeline] = {}
+        self._timelines: dict[int, FaceTimeline] = {}
+        self._failed = 0
         self._times: list[float] = []
         self._latest: PhotoEmotions | None = None
 
@@ -122,23 +136,38 @@ class ResultWriter:
             self._video.write(frame, drawn)
 
     def _add_answer(self, frame: Frame, answer: PhotoEmotions | str) -> None:
-        self.summary.analyzed += 1
-        self._times.append(frame.time_s)
         error = answer if isinstance(answer, str) else None
         faces: list[TrackedFace] = []
         self._latest = None
         if isinstance(answer, PhotoEmotions):
-            faces = self._tracker.update(answer.faces)
+            faces = self._tracker.update(answer.faces, self._weight(frame.time_s))
             self._latest = answer.model_copy(update={"faces": faces})
         else:
-            self.summary.failed += 1
+            self._failed += 1
+        self._times.append(frame.time_s)
         for face in faces:
-            timeline = self._timelines.setdefault(face.track or 0, EmotionTimeline())
-            timeline.times.append(frame.time_s)
-            timeline.emotions.append([face.emotions.get(label, 0.0) for label in self._labels])
-        self.summary.faces = len(self._timelines)
+            timeline = self._timelines.setdefault(face.track or 0, FaceTimeline())
+            timeline.add(frame.time_s, face, self._labels, frame.pixels)
         if self._table:
             self._table.add(frame, faces, error)
+
+    def _weight(self, time_s: float) -> float:
+        """Return the weight of the former probabilities in a frame: as asked for, else less the later it is."""
+        if self._smooth is not None:
+            return self._smooth
+        return math.exp((self._times[-1] - time_s) / SMOOTHING_S) if self._times else 0.0
+
+    @property
+    def summary(self) -> VideoSummary:
+        """What the frames added so far show."""
+        timelines = self._timelines
+        return VideoSummary(
+            analyzed=len(self._times),
+            failed=self._failed,
+            faces={number: FaceSummary.of(timelines[number]) for number in sorted(timelines)},
+            film=FaceSummary.of(*timelines.values()) if timelines else None,
+            skipped_audio=self._video.skipped_audio if self._video else (),
+        )
 
     def write_plot(self, path: Path, kind: str) -> None:
         """Plot every face added so far."""

@@ -1,6 +1,7 @@
 """`tandem video` with a gateway and a real Triton: the table, the new video and the plot are checked."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -74,7 +75,10 @@ def test_faces_are_tracked_drawn_and_plotted(source: Path, tmp_path: Path, url: 
     for row in rows:
         probabilities = {name[2:]: float(value) for name, value in row.items() if name.startswith("p_")}
         assert sum(probabilities.values()) == pytest.approx(1, abs=1e-3)
-        assert row["emotion"] == max(probabilities, key=lambda label: probabilities[label])
+        assert float(row["confidence"]) == probabilities[row["emotion"]]
+        # Smoothed labels are held; one that is not the likeliest is ambiguous.
+        likeliest = max(probabilities.values())
+        assert probabilities[row["emotion"]] == likeliest or "ambiguous" in row["unreliable_because"]
         assert row["reliable"] in ("True", "False")
 
     before, after = frames_of(source), frames_of(out)
@@ -86,6 +90,9 @@ def test_faces_are_tracked_drawn_and_plotted(source: Path, tmp_path: Path, url: 
         assert shows_a_box(drawn[edge].reshape(-1, 3))
         assert np.abs(drawn[edge].astype(int) - plain[edge]).max() > 60
         assert np.abs(drawn[-8:].astype(int) - plain[-8:]).mean() < 6  # where nothing is drawn
+    table_of_faces = [line.split() for line in result.stdout.splitlines()]
+    assert [line[0] for line in table_of_faces if line and line[0].isdecimal()] == ["1", "2"]
+    assert max(map(len, result.stdout.splitlines())) <= 80
     with Image.open(plot) as picture:
         colors = np.asarray(picture.convert("RGB")).reshape(-1, 3)
     assert shows_a_box(colors)
@@ -101,6 +108,14 @@ def test_frames_are_sampled_and_the_others_keep_the_last_faces(source: Path, tmp
     result = video(source, "--csv", table, "--plot", plot, "--fps", 10, url=url)
     assert result.exit_code == 0, result.output
     assert sorted({int(row["frame"]) for row in rows_of(table)}) == [0, 3, 5, 8, 10, 13, 15]
+    result = video(source, "--csv", table, "--every", 5, "--smooth", 0, "--json", url=url)
+    summary = json.loads(result.stdout)
+    assert (summary["video"], summary["frames"], summary["failed"]) == (str(source), 4, 0)
+    assert [(face["face"], face["sightings"]) for face in summary["faces"]] in ([(1, 4), (2, 2)], [(1, 2), (2, 4)])
+    assert summary["film"]["sightings"] == 6
+    for row in rows_of(table):
+        probabilities = {name[2:]: float(value) for name, value in row.items() if name.startswith("p_")}
+        assert row["emotion"] == max(probabilities, key=lambda label: probabilities[label])
     assert "face 1" in plot.read_text()
 
 

@@ -185,3 +185,47 @@ def test_smooths_each_face_and_takes_the_emotion_from_the_result() -> None:
     assert (first.emotion, first.confidence) == ("neutral", 0.75)
     assert second.emotions == {"neutral": 0.0, "happiness": 1.0}
     assert first.box == box(0)
+
+
+def test_a_label_is_held_until_another_leads_by_a_tenth() -> None:
+    tracker = Tracker(0.5)
+    probabilities = [(0.6, 0.4), (0.3, 0.7), (0.5, 0.5), (0.2, 0.8), (0.6, 0.4), (0.6, 0.4)]
+    faces = [tracker.update([face(box(0), neutral=a, happiness=b)])[0] for a, b in probabilities]
+    assert [each.emotions["happiness"] for each in faces] == pytest.approx(
+        [0.4, 0.55, 0.525, 0.6625, 0.53125, 0.465625]
+    )
+    # 0.55 leads by 0.1, 0.525 by less, and 0.465625 is the lower one, by less than 0.1.
+    assert [each.emotion for each in faces] == [
+        "neutral",
+        "happiness",
+        "happiness",
+        "happiness",
+        "happiness",
+        "happiness",
+    ]
+    assert faces[-1].confidence == pytest.approx(0.465625)
+    assert faces[-1].unreliable_because == ["ambiguous"]
+    (switched,) = tracker.update([face(box(0), neutral=0.7, happiness=0.3)])
+    assert (switched.emotion, switched.confidence) == ("neutral", pytest.approx(0.6171875))
+
+
+def test_without_smoothing_the_label_is_the_likeliest() -> None:
+    tracker = Tracker(0)
+    for a, b, label in ((0.51, 0.49, "neutral"), (0.49, 0.51, "happiness"), (0.51, 0.49, "neutral")):
+        assert tracker.update([face(box(0), neutral=a, happiness=b)])[0].emotion == label
+
+
+@given(st.lists(distributions(), min_size=1, max_size=9), st.floats(0, 0.99))
+def test_a_label_other_than_the_likeliest_is_ambiguous(sequence: list[dict[str, float]], weight: float) -> None:
+    tracker = Tracker(weight)
+    for each in sequence:
+        (answer,) = tracker.update([face(box(0), **each)])
+        assert answer.confidence == answer.emotions[answer.emotion]
+        assert answer.confidence == max(answer.emotions.values()) or "ambiguous" in answer.unreliable_because
+
+
+def test_a_frame_can_have_a_weight_of_its_own() -> None:
+    tracker = Tracker(0)
+    tracker.update([face(box(0), neutral=1.0, happiness=0.0)])
+    (answer,) = tracker.update([face(box(0), neutral=0.0, happiness=1.0)], 0.75)
+    assert answer.emotions == {"neutral": 0.75, "happiness": 0.25}

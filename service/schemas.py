@@ -5,9 +5,13 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field
+from typing_extensions import TypeAliasType
 
-Reason = Literal["small", "turned", "cut_off", "blurred", "dark", "bright", "uncertain", "occluded", "ambiguous"]
-"""Why a face's labels may be wrong."""
+Reason = TypeAliasType(
+    "Reason",
+    Literal["small", "turned", "cut_off", "blurred", "dark", "bright", "uncertain", "occluded", "ambiguous"],
+)
+"""Why a face's labels may be wrong. The alias gives it a name in the OpenAPI document."""
 
 Size = Annotated[int, Field(ge=1)]
 Length = Annotated[float, Field(ge=0)]
@@ -36,7 +40,16 @@ EXAMPLE: Final[dict[str, Any]] = {
             "detection_score": 0.94,
             "emotion": "happiness",
             "confidence": 0.91,
-            "emotions": {"neutral": 0.06, "happiness": 0.91, "surprise": 0.03},
+            "emotions": {
+                "neutral": 0.06,
+                "happiness": 0.91,
+                "surprise": 0.03,
+                "sadness": 0.0,
+                "anger": 0.0,
+                "disgust": 0.0,
+                "fear": 0.0,
+                "contempt": 0.0,
+            },
             "pose": {"roll": 4.1, "yaw": -3.2},
             "quality": {"size": 90.2, "sharpness": 0.31, "brightness": 0.62},
             "reliable": True,
@@ -115,18 +128,8 @@ class PictureQuality(Schema):
     """Mean gray of the aligned crop, 0 (black) to 1 (white)."""
 
 
-def _none_required(schema: dict[str, Any]) -> None:
-    """Make all fields optional, since the query's ``fields`` may leave out any of them."""
-    schema.pop("required", None)
-
-
 class FaceEmotion(Schema):
-    """One face and the emotion that it shows, which is not necessarily what the person feels.
-
-    All fields but ``crop`` are present, unless the query's ``fields`` selects some of them.
-    """
-
-    model_config = ConfigDict(json_schema_extra=_none_required)
+    """One face and the emotion that it shows, which is not necessarily what the person feels."""
 
     box: FaceBox
     """Where the face is."""
@@ -171,6 +174,16 @@ def count_emotions(faces: Sequence[FaceEmotion]) -> dict[str, int]:
 Summary = dict[str, Annotated[int, Field(ge=1)]]
 
 
+def _none_required(schema: dict[str, Any]) -> None:
+    schema.pop("required", None)
+
+
+class SelectedFace(FaceEmotion):
+    """A face with all fields but ``crop``, or with those that the query's ``fields`` selects."""
+
+    model_config = ConfigDict(json_schema_extra=_none_required)
+
+
 class ModelIdentity(Schema):
     """Name and version of a model."""
 
@@ -199,6 +212,13 @@ class PhotoEmotions(Schema):
         return count_emotions(self.faces)
 
 
+class SelectedPhotoEmotions(PhotoEmotions):
+    """The answer for one photo; the query's ``fields`` selects the fields of its faces. Only documents it."""
+
+    faces: list[SelectedFace]  # type: ignore[assignment] # mypy: list is invariant; the answer is immutable
+    """The faces found, largest first; empty if there are none."""
+
+
 class CropSize(Schema):
     """Size of the gray crop of a face that is the model's input."""
 
@@ -221,8 +241,79 @@ class ModelDescription(ModelIdentity):
     """What identifies the weights: commit, data, metrics."""
 
 
+class UploadLimits(Schema):
+    """How large a photo may be."""
+
+    max_bytes: Size
+    """Maximum bytes of a photo, once decoded from base64 (TANDEM_MAX_UPLOAD_BYTES)."""
+    max_pixels: Size
+    """Maximum width times height of a photo (TANDEM_MAX_PIXELS)."""
+    timeout_s: Length
+    """Seconds in which an upload must arrive (TANDEM_UPLOAD_TIMEOUT_S)."""
+
+
+class BatchLimits(Schema):
+    """How large a batch may be."""
+
+    max_photos: Size
+    """Maximum number of photos (TANDEM_MAX_BATCH_PHOTOS)."""
+    max_bytes: Size
+    """Maximum bytes of all photos together, packed and unpacked (TANDEM_MAX_BATCH_BYTES)."""
+    max_concurrent: Size
+    """Maximum number of batches at a time, of all callers (TANDEM_MAX_BATCHES)."""
+    timeout_s: Length
+    """Seconds in which a batch must arrive (TANDEM_BATCH_UPLOAD_TIMEOUT_S)."""
+
+
+class StreamLimits(Schema):
+    """What a stream of frames may send."""
+
+    max_concurrent: Annotated[int, Field(ge=0)]
+    """Maximum number of open streams, of all callers; 0 if streams are off (TANDEM_MAX_STREAMS)."""
+    max_frame_bytes: Size
+    """Maximum bytes of a frame (TANDEM_MAX_FRAME_BYTES)."""
+    max_frames_per_s: Length
+    """Maximum frames per second (TANDEM_MAX_FRAMES_PER_S)."""
+    idle_s: Length
+    """Seconds without a frame after which a stream is closed (TANDEM_STREAM_IDLE_S)."""
+
+
+class RateLimits(Schema):
+    """How much a caller may send: an API key, or an address if there are no keys."""
+
+    max_photos: Size | None
+    """Maximum number of photos in each window; null if there is no limit (TANDEM_RATE_LIMIT)."""
+    window_s: Length
+    """Seconds of a window (TANDEM_RATE_WINDOW_S)."""
+    max_concurrent: Size | None
+    """Maximum number of requests at a time; null if there is no limit (TANDEM_CONCURRENT_LIMIT)."""
+
+
+class Limits(Schema):
+    """What the service accepts, each limit with the setting that an operator changes it by."""
+
+    formats: list[str]
+    """Media types of the photos that are read."""
+    answer_formats: list[str]
+    """Media types that Accept may ask for."""
+    photo: UploadLimits
+    """Limits on one photo, also in a batch."""
+    batch: BatchLimits
+    """Limits on a batch."""
+    stream: StreamLimits
+    """Limits on a stream."""
+    rate: RateLimits
+    """Limits on each caller."""
+    max_faces: Size
+    """Maximum number of faces that are returned for a photo, the largest (TANDEM_MAX_FACES)."""
+    request_timeout_s: Length
+    """Seconds in which a photo is answered, its upload included (TANDEM_REQUEST_TIMEOUT_S)."""
+
+
 class Alive(Schema):
     """The process runs."""
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 
     status: Literal["alive"] = "alive"
     """Always "alive"."""
@@ -230,6 +321,8 @@ class Alive(Schema):
 
 class Ready(Schema):
     """A real inference has worked within about the last second."""
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 
     status: Literal["ready"] = "ready"
     """Always "ready"."""
@@ -264,11 +357,13 @@ class Problem(Schema):
 
 
 class TrackedFace(FaceEmotion):
-    """A face in a frame of a stream.
+    """A face in a frame of a stream: all fields but ``crop``, or ``track`` and those that ``fields`` selects.
 
     If the query's ``smooth`` is above 0, its probabilities are smoothed, and its label stays until the probability
     of another is higher by 0.1. Until then the face is ambiguous.
     """
+
+    model_config = ConfigDict(json_schema_extra=_none_required)
 
     track: Annotated[int, Field(ge=1)] | None = None
     """The same number for the same face from frame to frame, from 1; null if the stream does not track faces."""
@@ -296,7 +391,7 @@ class FrameEmotions(Schema):
 
 
 class BatchLine(Schema):
-    """One line of a batch's answer; lines come in the order in which the photos are done."""
+    """The answer for one photo of a batch, or its problem."""
 
     index: Annotated[int, Field(ge=0)]
     """The number of the photo in the upload, from 0."""
@@ -306,6 +401,20 @@ class BatchLine(Schema):
     """The answer for the photo; absent if there is a problem."""
     problem: Problem | None = None
     """Why the photo has no answer; absent if it has one."""
+
+
+class SelectedBatchLine(BatchLine):
+    """One line of a batch's answer; the query's ``fields`` selects the fields of its faces. Only documents it."""
+
+    answer: SelectedPhotoEmotions | None = None
+    """The answer for the photo; absent if there is a problem."""
+
+
+class BatchEmotions(Schema):
+    """The answer for a batch as one JSON document."""
+
+    photos: list[BatchLine]
+    """One for each photo, in the order of the upload."""
 
 
 class FrameProblem(Problem):

@@ -22,7 +22,7 @@ from service.api.middleware.request_log import RequestLogMiddleware
 from service.api.open_streams import OpenStreams
 from service.api.openapi import openapi_document
 from service.api.problems import add_problem_handlers
-from service.api.routes import batch, emotions, health, model, stream
+from service.api.routes import batch, emotions, health, limits, model, one_form, stream
 from service.api.ui import router as ui_router
 from service.budget import Budget, FairBudget, mebibytes
 from service.errors import TandemError
@@ -111,7 +111,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.metrics = metrics
     app.include_router(emotions.router)
     app.include_router(batch.router)
+    app.include_router(one_form.router)
     app.include_router(model.router)
+    app.include_router(limits.router)
     if settings.operations_port is None:
         app.include_router(health.router)
     app.include_router(stream.router)

@@ -8,8 +8,8 @@ from service.settings import Settings
 from service.workers.tasks import DetectionOptions
 
 
-class PhotoQuery(BaseModel):
-    """Query parameters of the analysis of one photo."""
+class DetectionQuery(BaseModel):
+    """Which faces of a photo to return."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
@@ -19,6 +19,32 @@ class PhotoQuery(BaseModel):
     """Minimum length of the shorter side of a face's box, in pixels of the upright photo."""
     threshold: float | None = Field(None, ge=0.05, le=1, allow_inf_nan=False)
     """Minimum detection score of a face, 0.05 to 1. Default: the server's setting."""
+
+    def face_fields(self) -> frozenset[str]:
+        """The fields to return of each face."""
+        return frozenset(DEFAULT_FIELDS)
+
+    def options(self, settings: Settings) -> DetectionOptions:
+        """Combine the parameters with the settings.
+
+        Raises:
+            BadParameter: ``max_faces`` exceeds the limit.
+        """
+        max_faces = self.max_faces or settings.max_faces
+        if max_faces > settings.max_faces:
+            raise BadParameter(f"max_faces is {max_faces}; the limit is {settings.max_faces} (TANDEM_MAX_FACES)")
+        threshold = settings.detection_threshold if self.threshold is None else self.threshold
+        return DetectionOptions(
+            max_faces=max_faces,
+            min_face_size=self.min_face_size,
+            threshold=threshold,
+            cutouts="crop" in self.face_fields(),
+        )
+
+
+class PhotoQuery(DetectionQuery):
+    """Which faces of a photo to return, and which fields of them."""
+
     fields: str | None = Field(
         None,
         description=f"Fields to return of each face, separated by commas: {', '.join(FACE_FIELDS)}. "
@@ -39,20 +65,3 @@ class PhotoQuery(BaseModel):
     def face_fields(self) -> frozenset[str]:
         """The fields to return of each face."""
         return frozenset(DEFAULT_FIELDS if self.fields is None else self.fields.split(","))
-
-    def options(self, settings: Settings) -> DetectionOptions:
-        """Combine the parameters with the settings.
-
-        Raises:
-            BadParameter: ``max_faces`` exceeds the limit.
-        """
-        max_faces = self.max_faces or settings.max_faces
-        if max_faces > settings.max_faces:
-            raise BadParameter(f"max_faces is {max_faces}; the limit is {settings.max_faces} (TANDEM_MAX_FACES)")
-        threshold = settings.detection_threshold if self.threshold is None else self.threshold
-        return DetectionOptions(
-            max_faces=max_faces,
-            min_face_size=self.min_face_size,
-            threshold=threshold,
-            cutouts="crop" in self.face_fields(),
-        )

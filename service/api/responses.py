@@ -16,7 +16,9 @@ from service.vision.drawing import IMAGE_FORMATS
 JSON_TYPE: Final = "application/json"
 MIXED_TYPE: Final = "multipart/mixed"
 PICTURE_RANGES: Final = ("image/", MIXED_TYPE, "multipart/*")
+OCTET_STREAM: Final = "application/octet-stream"
 ANSWER_TYPES: Final = (JSON_TYPE, *IMAGE_FORMATS, MIXED_TYPE)
+PICTURE_TYPES: Final = (*IMAGE_FORMATS, OCTET_STREAM)
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,16 @@ class ResponseFormat:
             return cls(media_type, choose_media_type(accept, tuple(IMAGE_FORMATS)))
         except NotAcceptable:
             return cls(media_type, next(iter(IMAGE_FORMATS)))
+
+    @classmethod
+    def picture_for_accept(cls, accept: str | None) -> "ResponseFormat":
+        """Choose the type of a picture; it is a JPEG if the header leaves the choice, or asks for octets.
+
+        Raises:
+            NotAcceptable: The header allows none of the types.
+        """
+        media_type = choose_media_type(accept, PICTURE_TYPES)
+        return cls(media_type, media_type if media_type in IMAGE_FORMATS else next(iter(IMAGE_FORMATS)))
 
 
 def choose_media_type(accept: str | None, offered: Sequence[str]) -> str:
@@ -117,7 +129,7 @@ def render(analysis: Analysis, response_format: ResponseFormat, face_fields: fro
     media_type = response_format.media_type
     if picture is None or picture_type is None:
         return Response(text, media_type=media_type, headers=headers)
-    if media_type in IMAGE_FORMATS:
+    if media_type != MIXED_TYPE:
         return Response(picture, media_type=media_type, headers=headers)
     boundary = uuid.uuid4().hex  # the chance that a part contains it is 2^-122 per byte
     body = _multipart(boundary, [(JSON_TYPE, text), (picture_type, picture)])

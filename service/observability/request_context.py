@@ -83,8 +83,12 @@ current_request: ContextVar[RequestContext | None] = ContextVar("current_request
 
 
 def route_of(scope: Scope) -> str:
-    """Return the path of the matched route with its parameters' names; ``unmatched`` if there is none (yet)."""
-    return str(getattr(scope.get("route"), "path", "unmatched"))
+    """Return the path of the matched route with its parameters' names; ``unmatched`` if there is none (yet).
+
+    A route with an attribute ``counts_as`` counts as another one.
+    """
+    route = scope.get("route")
+    return str(getattr(route, "counts_as", getattr(route, "path", "unmatched")))
 
 
 @contextmanager

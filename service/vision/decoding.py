@@ -22,6 +22,9 @@ Pixels = NDArray[np.uint8]
 READABLE_FORMATS = ("JPEG", "PNG", "WEBP", "HEIF")
 """Pillow's names of the formats that are read."""
 
+MEDIA_TYPES = ("image/jpeg", "image/png", "image/webp", "image/heic")
+"""Their media types."""
+
 EXIF_ORIENTATION = 0x0112
 TRANSPOSED_ORIENTATIONS = (5, 6, 7, 8)
 """EXIF orientations that swap width and height."""

@@ -1,5 +1,6 @@
 """Recognize what bytes are by their first ones, to read what is a photo and to say what something else is."""
 
+import base64
 import re
 from typing import Final
 
@@ -58,6 +59,8 @@ SIGNATURES: Final = (
     (b"\xc2\x89PNG", "a PNG that was encoded as text: send the file's bytes as they are"),
 )
 
+URL_SAFE_TO_BASE64: Final = bytes.maketrans(b"-_", b"+/")
+
 BASE64_OF_PHOTOS: Final = (b"/9j/", b"_9j_", b"iVBORw0KGgo", b"UklGR", b"R0lGOD", b"SUkqA", b"TU0AK")
 
 FORM_START: Final = re.compile(rb"--([^\r\n]{1,200})\r?\ncontent-(?:disposition|type)", re.IGNORECASE)
@@ -75,6 +78,17 @@ def is_photo(data: bytes) -> bool:
         or (data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS)
         or (data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in BITMAP_HEADER_SIZES)
     )
+
+
+def is_photo_text(data: bytes) -> bool:
+    """Whether these are the first bytes of a photo in base64, or of a ``data:`` URL."""
+    if data[:7].lower().startswith((b"data:", b"data%3a")):
+        return True
+    text = data[:HEAD_BYTES].translate(URL_SAFE_TO_BASE64, b" \t\r\n")
+    try:
+        return is_photo(base64.b64decode(text[: len(text) // 4 * 4], validate=True))
+    except ValueError:
+        return False
 
 
 def is_zip(data: bytes) -> bool:

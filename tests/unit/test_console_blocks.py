@@ -91,7 +91,8 @@ def test_a_command_is_valid(document: str, line: str) -> None:
         elif Path(program).name == "training":
             assert words
         else:
-            assert program in ("curl", "kustomize", "mv", "rm", "cp", "git"), f"no check for {program}"
+            unchecked = ("curl", "kustomize", "mv", "rm", "cp", "git", "npx", "openapi-python-client")
+            assert program in unchecked, f"no check for {program}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)

@@ -63,7 +63,7 @@ class AuthMiddleware:
         try:
             await self._app(scope, receive, send_with_limits)
         finally:
-            if context.problem == Overloaded.slug and scope["path"] == PHOTO_ROUTE:
+            if context.problem == Overloaded.slug and context.route == PHOTO_ROUTE:
                 self._limiter.report_overload()
             self._limiter.release(caller)
 

@@ -5,14 +5,15 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from service.api.dependencies import AppStateDep, UploadBudget
-from service.api.params import PhotoQuery
+from service.api.dependencies import AppState, AppStateDep, UploadBudget
+from service.api.params import DetectionQuery, PhotoQuery
 from service.api.problems import PHOTO_PROBLEMS
 from service.api.responses import JSON_TYPE, MIXED_TYPE, ResponseFormat, render
 from service.api.uploads.json_photo import FIELD
 from service.api.uploads.photo import read_photo
+from service.budget import Budget
 from service.observability.request_context import RequestContext
-from service.schemas import PhotoEmotions
+from service.schemas import SelectedPhotoEmotions
 from service.vision.drawing import IMAGE_FORMATS
 
 BINARY = {"type": "string", "format": "binary"}
@@ -20,15 +21,30 @@ BINARY = {"type": "string", "format": "binary"}
 ONE_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgYGAAAAAEAAH2FzhVAAAAAElFTkSuQmCC"
 """A PNG of one pixel in base64: the smallest photo, without a face."""
 
+PHOTO_FORM: dict[str, Any] = {
+    "multipart/form-data": {
+        "schema": {
+            "title": "PhotoForm",
+            "type": "object",
+            "required": [FIELD],
+            "properties": {FIELD: {**BINARY, "description": "The photo, as a file."}},
+        }
+    }
+}
+RAW_BYTES: dict[str, Any] = {"application/octet-stream": {"schema": BINARY}}
+"""The file itself as the body. Code generators know no image types."""
+
 PHOTO_BODY: dict[str, Any] = {
     "required": True,
     "description": "One photo, in any of these forms.",
     "content": {
-        "multipart/form-data": {"schema": {"type": "object", "required": [FIELD], "properties": {FIELD: BINARY}}},
+        **PHOTO_FORM,
+        **RAW_BYTES,
         **{kind: {"schema": BINARY} for kind in ("image/jpeg", "image/png", "image/webp", "image/heic")},
         JSON_TYPE: {
             "example": {FIELD: ONE_PIXEL},
             "schema": {
+                "title": "PhotoJson",
                 "type": "object",
                 "required": [FIELD],
                 "properties": {
@@ -48,9 +64,10 @@ router = APIRouter()
 
 @router.post(
     "/v1/emotions",
+    operation_id="readEmotions",
     tags=["emotions"],
     summary="Read the emotion that each face in a photo shows",
-    response_model=PhotoEmotions,
+    response_model=SelectedPhotoEmotions,
     responses={
         200: {
             "description": "The faces, or the photo with boxes and labels drawn if Accept is an image type. Both "
@@ -66,8 +83,19 @@ async def read_emotions(
     request: Request, app_state: AppStateDep, memory: UploadBudget, query: Annotated[PhotoQuery, Query()]
 ) -> Response:
     """Labels describe what a face shows, not what a person feels. Photos are neither stored nor logged."""
-    settings, context = app_state.settings, RequestContext.of(request.scope)
     response_format = ResponseFormat.for_accept(request.headers.get("accept"))
+    return await answer_photo(request, app_state, memory, query, response_format)
+
+
+async def answer_photo(
+    request: Request,
+    app_state: AppState,
+    memory: Budget,
+    query: DetectionQuery,
+    response_format: ResponseFormat,
+) -> Response:
+    """Read the photo in a request, analyze it and render the answer."""
+    settings, context = app_state.settings, RequestContext.of(request.scope)
     options = query.options(settings)
     photo = await read_photo(
         request, memory, max_bytes=settings.max_upload_bytes, timeout_s=settings.upload_timeout_s

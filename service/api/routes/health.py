@@ -12,13 +12,19 @@ from service.schemas import Alive, ModelIdentity, Ready
 router = APIRouter()
 
 
-@router.get("/livez", tags=["operation"], summary="Tell whether the process runs")
+@router.get("/livez", operation_id="isAlive", tags=["operation"], summary="Tell whether the process runs")
 async def livez() -> Alive:
     """Asks nothing else, not even Triton: a gateway must not be restarted because Triton is unavailable."""
     return Alive()
 
 
-@router.get("/readyz", tags=["operation"], summary="Tell whether photos can be answered", responses=UNAVAILABLE)
+@router.get(
+    "/readyz",
+    operation_id="isReady",
+    tags=["operation"],
+    summary="Tell whether photos can be answered",
+    responses=UNAVAILABLE,
+)
 async def readyz(app_state: AppStateDep) -> Ready:
     """Runs a real inference, at most one per second."""
     if app_state.draining:
@@ -30,6 +36,7 @@ async def readyz(app_state: AppStateDep) -> Ready:
 
 @router.get(
     "/metrics",
+    operation_id="getMetrics",
     tags=["operation"],
     summary="Return the metrics in Prometheus' text format",
     response_class=Response,

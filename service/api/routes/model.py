@@ -11,6 +11,7 @@ router = APIRouter()
 
 @router.get(
     "/v1/model",
+    operation_id="getModel",
     tags=["model"],
     summary="Describe the model that answers",
     responses={**ACCESS_PROBLEMS, **UNAVAILABLE},

@@ -16,7 +16,7 @@ from service.api.uploads.zip_archive import ZipArchive
 from service.budget import Budget
 from service.errors import BrokenUpload, SlowUpload, TooManyPhotos, UnsupportedUpload
 from service.settings import Settings
-from service.vision.file_types import describe, form_boundary, is_photo, is_zip
+from service.vision.file_types import describe, form_boundary, is_photo, is_photo_text, is_zip
 
 FIELD = "images"
 """Name of the multipart field; it is repeated for each photo."""
@@ -91,6 +91,7 @@ async def _read(request: Request, memory: Budget, settings: Settings) -> Photos:
                 )
     files = form.finish()
     _refuse_archives(files)
+    _refuse_texts(files)
     return FormPhotos(files)
 
 
@@ -110,6 +111,16 @@ def _refuse_archives(files: Sequence[FormFile]) -> None:
             raise UnsupportedUpload(
                 f"field {file.field_name!r} holds a ZIP archive ({file.name[:100]!r}); send a ZIP archive as the "
                 "body itself with Content-Type: application/zip, or its photos as the files of the form"
+            )
+
+
+def _refuse_texts(files: Sequence[FormFile]) -> None:
+    """Refuse a text in place of a file, a program's mistake that concerns all of the batch."""
+    for file in files:
+        if not (file.name or file.encoding or is_photo(file.head) or is_photo_text(file.head)):
+            raise BrokenUpload(
+                f"field {file.field_name!r} holds {file.head[:50].decode('latin-1')!r}, which is neither a file "
+                "nor a photo in base64"
             )
 
 

@@ -248,6 +248,9 @@ class UploadLimits(Schema):
     """Maximum bytes of a photo, once decoded from base64 (TANDEM_MAX_UPLOAD_BYTES)."""
     max_pixels: Size
     """Maximum width times height of a photo (TANDEM_MAX_PIXELS)."""
+    max_jpeg_pixels: Size
+    """Maximum of a JPEG in RGB or gray that is not progressive: five times as many. One with more than
+    ``max_pixels`` is read at half its width and height; boxes are in pixels of its full size."""
     timeout_s: Length
     """Seconds in which an upload must arrive (TANDEM_UPLOAD_TIMEOUT_S)."""
 

@@ -212,7 +212,12 @@ class Settings(BaseSettings):
         description="Maximum memory for uploads of all requests together, in bytes; more are refused with 503. "
         "One caller may hold two thirds.",
     )
-    max_pixels: int = Field(50_000_000, ge=1, description="Maximum size of a photo, in pixels (width x height).")
+    max_pixels: int = Field(
+        50_000_000,
+        ge=1,
+        description="Maximum size of a photo, in pixels (width x height). A JPEG in RGB or gray that is not "
+        "progressive may have five times as many: it is read at half its width and height.",
+    )
     max_decoding_bytes: int = Field(
         1024 * MEBIBYTE,
         ge=1,

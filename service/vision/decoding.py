@@ -14,7 +14,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from pillow_heif import register_heif_opener
 
 from service.errors import PhotoTooLarge, UnreadablePhoto, UnsupportedPhoto
-from service.vision.bomb_checks import check_scans, check_structure
+from service.vision.bomb_checks import check_scans, check_structure, count_scans
 
 Pixels = NDArray[np.uint8]
 """RGB, [height, width, 3], 0..255."""
@@ -35,6 +35,10 @@ SEQUENTIAL_JPEG_BYTES_PER_PIXEL = 6
 MAX_BYTES_PER_PIXEL = 13
 """Measured peak memory of any photo; the coefficients of a progressive JPEG in CMYK take the most."""
 
+HALVED_SHARE = 5
+"""How many times the pixel limit a JPEG may have: libjpeg halves its sides while it decodes row by row, in about
+the memory of a photo at the limit. That is 250 Mpx by default, and phones take photos of up to 200."""
+
 STRIP_ROWS = 256
 """Rows to convert to RGB at a time."""
 
@@ -46,11 +50,12 @@ Image.MAX_IMAGE_PIXELS = None
 def decode_photo(photo: bytes, *, max_pixels: int) -> Pixels:
     """Decode a photo and apply its EXIF orientation.
 
-    Takes the first frame of an animation, blends transparency with white, and keeps the upper 8 of 16 bits.
+    The sides of a JPEG that exceeds the limit are halved, as ``EncodedPhoto.divisor`` says. Takes the first frame
+    of an animation, blends transparency with white, and keeps the upper 8 of 16 bits.
 
     Raises:
         UnsupportedPhoto: The photo is not in JPEG, PNG, WebP or HEIC.
-        PhotoTooLarge: The header states more than ``max_pixels``.
+        PhotoTooLarge: The header states more than ``max_pixels``, and the photo cannot be read at half its size.
         UnreadablePhoto: The photo is broken or truncated, or is a decompression bomb.
     """
     with open_photo(photo, max_pixels=max_pixels) as encoded:
@@ -70,20 +75,37 @@ def open_photo(photo: bytes, *, max_pixels: int) -> "EncodedPhoto":
         raise UnreadablePhoto(f"the photo's header cannot be read: {error}") from error
     width, height = image.size
     if width * height > max_pixels:
+        if width * height <= HALVED_SHARE * max_pixels and _can_be_halved(image, photo):
+            return EncodedPhoto(image, photo, divisor=2)
         image.close()
+        if image.format == "JPEG" or width * height <= HALVED_SHARE * max_pixels:
+            halved = f", and {HALVED_SHARE * max_pixels / 1e6:,.1f} Mpx for a JPEG in RGB or gray, not progressive"
+        else:
+            halved = ""
         raise PhotoTooLarge(
             f"photo is {width:,} x {height:,} = {width * height / 1e6:,.1f} Mpx; "
-            f"the limit is {max_pixels / 1e6:,.1f} Mpx (TANDEM_MAX_PIXELS)"
+            f"the limit is {max_pixels / 1e6:,.1f} Mpx (TANDEM_MAX_PIXELS){halved}"
         )
     return EncodedPhoto(image, photo)
 
 
-class EncodedPhoto:
-    """A photo of which only the header has been read. A context manager."""
+def _can_be_halved(image: Image.Image, photo: bytes) -> bool:
+    """Whether libjpeg decodes it row by row; of several scans it holds the whole photo."""
+    return isinstance(image, JpegImageFile) and image.mode in ("RGB", "L") and count_scans(photo, 1) == 1
 
-    def __init__(self, image: Image.Image, photo: bytes) -> None:
+
+class EncodedPhoto:
+    """A photo of which only the header has been read. A context manager.
+
+    Attributes:
+        divisor: By what factor ``decode`` reduces its sides: 2 if it exceeds the pixel limit, else 1.
+    """
+
+    def __init__(self, image: Image.Image, photo: bytes, divisor: int = 1) -> None:
+        self.divisor = divisor
         self._image = image
         self._photo = photo
+        self._stored_size = image.size
 
     def __enter__(self) -> Self:
         return self
@@ -93,21 +115,31 @@ class EncodedPhoto:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) in pixels, with the EXIF orientation applied."""
-        width, height = self._image.size
+        """(height, width) in pixels, with the EXIF orientation applied; not reduced."""
+        width, height = self._stored_size
         return (width, height) if self._orientation in TRANSPOSED_ORIENTATIONS else (height, width)
 
     @property
     def decoding_bytes(self) -> int:
         """Peak memory of decoding it and finding its faces."""
         if self._is_rgb_or_gray_jpeg and not self._image.info.get("progressive"):
-            return SEQUENTIAL_JPEG_BYTES_PER_PIXEL * self._image.width * self._image.height
+            return SEQUENTIAL_JPEG_BYTES_PER_PIXEL * self._decoded_pixels
         return self.drawing_bytes
 
     @property
     def drawing_bytes(self) -> int:
         """Peak memory of decoding it, drawing in it and encoding it again."""
-        return MAX_BYTES_PER_PIXEL * self._image.width * self._image.height
+        return MAX_BYTES_PER_PIXEL * self._decoded_pixels
+
+    @property
+    def _decoded_pixels(self) -> int:
+        width, height = self._decoded_size
+        return width * height
+
+    @property
+    def _decoded_size(self) -> tuple[int, int]:
+        width, height = self._stored_size
+        return -(-width // self.divisor), -(-height // self.divisor)
 
     def decode_reduced(self, *, min_long_side: int, min_area: int) -> tuple[Pixels, int] | None:
         """Decode a JPEG at 1/8, 1/4 or 1/2 of its size, whichever is the smallest to have ``min_long_side`` and
@@ -119,9 +151,9 @@ class EncodedPhoto:
         """
         if not self._is_rgb_or_gray_jpeg:
             return None
-        width, height = self._image.size
+        width, height = self._stored_size
         divisor = reduction((height, width), min_long_side=min_long_side, min_area=min_area)
-        if divisor == 1:
+        if divisor <= self.divisor:
             return None
         try:
             check_scans(self._photo, width * height)
@@ -132,7 +164,10 @@ class EncodedPhoto:
             return None
 
     def decode(self) -> Pixels:
-        """Decode the upright pixels and free Pillow's copy. Raises the errors of ``decode_photo``."""
+        """Decode the upright pixels, at 1/``divisor`` of their size, and free Pillow's copy.
+
+        Raises the errors of ``decode_photo``.
+        """
         try:
             orientation = self._orientation
             pixels = self._decode_stored()
@@ -157,9 +192,16 @@ class EncodedPhoto:
             check_scans(self._photo, image.width * image.height)
         if self._is_rgb_or_gray_jpeg:
             try:
-                return np.asarray(simplejpeg.decode_jpeg(self._photo, colorspace="RGB", fastdct=False))
+                width, height = self._decoded_size
+                return np.asarray(
+                    simplejpeg.decode_jpeg(
+                        self._photo, colorspace="RGB", fastdct=False, min_width=width, min_height=height
+                    )
+                )
             except ValueError:
                 pass  # libjpeg warned. Pillow decides whether the file is truncated or only odd.
+        if self.divisor > 1:  # libjpeg scales while it decodes
+            image.draft(image.mode, (image.width // self.divisor, image.height // self.divisor))
         read_strip = self._webp_strips() if image.format == "WEBP" else partial(_read_strip, image)
         pixels = np.empty((image.height, image.width, 3), np.uint8)
         # Converting the whole image at once would hold two or three copies of it.

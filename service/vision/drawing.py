@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from service.errors import NotAcceptable
 from service.schemas import FaceEmotion, PhotoEmotions, TrackedFace
+from service.vision.face import Box
 
 Corners = tuple[float, float, float, float]
 """Left, top, right and bottom of a rectangle, in pixels."""
@@ -58,11 +59,12 @@ class Pen:
 
 
 def draw_emotions(pixels: NDArray[np.uint8], answer: PhotoEmotions) -> Image.Image:
-    """Draw the faces of an answer in a copy of an RGB image [H, W, 3]."""
+    """Draw the faces of an answer in a copy of an RGB image [H, W, 3], which may be smaller than the photo."""
     image = Image.fromarray(pixels)  # a copy, so the caller's array is not changed
     draw = ImageDraw.Draw(image)
     pen = Pen.for_photo(*image.size)
-    boxes = [_corners(face, image.size) for face in answer.faces]
+    scale = image.width / answer.image.width
+    boxes = [_corners(face, image.size, scale) for face in answer.faces]
     labels: list[tuple[Label, Corners]] = []
     for number, face in enumerate(answer.faces):
         label = Label.for_face(face, image.size[0], pen)
@@ -106,8 +108,8 @@ def check_sides(size: tuple[int, int], media_type: str) -> None:
         )
 
 
-def _corners(face: FaceEmotion, size: tuple[int, int]) -> Corners:
-    box = face.box
+def _corners(face: FaceEmotion, size: tuple[int, int], scale: float) -> Corners:
+    box = Box(face.box.x, face.box.y, face.box.width, face.box.height).scaled(scale)
     left, top = min(box.x, size[0] - 1), min(box.y, size[1] - 1)
     return (
         left,

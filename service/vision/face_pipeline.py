@@ -61,7 +61,8 @@ class FacePipeline:
 
         A large photo is searched at ``LARGE_SIDE``, so a JPEG is decoded at a fraction of its size, and others are
         reduced to it. If every face found has at least ``min_box_side`` pixels there, the full size of a JPEG is
-        never decoded. Otherwise the landmarks are refined again on the full-size photo.
+        never decoded. Otherwise the landmarks are refined again on the full-size photo, or on the half of one that
+        exceeds the pixel limit.
 
         Args:
             photo: An open photo.
@@ -74,30 +75,31 @@ class FacePipeline:
         """
         end_stage = end_stage or _ignore_stage
         full = None
+        base = photo.divisor  # of the largest size that the photo can be decoded at
         reduced = photo.decode_reduced(min_long_side=LARGE_SIDE, min_area=LARGE_PHOTO_AREA + 1)
         if reduced is None:
             full = photo.decode()
-            divisor = reduction(full.shape[:2], min_long_side=LARGE_SIDE, min_area=LARGE_PHOTO_AREA + 1)
-            if divisor == 1:
-                end_stage("decode")
-                faces = self.find_faces(full, threshold=threshold, end_stage=end_stage)
-                return PipelineResult(faces, full.shape[:2], full, 1)
+            further = reduction(full.shape[:2], min_long_side=LARGE_SIDE, min_area=LARGE_PHOTO_AREA + 1)
             # Each scale and rotation would read all of the pixels again, for seconds.
-            reduced = _reduce(full, divisor), divisor
-        size = photo.size if full is None else full.shape[:2]
+            reduced = (full if further == 1 else _reduce(full, further)), base * further
+        size = full.shape[:2] if full is not None and base == 1 else photo.size
         pixels, divisor = reduced
         end_stage("decode")
         found = self._find(pixels, threshold, end_stage)
-        faces = [_scale_face(face, divisor, size) for face, _ in found]
-        if all(min(face.box.width, face.box.height) >= min_box_side for face, _ in found):
+        faces = [_scale_face(face, divisor, size) if divisor > 1 else face for face, _ in found]
+        large = all(min(face.box.width, face.box.height) >= min_box_side for face, _ in found)
+        if large or divisor == base:
             return PipelineResult(faces, size, pixels, divisor)
         pixels = photo.decode() if full is None else full
         end_stage("decode")
-        coarse = np.stack([_scale_points(landmarks, divisor) for _, landmarks in found])
+        coarse = np.stack([_scale_points(landmarks, divisor / base) for _, landmarks in found])
         refined, _ = self._onet.refine(pixels, coarse)
         end_stage("landmarks")
-        faces = [replace(face, landmarks=landmarks) for face, landmarks in zip(faces, refined, strict=True)]
-        return PipelineResult(faces, size, pixels, 1)
+        faces = [
+            replace(face, landmarks=_scale_points(landmarks, base) if base > 1 else landmarks)
+            for face, landmarks in zip(faces, refined, strict=True)
+        ]
+        return PipelineResult(faces, size, pixels, base)
 
     def _find(
         self, pixels: Pixels, threshold: float, end_stage: EndStage
@@ -126,7 +128,7 @@ def _scale_face(face: Face, divisor: int, size: tuple[int, int]) -> Face:
     return Face(Box(left, top, right - left, bottom - top), face.score, _scale_points(face.landmarks, divisor))
 
 
-def _scale_points(points: NDArray[np.float32], divisor: int) -> NDArray[np.float32]:
+def _scale_points(points: NDArray[np.float32], divisor: float) -> NDArray[np.float32]:
     scaled: NDArray[np.float32] = (points + np.float32(0.5)) * divisor - np.float32(0.5)  # pixel centers
     return scaled
 

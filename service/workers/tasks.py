@@ -164,8 +164,9 @@ def recrop(reserve: Reserve, photo: bytes, *, max_pixels: int, faces: Sequence[F
         UnsupportedPhoto, PhotoTooLarge, UnreadablePhoto: The bytes are not a photo that can be read.
     """
     with _opened(reserve, photo, max_pixels) as encoded:
+        size, divisor = encoded.size, encoded.divisor
         pixels = encoded.decode()
-        return _crop(pixels, faces, crop, pixels.shape[:2]).to_reply()
+        return _crop(pixels, faces, crop, pixels.shape[:2] if divisor == 1 else size, divisor).to_reply()
 
 
 def draw_answer(
@@ -178,7 +179,8 @@ def draw_answer(
         NotAcceptable: A picture of this media type cannot have so many pixels a side.
     """
     with _opened(reserve, photo, max_pixels, to_draw=True) as encoded:
-        check_sides(encoded.size, media_type)
+        height, width = encoded.size
+        check_sides((-(-height // encoded.divisor), -(-width // encoded.divisor)), media_type)
         return None, annotate(encoded.decode(), answer, media_type)
 
 

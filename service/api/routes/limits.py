@@ -6,7 +6,7 @@ from service.api.dependencies import AppStateDep
 from service.api.problems import ACCESS_PROBLEMS
 from service.api.responses import ANSWER_TYPES
 from service.schemas import BatchLimits, Limits, RateLimits, StreamLimits, UploadLimits
-from service.vision.decoding import MEDIA_TYPES
+from service.vision.decoding import HALVED_SHARE, MEDIA_TYPES
 
 router = APIRouter()
 
@@ -27,6 +27,7 @@ async def get_limits(app_state: AppStateDep) -> Limits:
         photo=UploadLimits(
             max_bytes=settings.max_upload_bytes,
             max_pixels=settings.max_pixels,
+            max_jpeg_pixels=HALVED_SHARE * settings.max_pixels,
             timeout_s=settings.upload_timeout_s,
         ),
         batch=BatchLimits(

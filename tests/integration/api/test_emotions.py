@@ -17,7 +17,7 @@ import pytest
 import tritonclient.grpc as triton_grpc
 from gateways import app_state_of, gateway, post, problem
 from photos import astronaut, encoded, oriented, png_bomb, tiles
-from PIL import Image
+from PIL import Image, ImageChops
 from toy_model import write_repository
 from waiting import wait_until
 
@@ -493,3 +493,23 @@ async def test_an_unknown_model_is_named(toy_triton: LocalTriton) -> None:
         response = await client.get("/readyz")
         assert response.status_code == 503
         assert "other" in response.json()["detail"]
+
+
+async def test_a_jpeg_over_the_pixel_limit_is_answered_in_pixels_of_its_full_size(toy_triton: LocalTriton) -> None:
+    photo = encoded(astronaut())
+    async with gateway(triton_url=toy_triton.grpc_url, max_pixels=100_000, workers=1) as client:
+        halved = await post(client, photo)
+        picture = await post(client, photo, Accept="image/png")
+        refused = await post(client, encoded(astronaut(), "PNG"), "image/png")
+    async with gateway(triton_url=toy_triton.grpc_url, workers=1) as client:
+        full = await post(client, photo)
+    assert halved.json()["image"] == {"width": 512, "height": 512}
+    box, expected = (response.json()["faces"][0]["box"] for response in (halved, full))
+    assert all(abs(box[side] - expected[side]) < 12 for side in expected)
+    drawn = Image.open(io.BytesIO(picture.content)).convert("RGB")
+    assert drawn.size == (256, 256)
+    # The left edge of the box is drawn where the face is in the half.
+    x, y = round(box["x"] / 2), round((box["y"] + box["height"] / 2) / 2)
+    difference = ImageChops.difference(drawn, astronaut().resize((256, 256))).crop((x - 2, y, x + 3, y + 1))
+    assert max(max(channel) for channel in difference.getextrema()) > 60
+    assert "0.5 Mpx for a JPEG" in problem(refused, 413, "photo-too-large")

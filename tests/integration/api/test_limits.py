@@ -19,6 +19,7 @@ async def test_states_the_settings() -> None:
     async with gateway(triton_url="127.0.0.1:9", **settings) as client:  # no Triton is needed
         limits = (await client.get("/v1/limits")).json()
     assert limits["photo"]["max_pixels"] == 12_345_678
+    assert limits["photo"]["max_jpeg_pixels"] == 5 * 12_345_678
     assert limits["photo"]["max_bytes"] == 20 * 1024**2
     assert limits["batch"]["max_photos"] == 7
     assert limits["stream"]["max_concurrent"] == 0

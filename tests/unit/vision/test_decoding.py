@@ -161,3 +161,54 @@ def test_a_broken_jpeg_cannot_be_reduced_and_raises_the_error_of_decoding(astron
             with pytest.raises(UnreadablePhoto) as caught:
                 opened.decode()
         assert caught.value.detail == expected.value.detail
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("size", [(264, 200), (267, 197)])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_jpeg_over_the_limit_is_decoded_at_half_its_size(astronaut, orientation, size, mode):
+    image = astronaut.resize((20, 16)).resize(size).convert(mode)
+    expected = image.convert("RGB").resize((-(-size[0] // 2), -(-size[1] // 2)), Image.Resampling.BOX)
+    for content in (oriented(image, orientation), oriented(image, orientation) + b"trailing"):
+        with open_photo(content, max_pixels=20_000) as opened:
+            assert (opened.size, opened.divisor) == ((size[1], size[0]), 2)
+            assert opened.decoding_bytes < 7 * 20_000
+            pixels = opened.decode()
+        assert pixels.shape == (*expected.size[::-1], 3)
+        assert difference(pixels, expected) < 9
+    with open_photo(oriented(image, orientation), max_pixels=20_000) as opened:
+        assert opened.decode_reduced(min_long_side=size[0] // 2, min_area=1) is None  # decode() gives the same
+        _, divisor = opened.decode_reduced(min_long_side=size[0] // 4, min_area=1)
+    assert divisor == 4
+
+
+def test_a_damaged_jpeg_over_the_limit_is_not_decoded_at_its_full_size(astronaut):
+    photo = encoded(astronaut)
+    with pytest.raises(UnreadablePhoto):
+        decode_photo(photo[: len(photo) // 2], max_pixels=512 * 512 // 3)
+    with open_photo(photo[:2000] + b"\0\0" + photo[2000:], max_pixels=512 * 512 // 3) as opened:  # libjpeg warns
+        assert opened.decode().shape == (256, 256, 3)
+
+
+def test_photos_over_the_limit_that_cannot_be_halved_are_refused(astronaut):
+    limit = 512 * 512 // 3
+    for photo in (
+        encoded(astronaut, "PNG"),
+        encoded(astronaut, progressive=True),
+        encoded(astronaut.convert("CMYK")),
+        encoded(astronaut.resize((1200, 400))),  # more than five times the limit
+    ):
+        with pytest.raises(
+            PhotoTooLarge, match=r"limit is 0\.1 Mpx \(TANDEM_MAX_PIXELS\), and 0\.4 Mpx for a JPEG"
+        ):
+            decode_photo(photo, max_pixels=limit)
+
+
+def test_photos_of_the_largest_phones_are_read():
+    for width, height in ((12_000, 9_000), (16_384, 12_288)):
+        with open_photo(encoded(Image.new("L", (width, height), 99)), max_pixels=50_000_000) as opened:
+            assert opened.decoding_bytes < 1024 * 1024**2  # TANDEM_MAX_DECODING_BYTES
+            pixels, divisor = opened.decode_reduced(min_long_side=1280, min_area=1)
+        assert (pixels.shape, divisor) == ((height // 8, width // 8, 3), 8)
+        assert pixels.min() >= 98
+        assert pixels.max() <= 100

@@ -247,3 +247,20 @@ def test_a_reduced_photo_gets_the_labels_of_the_full_one(pipeline, spec, network
         assert probabilities.argmax() == expected.argmax()
         assert np.abs(probabilities - expected).max() < 0.1
     assert np.abs(crops[1].astype(int) - crops[2]).mean() < 5  # gray levels, with the same landmarks
+
+
+@pytest.mark.parametrize("limit", [100_000, 1_500_000])
+def test_a_photo_over_the_pixel_limit_has_faces_in_pixels_of_its_full_size(pipeline, limit):
+    """With a low limit it is searched at half its size, else at a quarter, and refined at half."""
+    small = limit == 100_000
+    photo = Image.fromarray(data.astronaut()) if small else large_photo(60)
+    with open_photo(encoded(photo, quality=95), max_pixels=limit) as opened:
+        assert opened.divisor == 2
+        found = pipeline.decode_and_find(opened, min_box_side=96)
+    assert found.divisor == 2
+    assert found.size == photo.size[::-1]
+    (face,) = found.faces
+    (expected,) = pipeline.find_faces(np.asarray(photo))
+    box, exact = (np.array([each.box.x, each.box.y, each.box.width, each.box.height]) for each in (face, expected))
+    assert np.abs(box - exact).max() < 0.15 * exact[2]
+    assert np.abs(face.landmarks - expected.landmarks).max() < 0.1 * exact[2]

@@ -19,6 +19,7 @@ from service.api.dependencies import AppState, app_state_of
 from service.budget import Budget
 from service.errors import TandemError
 from service.observability.request_context import RequestContext
+from service.server.core_dumps import disable_core_dumps
 from service.server.http_protocol import HttpProtocol
 from service.server.malloc_tuning import return_large_blocks
 from service.server.triton_watchdog import TritonWatchdog
@@ -88,6 +89,7 @@ def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
         NotReady: the local Triton runs, but no inference succeeds.
     """
     return_large_blocks()
+    disable_core_dumps()
     with ExitStack() as sockets:
         listeners = [sockets.enter_context(listen(settings.host, settings.port))]
         if settings.operations_port is not None:

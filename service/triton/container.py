@@ -14,6 +14,7 @@ import http.client
 import json
 import math
 import os
+import resource
 import secrets
 import sys
 from typing import Any
@@ -117,6 +118,7 @@ def main(arguments: list[str]) -> int:
     """Replace this process by the server, or probe it; returns 0 if it is healthy, 1 if not."""
     if arguments[:1] == ["serve"]:
         server = command(arguments[1:])
+        resource.setrlimit(resource.RLIMIT_CORE, (1, 1))  # no core dumps, which would contain faces
         os.execvp(server[0], server)  # noqa: S606 - replaces this process, so that SIGTERM reaches the server
     parser = argparse.ArgumentParser(prog="container.py", description="serve [TRITON-ARGUMENT...], or probe")
     parser.add_argument("verb", choices=["probe"])

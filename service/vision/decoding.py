@@ -14,7 +14,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from pillow_heif import register_heif_opener
 
 from service.errors import PhotoTooLarge, UnreadablePhoto, UnsupportedPhoto
-from service.vision.bomb_checks import check_scans, check_structure, count_scans
+from service.vision.bomb_checks import check_scans, check_size, check_structure, count_scans
 
 Pixels = NDArray[np.uint8]
 """RGB, [height, width, 3], 0..255."""
@@ -67,6 +67,7 @@ def open_photo(photo: bytes, *, max_pixels: int) -> "EncodedPhoto":
     try:
         check_structure(photo)
         image = Image.open(io.BytesIO(photo), formats=READABLE_FORMATS)
+        check_size(photo, *image.size)
     except UnidentifiedImageError:
         raise UnsupportedPhoto(
             f"the upload of {len(photo):,} bytes is not a photo in JPEG, PNG, WebP or HEIC"
@@ -106,6 +107,8 @@ class EncodedPhoto:
         self._image = image
         self._photo = photo
         self._stored_size = image.size
+        self._is_odd = False
+        """Whether libjpeg warned, so that Pillow has to decide whether the file is truncated or only odd."""
 
     def __enter__(self) -> Self:
         return self
@@ -156,11 +159,12 @@ class EncodedPhoto:
         if divisor <= self.divisor:
             return None
         try:
-            check_scans(self._photo, width * height)
+            check_scans(self._photo, width * height, times=2)
             minimum = {"min_width": -(-width // divisor), "min_height": -(-height // divisor)}
             pixels = np.asarray(simplejpeg.decode_jpeg(self._photo, colorspace="RGB", fastdct=False, **minimum))
             return np.ascontiguousarray(_orient(pixels, self._orientation)), divisor
         except Exception:  # hostile bytes can make a decoder raise anything
+            self._is_odd = True
             return None
 
     def decode(self) -> Pixels:
@@ -189,8 +193,10 @@ class EncodedPhoto:
         """Decode the pixels as they are stored, without the EXIF orientation."""
         image = self._image
         if isinstance(image, JpegImageFile):
-            check_scans(self._photo, image.width * image.height)
-        if self._is_rgb_or_gray_jpeg:
+            # In RGB or gray it may have been decoded once, reduced.
+            times = 2 if self._is_rgb_or_gray_jpeg else 1
+            check_scans(self._photo, image.width * image.height, times=times)
+        if self._is_rgb_or_gray_jpeg and not self._is_odd:
             try:
                 width, height = self._decoded_size
                 return np.asarray(
@@ -199,7 +205,7 @@ class EncodedPhoto:
                     )
                 )
             except ValueError:
-                pass  # libjpeg warned. Pillow decides whether the file is truncated or only odd.
+                self._is_odd = True
         if self.divisor > 1:  # libjpeg scales while it decodes
             image.draft(image.mode, (image.width // self.divisor, image.height // self.divisor))
         read_strip = self._webp_strips() if image.format == "WEBP" else partial(_read_strip, image)

@@ -45,12 +45,20 @@ def main() -> None:
     connection = Connection(int(sys.argv[1]))
     face_pipeline()  # a broken installation fails now, and the first photo finds everything loaded
     freeze_heap()
+    silence_decoders()
     try:
         connection.send(encode_message(READY, None))
         while True:
             connection.send(_run_next_task(connection))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the gateway has closed the socket or has ended
+
+
+def silence_decoders() -> None:
+    """Discard what is written to stderr: libraries in C describe photos there, in the middle of the log."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stderr.fileno())
+    os.close(nowhere)
 
 
 def _run_next_task(connection: "Connection") -> bytes:

@@ -55,6 +55,12 @@ async def do(
     return await pool.run(await pool.acquire(), task, photo, parse)
 
 
+async def test_what_decoders_write_to_stderr_is_not_logged(capfd: pytest.CaptureFixture[str]) -> None:
+    async with started() as run:
+        await run(worker_tasks.complain)
+    assert capfd.readouterr().err == ""
+
+
 def gone(process: int) -> bool:
     try:
         os.kill(process, 0)

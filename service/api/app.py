@@ -12,7 +12,6 @@ from starlette.middleware.cors import CORSMiddleware
 from service import __version__
 from service.analyzer import Analyzer
 from service.api.dependencies import AppState
-from service.api.docs_page import docs_page
 from service.api.fair_places import FairPlaces
 from service.api.middleware.auth import AuthMiddleware, key_ring
 from service.api.middleware.load_shedding import LoadSheddingMiddleware
@@ -22,6 +21,7 @@ from service.api.middleware.request_log import RequestLogMiddleware
 from service.api.open_streams import OpenStreams
 from service.api.openapi import openapi_document
 from service.api.problems import add_problem_handlers
+from service.api.reference import router as reference_router
 from service.api.routes import batch, emotions, health, limits, model, one_form, stream
 from service.api.ui import router as ui_router
 from service.budget import Budget, FairBudget, mebibytes
@@ -118,7 +118,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(health.router)
     app.include_router(stream.router)
     app.include_router(ui_router)
-    app.add_route("/docs", docs_page, include_in_schema=False)
+    app.include_router(reference_router)
     app.openapi = partial(openapi_document, app, settings)  # type: ignore[method-assign]
     add_problem_handlers(app)
     # Middleware that is added later is further outside. A caller without a key must not learn about the load.

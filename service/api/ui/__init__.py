@@ -1,6 +1,7 @@
 """Serves the page at ``/``: static files in this folder, from memory, with a strict Content-Security-Policy."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -18,22 +19,30 @@ MEDIA_TYPES: Final = {
 }
 """Files with these suffixes are served."""
 
-SECURITY_HEADERS: Final = {
-    # Only files of this origin, nothing inline, no markup from strings. blob: is for the visitor's photo.
-    "Content-Security-Policy": "; ".join(
+
+def policy(*more: str) -> str:
+    """Return a Content-Security-Policy: only files of this origin and nothing inline, and what ``more`` says."""
+    return "; ".join(
         (
             "default-src 'none'",
             "script-src 'self'",
             "style-src 'self'",
-            "img-src 'self' blob:",
-            "media-src 'self' blob:",
             "connect-src 'self'",
             "base-uri 'none'",
             "form-action 'none'",
             "frame-ancestors 'none'",
-            "require-trusted-types-for 'script'",
-            "trusted-types 'none'",
+            *more,
         )
+    )
+
+
+SECURITY_HEADERS: Final = {
+    # No markup from strings. blob: is for the visitor's photo.
+    "Content-Security-Policy": policy(
+        "img-src 'self' blob:",
+        "media-src 'self' blob:",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
     ),
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -49,11 +58,11 @@ router = APIRouter()
 class PageFile:
     """An endpoint that serves one file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, headers: Mapping[str, str] = SECURITY_HEADERS) -> None:
         self._content = path.read_bytes()
         etag = f'"{hashlib.sha256(self._content).hexdigest()[:32]}"'
         # Browsers ask every time and get a 304 until the file changes with a new version of the service.
-        self._headers = {**SECURITY_HEADERS, "ETag": etag, "Cache-Control": "no-cache"}
+        self._headers = {**headers, "ETag": etag, "Cache-Control": "no-cache"}
         self._media_type = MEDIA_TYPES[path.suffix]
 
     async def __call__(self, request: Request) -> Response:

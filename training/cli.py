@@ -6,7 +6,13 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from training.settings.commands import ExportSettings, PrepareSettings, RecipeSettings, ReportSettings
+from training.settings.commands import (
+    ExportSettings,
+    PrepareSettings,
+    RecipeSettings,
+    ReportSettings,
+    RestoreSettings,
+)
 from training.settings.evaluation import (
     CompareSettings,
     CrossvalidateSettings,
@@ -55,6 +61,13 @@ def export(settings: ExportSettings) -> None:
     from training.export.repository import export
 
     export(settings)
+
+
+def restore(settings: RestoreSettings) -> None:
+    """Restore the runs of an exported model."""
+    from training.export.restore import restore
+
+    restore(settings)
 
 
 def evaluate(settings: EvaluateSettings) -> None:
@@ -112,6 +125,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "emotion": (EmotionSettings, emotion),
     "joint": (JointSettings, joint),
     "export": (ExportSettings, export),
+    "restore": (RestoreSettings, restore),
     "evaluate": (EvaluateSettings, evaluate),
     "verify": (VerifySettings, verify),
     "crossvalidate": (CrossvalidateSettings, crossvalidate),

@@ -21,10 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.datasets.ferplus import EMOTIONS
-from training.networks.deepid import DeepID
 from training.networks.inference import predict_probabilities
-from training.networks.resnet import ResNet
-from training.networks.tandem import EmotionNet, TandemNet, build_backbone
+from training.networks.tandem import Backbone, EmotionNet, TandemNet, build_backbone
 from training.settings.stages import StageSettings
 
 SETTINGS, PROVENANCE = "settings.json", "provenance.json"
@@ -44,9 +42,14 @@ def start_run(settings: StageSettings) -> None:
         _write(file, text)
     elif json.loads(file.read_text()) != json.loads(text):
         raise ValueError(f"{settings.out} holds a run with other settings ({file}); choose another --out")
-    provenance = {"commit": current_commit(), "torch": torch.__version__, "machine": platform.machine()}
-    _write(settings.out / PROVENANCE, json.dumps(provenance, indent=2) + "\n")
+    write_provenance(settings.out)
     seed_everything(settings.seed, verbose=False)
+
+
+def write_provenance(run: Path) -> None:
+    """Write the commit, torch version and machine into the folder of a run."""
+    provenance = {"commit": current_commit(), "torch": torch.__version__, "machine": platform.machine()}
+    _write(run / PROVENANCE, json.dumps(provenance, indent=2) + "\n")
 
 
 @rank_zero_only
@@ -122,12 +125,12 @@ def lineage(run: Path) -> dict[str, Path]:
 def _ancestors(run: Path) -> Iterator[Path]:
     settings = load_settings(run)
     parents = [settings.get(name) for name in ("identity", "start", "emotion")]
-    for parent in filter(None, parents + settings.get("distill_from", [])):
+    for parent in filter(None, [*parents, *settings.get("distill_from", []), *settings.get("parts", [])]):
         yield from _ancestors(Path(parent))
     yield run
 
 
-def load_identity(run: Path) -> DeepID | ResNet:
+def load_identity(run: Path) -> Backbone:
     """Load the backbone of an identity run, in eval mode.
 
     Raises:

@@ -127,5 +127,11 @@ def write_prepared(
     shutil.rmtree(out / PARTS, ignore_errors=True)
 
 
+def image_digests(prepared: PreparedSet) -> list[bytes]:
+    """Return a digest of each image; unaligned pixels depend on the image alone, not on where a face was found."""
+    pixels = prepared.arrays.get("unaligned", prepared.crops)
+    return [hashlib.sha256(each.tobytes()).digest() for each in pixels]
+
+
 def _digest(crops: NDArray[np.uint8]) -> str:
     return hashlib.sha256(np.ascontiguousarray(crops).data).hexdigest()

@@ -11,7 +11,7 @@ from typing import Any
 
 from training.augmentation import Augmentation
 from training.datasets.prepared import load_prepared
-from training.protocols.ferplus import FerPlusScore, RuleScore
+from training.protocols.readings import ReadingsScore
 from training.runs import lineage, load_provenance, load_result, load_settings
 
 CARD_TEMPLATE = Path(__file__).parent / "model_card.md.template"
@@ -19,13 +19,15 @@ NOT_SHOWN = ("stage", "augmentation", "accelerator", "devices")
 """Settings that the commands in the card leave out; ``model_card.json`` has all of them."""
 
 
-def write_card(version: Path, run: Path, scores: FerPlusScore, exported: dict[str, Any]) -> None:
+def write_card(
+    version: Path, run: Path, scores: dict[str, dict[str, ReadingsScore]], exported: dict[str, Any]
+) -> None:
     """Write ``MODEL_CARD.md`` for people and ``model_card.json`` for programs.
 
     Args:
         version: Folder of the version in the model repository.
         run: The joint run; the runs it was made from are found through its settings.
-        scores: Scores of the exported file on Valid.
+        scores: Scores of the exported file, by half of Valid and by rule.
         exported: Commit, temperature, mirror, parity and checksum of the exported file.
     """
     stages = {name: _stage(folder) for name, folder in lineage(run).items()}
@@ -34,7 +36,7 @@ def write_card(version: Path, run: Path, scores: FerPlusScore, exported: dict[st
     data = {name: load_prepared(folder).manifest for name, folder in _sets(identity, joint["settings"]).items()}
     facts = {
         "export": exported,
-        "valid": asdict(scores),
+        "valid": {half: {rule: asdict(each) for rule, each in rules.items()} for half, rules in scores.items()},
         "stages": stages,
         "data": data,
     }
@@ -50,10 +52,9 @@ def write_card(version: Path, run: Path, scores: FerPlusScore, exported: dict[st
         mirror_option=" --mirror true" if exported["mirror"] else "",
         answer="mean over the crop and its mirror image" if exported["mirror"] else "from the crop alone",
         scores=_scores(scores),
-        recall=_recall(scores.majority),
-        unanswered=f"{scores.unanswered:,}",
+        recall=_recall(scores["reporting"]["majority"]),
         run=run,
-        commands="\n".join(_command(facts["settings"]) for facts in stages.values()),
+        commands="\n".join(dict.fromkeys(_command(facts["settings"]) for facts in stages.values())),
         stages=_stages(stages),
         data=_data(data),
         teacher=_teacher(data["faces by person"], identity),
@@ -84,10 +85,14 @@ def _sets(identity: dict[str, Any], joint: dict[str, Any]) -> dict[str, Path]:
 
 
 def _command(settings: dict[str, Any]) -> str:
-    """Return the command that trains a stage with these settings."""
+    """Return the command that makes a run with these settings."""
+    if "restored_from" in settings:
+        out, data = Path(settings["out"]).parent, settings["restored_with"]
+        return f"training restore --version {settings['restored_from']} --data {data} --out {out}"
     options = {key: value for key, value in settings.items() if key not in NOT_SHOWN and value not in (None, [])}
-    if "distill_from" in options:
-        options["distill_from"] = f"[{','.join(options['distill_from'])}]"
+    for name in ("distill_from", "parts"):
+        if name in options:
+            options[name] = f"[{','.join(options[name])}]"
     default = asdict(Augmentation())
     options |= {
         f"augmentation.{key}": value for key, value in settings["augmentation"].items() if value != default[key]
@@ -95,15 +100,21 @@ def _command(settings: dict[str, Any]) -> str:
     return f"training {settings['stage']} " + " ".join(f"--{key} {value}" for key, value in options.items())
 
 
-def _scores(scores: FerPlusScore) -> str:
-    lines = ["| rule | rows | accuracy | macro recall | macro F1 | ECE |", "|---|---|---|---|---|---|"]
-    for rule, each in (("majority", scores.majority), ("argmax", scores.argmax)):
-        shown = (each.accuracy, each.macro_recall, each.macro_f1, each.calibration_error)
-        lines.append(f"| {rule} | {each.rows:,} | " + " | ".join(f"{value:.4f}" for value in shown) + " |")
+def _scores(scores: dict[str, dict[str, ReadingsScore]]) -> str:
+    lines = [
+        "| half | rule | rows | accuracy | 95 % | best reading - worst | macro recall | ECE |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for half, rules in scores.items():
+        for rule, each in rules.items():
+            measures = (each.spread, each.macro_recall, each.calibration_error)
+            shown = [f"{each.rows:,}", f"{each.accuracy:.4f}", f"{each.low:.4f} to {each.high:.4f}"]
+            shown += [f"{value:.4f}" for value in measures]
+            lines.append(f"| {half} | {rule} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
 
 
-def _recall(scores: RuleScore) -> str:
+def _recall(scores: ReadingsScore) -> str:
     lines = ["| " + " | ".join(scores.recall) + " |", "|" + "---|" * len(scores.recall)]
     return "\n".join([*lines, "| " + " | ".join(f"{value:.3f}" for value in scores.recall.values()) + " |"])
 

@@ -9,12 +9,12 @@ import torch
 
 from training.crop_spec import CROP_SIZE, TEMPLATE
 from training.datasets.ferplus import EMOTIONS
-from training.datasets.prepared import PreparedSet, load_prepared
+from training.datasets.prepared import load_prepared
 from training.export.model_card import write_card
 from training.export.onnx import OnnxNetwork, save_onnx
 from training.export.torchscript import MAX_DIFFERENCE, ServedNet, check_parity, fit_temperature, to_torchscript
 from training.networks.inference import predict
-from training.protocols.ferplus import FerPlusScore, score_prepared
+from training.protocols.readings import ReadingsScore, choosing_half, score_readings
 from training.runs import current_commit, load_provenance, load_settings, load_tandem
 from training.settings.commands import ExportSettings
 
@@ -33,7 +33,9 @@ def export(settings: ExportSettings) -> None:
     valid = load_prepared(Path(joint["data"]) / "valid")
     served = ServedNet(load_tandem(settings.run), 1.0, mirror=settings.mirror).eval()
     logits = predict(served.logits, valid.crops)
-    served.temperature = fit_temperature(logits[valid.aligned], valid.arrays["votes"][valid.aligned])
+    choosing = choosing_half(valid)
+    fitted = valid.aligned & choosing
+    served.temperature = fit_temperature(logits[fitted], valid.arrays["votes"][fitted])
     exported = to_torchscript(served)
     difference = check_parity(served, exported, valid.crops)
     print(f"TorchScript differs from eager mode by at most {difference:.2g} (limit {MAX_DIFFERENCE:g})")
@@ -48,10 +50,16 @@ def export(settings: ExportSettings) -> None:
     unfinished.replace(version / "model.onnx")
     exported.save(str(unfinished))
     unfinished.replace(version / "model.pt")
-    scores = score_exported(version / "model.pt", valid)
-    print(f"Valid: majority {scores.majority.accuracy:.4f}, argmax {scores.argmax.accuracy:.4f}")
+    network = torch.jit.load(version / "model.pt", map_location="cpu")  # type: ignore[no-untyped-call]
+    scores = {
+        half: score_readings(network, valid, rows)
+        for half, rows in (("choosing", choosing), ("reporting", ~choosing))
+    }
+    for half, rules in scores.items():
+        shown = ", ".join(f"{rule} {each.accuracy:.4f}" for rule, each in rules.items())
+        print(f"{half.capitalize()} half of Valid, mean over readings: {shown}")
     checksum = hashlib.sha256((version / "model.pt").read_bytes()).hexdigest()
-    config = render_config(settings.name, settings.run, scores, checksum)
+    config = render_config(settings.name, settings.run, scores["reporting"], checksum)
     (version / "config.pbtxt").write_text(config)
     current = model / "config.pbtxt"
     # With a version policy, `tandem model activate` chooses the version and its configuration.
@@ -73,17 +81,11 @@ def export(settings: ExportSettings) -> None:
     )
 
 
-def score_exported(model: Path, valid: PreparedSet) -> FerPlusScore:
-    """Score a TorchScript file on a prepared split."""
-    network = torch.jit.load(model, map_location="cpu")  # type: ignore[no-untyped-call]
-    return score_prepared(predict(network, valid.crops), valid)
-
-
-def render_config(name: str, run: Path, scores: FerPlusScore, checksum: str) -> str:
+def render_config(name: str, run: Path, scores: dict[str, ReadingsScore], checksum: str) -> str:
     """Render Triton's configuration of the model, from which the gateway learns its input and output."""
     metrics = {
-        "ferplus_valid_majority": round(scores.majority.accuracy, 4),
-        "ferplus_valid_argmax": round(scores.argmax.accuracy, 4),
+        "ferplus_valid_majority": round(scores["majority"].accuracy, 4),
+        "ferplus_valid_argmax": round(scores["argmax"].accuracy, 4),
     }
     fields: dict[str, Any] = {
         "name": name,

@@ -1,26 +1,51 @@
 """The tandem network: joined identity and emotion features, followed by fully connected layers."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from training.networks.deepid import WIDTHS, DeepID
+from training.networks.onnx_backbone import OnnxBackbone
 from training.networks.resnet import PRESETS, ResNet
 
 BACKBONES = (*WIDTHS, *PRESETS)
 
 
-def build_backbone(name: str) -> DeepID | ResNet:
-    """Build a network from crops to features.
+class JoinedBackbones(nn.Module):
+    """Map crops to the features of several networks, one after the other."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        built = [build_backbone(name) for name in names]
+        self.networks = nn.ModuleList(built)
+        self.features: int = sum(each.features for each in built)
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """Map uint8 [N, 1, 48, 48] -> [N, features]."""
+        return torch.cat([network(crops) for network in self.networks], dim=1)
+
+
+Backbone = DeepID | ResNet | OnnxBackbone | JoinedBackbones
+
+
+def build_backbone(name: str) -> Backbone:
+    """Build a network from crops to features, from a preset's name, an ONNX file, or several joined by "+".
 
     Raises:
-        ValueError: The name is not a preset.
+        ValueError: The name is neither a preset nor an ONNX file that can be used.
+        FileNotFoundError: The ONNX file does not exist.
     """
+    if "+" in name:
+        return JoinedBackbones(name.split("+"))
+    if name.endswith(".onnx"):
+        return OnnxBackbone(Path(name))
     if name in WIDTHS:
         return DeepID(WIDTHS[name])
     if name not in PRESETS:
-        raise ValueError(f"network is {name!r}; it must be one of {', '.join(BACKBONES)}")
+        raise ValueError(f"network is {name!r}; it must be one of {', '.join(BACKBONES)}, or an .onnx file")
     return ResNet(PRESETS[name])
 
 
@@ -37,12 +62,22 @@ class EmotionNet(nn.Module):
         """Map uint8 [N, 1, 48, 48] -> logits [N, classes]."""
         return self.classifier(self.dropout(self.backbone(crops)))  # type: ignore[no-any-return]
 
+    def start_from(self, parts: "Sequence[EmotionNet]") -> None:
+        """Copy the weights of trained networks, one for each joined backbone; the logits start as their mean."""
+        assert isinstance(self.backbone, JoinedBackbones)  # noqa: S101 - the caller has joined the networks of parts
+        for network, part in zip(self.backbone.networks, parts, strict=True):
+            network.load_state_dict(part.backbone.state_dict())
+        with torch.no_grad():
+            self.classifier.weight.copy_(torch.cat([part.classifier.weight for part in parts], dim=1) / len(parts))
+            self.classifier.bias.copy_(torch.stack([part.classifier.bias for part in parts]).mean(dim=0))
+
 
 class TandemNet(nn.Module):
     """Both networks and a classifier of their joined features."""
 
     def __init__(self, identity: str, emotion: str, classes: int, *, hidden: int, dropout: float) -> None:
         super().__init__()
+        self.backbones, self.hidden = (identity, emotion), hidden
         self.identity = build_backbone(identity)
         self.emotion = build_backbone(emotion)
         joined = self.identity.features + self.emotion.features

@@ -57,9 +57,12 @@ def score(probabilities: ArrayLike, votes: Votes, found: ArrayLike | None = None
     )
 
 
-def score_prepared(probabilities: ArrayLike, prepared: PreparedSet) -> FerPlusScore:
-    """Score probabilities [n, 8] of a prepared split."""
-    return score(probabilities, prepared.arrays["votes"], prepared.aligned)
+def score_prepared(
+    probabilities: ArrayLike, prepared: PreparedSet, rows: NDArray[np.bool_] | None = None
+) -> FerPlusScore:
+    """Score probabilities [n, 8] of a prepared split, or of some of its rows [n]."""
+    chosen = np.ones(len(prepared.crops), bool) if rows is None else rows
+    return score(np.asarray(probabilities)[chosen], prepared.arrays["votes"][chosen], prepared.aligned[chosen])
 
 
 def _score(

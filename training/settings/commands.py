@@ -60,6 +60,22 @@ class ExportSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RestoreSettings:
+    """Make runs of an exported model again, to verify it, to learn from it or to train it on."""
+
+    version: Path = Path("model_repository/tandem/1")
+    """Version folder of the model, with model.pt and model_card.json."""
+    data: Path
+    """Prepared FER+, whose crops give the normalizations their statistics."""
+    out: Path
+    """Folder for the runs identity, emotion and joint."""
+
+    def __post_init__(self) -> None:
+        if self.out.exists() and any(self.out.iterdir()):
+            raise ValueError(f"out is {self.out}, which is not empty")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportSettings:
     """Write every table and plot of a joint run as one HTML page and one Markdown page."""
 

@@ -23,19 +23,25 @@ class StageSettings:
     """Passes over the training set, at least 1."""
     batch_size: int = 256
     """Samples in a batch on each device, at least 2."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """SGD with Nesterov momentum, for networks trained from scratch, or AdamW, for pretrained ones; AdamW wants a
+    learning_rate of about 0.001 and a weight_decay of about 0.03."""
     learning_rate: float = 0.1
     """Peak learning rate, above 0. It is reached after the warmup and then decays to 0 along a cosine."""
     warmup_epochs: int = 2
     """Epochs over which the learning rate rises linearly to its peak; 0 turns the warmup off."""
     weight_decay: float = 5e-4
-    """L2 penalty on the weights, 0 or more."""
+    """Decay of the weights, 0 or more; not of biases, normalizations and centers of classes."""
+    max_gradient: float = 0.0
+    """Norm to which the gradient is clipped, 0 or more; 0 turns clipping off. 5 suits pretrained networks."""
     ema_decay: float = 0.998
     """Decay per step of the exponential moving average of the weights, which is what is kept; 0 up to, but not
     including, 1."""
     seed: int = 1
     """Seed for initial weights, sample order, augmentation and dropout."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
-    """Number format of the forward and backward passes."""
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    """Number format of the forward and backward passes; auto is bf16-mixed where the device has instructions for
+    bfloat16, because it is ten times slower without, else 32-true."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """Device type to train on; auto prefers a GPU."""
     devices: int = 1
@@ -52,6 +58,8 @@ class StageSettings:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}; it must be at least 0 and below 1")
+        if self.max_gradient < 0:
+            raise ValueError(f"max_gradient is {self.max_gradient}; it must be at least 0")
         if self.warmup_epochs < 0:
             raise ValueError(f"warmup_epochs is {self.warmup_epochs}; it must be at least 0")
 
@@ -100,6 +108,9 @@ class ExpressionSettings(StageSettings):
     unaligned_prob: float = 0.0
     """Probability, 0 to 1, of training on a face as FER+ frames it instead of its aligned crop, so that the
     network learns to read both."""
+    logit_adjustment: float = 0.0
+    """How much the loss allows for rare emotions, 0 to 1: in training, each logit gets this times the logarithm of
+    its emotion's frequency (Menon et al., "Long-tail Learning via Logit Adjustment", 2021)."""
     class_weight_power: float = 0.0
     """An emotion's weight in the loss is its frequency to the power of minus this, 0 to 1: at 0 all samples weigh
     the same, at 1 all emotions do."""
@@ -112,11 +123,11 @@ class ExpressionSettings(StageSettings):
     dropout: float = 0.2
     """Dropout probability before each fully connected layer, 0 to 1."""
     keep: Literal["best", "last"] = "best"
-    """Epoch to keep: the one that scores best on Valid, or the last. Choose last if Valid is to be reported on."""
+    """Epoch to keep: the one that scores best on the half of Valid that is for choosing, or the last."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("unaligned_prob", "class_weight_power", "distill_weight"):
+        for name in ("unaligned_prob", "logit_adjustment", "class_weight_power", "distill_weight"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} is {value}; it must be between 0 and 1")
@@ -129,14 +140,23 @@ class EmotionSettings(ExpressionSettings):
     stage: ClassVar[str] = "emotion"
 
     network: str = "small-resnet"
-    """Emotion network: small-resnet, resnet18-half (both train on two CPU cores) or resnet18 (needs a GPU)."""
+    """Emotion network: small-resnet, resnet18-half (both train on two CPU cores), resnet18 (needs a GPU), or the
+    path of a convolutional face recognition network in ONNX form to start from."""
     start: Path | None = None
     """Run with the same network whose weights to start from: an identity run for pretraining on people, or an
     emotion run to continue."""
 
+    parts: tuple[Path, ...] = ()
+    """Emotion runs of different networks to join into one, whose features and logits they share; network is then
+    theirs, joined by "+"."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_network(self.network, PRESETS)
+        if self.parts and self.start:
+            raise ValueError(f"start is {self.start} and parts are given; only one of them can be")
+        for name in self.network.split("+"):
+            if not name.endswith(".onnx"):
+                check_network(name, PRESETS)
 
 
 @dataclass(frozen=True, kw_only=True)

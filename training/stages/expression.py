@@ -11,17 +11,23 @@ from torch import Tensor, nn
 from training.datasets.batches import Batch, CropBatches, OrderedBatches, ShuffledBatches, batches
 from training.datasets.ferplus import DROPPED, EMOTIONS, argmax_labels, vote_distributions
 from training.datasets.prepared import PreparedSet, load_prepared
+from training.networks.blocks import calibrate
 from training.networks.inference import EVALUATION_BATCH_SIZE, predict_probabilities
+from training.networks.onnx_backbone import OnnxBackbone
 from training.networks.tandem import EmotionNet, TandemNet
 from training.protocols.ferplus import score_prepared
+from training.protocols.readings import choosing_half
 from training.runs import finish_run, load_settings, load_weights, predict_expressions, start_run
 from training.settings.stages import EmotionSettings, ExpressionSettings, JointSettings, ProbeSettings
 from training.stages.module import ParameterGroup, Stage
 from training.stages.trainer import fit
 
+CALIBRATION_CROPS = 512
+"""Crops whose statistics the normalizations of a pretrained network start from."""
+
 
 class ExpressionStage(Stage):
-    """Cross-entropy against the distribution of votes, validated on Valid after each epoch.
+    """Cross-entropy against the distribution of votes, validated on the choosing half of Valid after each epoch.
 
     If a batch has two views of each face, the second is the unaligned one.
     """
@@ -29,6 +35,8 @@ class ExpressionStage(Stage):
     settings: ExpressionSettings
 
     class_weights: Tensor
+    shift: Tensor
+    """Added to the logits in training, [8]."""
 
     def __init__(
         self,
@@ -37,12 +45,15 @@ class ExpressionStage(Stage):
         steps_per_epoch: int,
         valid: PreparedSet,
         class_weights: NDArray[np.float32] | None = None,
+        shift: NDArray[np.float32] | None = None,
     ) -> None:
         super().__init__(settings, steps_per_epoch)
         self.network = network
         self.valid = valid
         weights = np.ones(len(EMOTIONS), np.float32) if class_weights is None else class_weights
         self.register_buffer("class_weights", torch.from_numpy(weights), persistent=False)
+        shifts = np.zeros(len(EMOTIONS), np.float32) if shift is None else shift
+        self.register_buffer("shift", torch.from_numpy(shifts), persistent=False)
         self._probabilities: list[Tensor] = []
 
     def choose_view(self, crops: Tensor, generator: torch.Generator) -> Tensor:
@@ -54,15 +65,17 @@ class ExpressionStage(Stage):
 
     def loss(self, crops: Tensor, targets: Tensor) -> Tensor:
         """Compute the weighted cross-entropy against distributions over the emotions [N, 8]."""
-        return nn.functional.cross_entropy(self.network(crops).float(), targets, weight=self.class_weights)
+        logits = self.network(crops).float() + self.shift
+        return nn.functional.cross_entropy(logits, targets, weight=self.class_weights)
 
     def validation_step(self, batch: Batch, index: int) -> None:
         """Collect the probabilities of one batch."""
         self._probabilities.append(self.network(batch[0]).float().softmax(dim=1).cpu())
 
     def on_validation_epoch_end(self) -> None:
-        """Log the scores under both rules; images without a face count as wrong, as they would in the service."""
-        scores = score_prepared(torch.cat(self._probabilities).numpy(), self.valid)
+        """Log the scores on the choosing half; images without a face count as wrong, as in the service."""
+        rows = choosing_half(self.valid)
+        scores = score_prepared(torch.cat(self._probabilities).numpy(), self.valid, rows)
         self._probabilities.clear()
         self.log("valid_majority", scores.majority.accuracy, prog_bar=True)
         self.log("valid_argmax", scores.argmax.accuracy)
@@ -127,6 +140,10 @@ def train_emotion(settings: EmotionSettings) -> None:
     """
     start_run(settings)
     network = EmotionNet(settings.network, len(EMOTIONS), settings.dropout)
+    if settings.parts:
+        _join(network, settings)
+    if isinstance(network.backbone, OnnxBackbone):
+        calibrate(network.backbone, _random_crops(settings))
     if settings.start:
         start = load_settings(settings.start, "identity", "emotion")
         if start["network"] != settings.network:
@@ -134,6 +151,25 @@ def train_emotion(settings: EmotionSettings) -> None:
         pretrained = network.backbone if start["stage"] == "identity" else network
         pretrained.load_state_dict(load_weights(settings.start))
     _train(ExpressionStage, settings, network)
+
+
+def _join(network: EmotionNet, settings: EmotionSettings) -> None:
+    """Start from the runs of the parts."""
+    parts = [load_settings(run, "emotion") for run in settings.parts]
+    joined = "+".join(part["network"] for part in parts)
+    if joined != settings.network:
+        raise ValueError(f"network is {settings.network}; with these parts it must be {joined}")
+    trained = [EmotionNet(part["network"], len(EMOTIONS), 0.0) for part in parts]
+    for each, run in zip(trained, settings.parts, strict=True):
+        each.load_state_dict(load_weights(run))
+    network.start_from(trained)
+
+
+def _random_crops(settings: EmotionSettings) -> Tensor:
+    """Draw ``CALIBRATION_CROPS`` crops [N, 1, H, W] from Train."""
+    crops = load_prepared(settings.data / "train").crops
+    rows = np.random.default_rng(settings.seed).permutation(len(crops))[:CALIBRATION_CROPS]
+    return torch.from_numpy(crops[rows])[:, None]
 
 
 def train_joint(settings: JointSettings) -> None:
@@ -184,7 +220,8 @@ def _train(
     views, targets = _views_and_targets(settings, train)
     sampler = ShuffledBatches(len(targets), settings.batch_size, seed=settings.seed, replicas=settings.devices)
     class_weights = balanced_weights(targets, settings.class_weight_power)
-    stage = kind(settings, network, len(sampler), valid, class_weights)
+    shift = settings.logit_adjustment * np.log(np.maximum(targets.mean(axis=0), 1e-6)).astype(np.float32)
+    stage = kind(settings, network, len(sampler), valid, class_weights, shift)
     checked = CropBatches(valid.crops, np.zeros(len(valid.crops)))
     curves = fit(
         stage,

@@ -7,6 +7,7 @@ from lightning import LightningModule
 from torch import Tensor
 
 from training.datasets.batches import Batch
+from training.networks.blocks import CosineClassifier
 from training.settings.stages import StageSettings
 
 ParameterGroup = dict[str, Any]
@@ -40,21 +41,21 @@ class Stage(LightningModule):
         seed = (self.settings.seed * 1_000_003 + self.global_step) * 1009 + self.global_rank
         torch.manual_seed(seed)  # for dropout
         generator = torch.Generator().manual_seed(seed)
-        crops = self.settings.augmentation(self.choose_view(crops, generator), generator)
+        with torch.autocast(crops.device.type, enabled=False):  # bfloat16 would move crops by a tenth of a pixel
+            crops = self.settings.augmentation(self.choose_view(crops, generator), generator)
         loss = self.loss(crops.contiguous(memory_format=torch.channels_last), *targets)
         self.log("loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(crops), sync_dist=True)
         return loss
 
     def configure_optimizers(self) -> Any:
-        """Use SGD with Nesterov momentum; the rate warms up linearly and decays along a cosine, step by step."""
+        """Let the rate of the optimizer rise linearly and decay along a cosine, step by step."""
         settings = self.settings
-        optimizer = torch.optim.SGD(
-            self.parameter_groups(),
-            lr=settings.learning_rate,
-            momentum=0.9,
-            nesterov=True,
-            weight_decay=settings.weight_decay,
-        )
+        groups = [part for group in self.parameter_groups() for part in self._by_decay(group)]
+        optimizer: torch.optim.Optimizer
+        if settings.optimizer == "adamw":
+            optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
+        else:
+            optimizer = torch.optim.SGD(groups, lr=settings.learning_rate, momentum=0.9, nesterov=True)
         total = settings.epochs * self.steps_per_epoch
         warmup = min(settings.warmup_epochs * self.steps_per_epoch, total - 1)
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total - warmup)
@@ -63,3 +64,11 @@ class Stage(LightningModule):
         rise = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / warmup, total_iters=warmup)
         schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, cosine], [warmup])
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    def _by_decay(self, group: ParameterGroup) -> list[ParameterGroup]:
+        """Split a group into weights, which decay, and biases, normalizations and centers, which do not."""
+        centers = {id(m.centers) for m in self.modules() if isinstance(m, CosineClassifier)}
+        weights = [each for each in group["params"] if each.ndim > 1 and id(each) not in centers]
+        others = [each for each in group["params"] if each.ndim <= 1 or id(each) in centers]
+        decays = ((weights, self.settings.weight_decay), (others, 0.0))
+        return [{**group, "params": params, "weight_decay": decay} for params, decay in decays if params]

@@ -1,6 +1,7 @@
 """Fit a stage with Lightning: checkpoints, logs and resume."""
 
 import logging
+from typing import Literal
 
 import torch
 from lightning import Trainer
@@ -14,9 +15,13 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader
 
 from training.datasets.batches import Batch
+from training.settings.stages import StageSettings
 from training.stages.module import Stage
 
 CHECKPOINTS = "checkpoints"
+
+BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
+"""Instructions of x86-64 and Arm processors, any of which makes bfloat16 fast."""
 
 
 def fit(
@@ -46,7 +51,8 @@ def fit(
     trainer = Trainer(
         default_root_dir=settings.out,
         max_epochs=settings.epochs,
-        precision=settings.precision,
+        precision=resolve_precision(settings),
+        gradient_clip_val=settings.max_gradient or None,
         accelerator=settings.accelerator,
         devices=settings.devices,
         callbacks=[
@@ -68,3 +74,13 @@ def fit(
     stage.load_state_dict(kept["state_dict"])
     stage.eval()
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def resolve_precision(settings: StageSettings) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
+    """Return the precision that ``auto`` stands for on this machine; another one as it is."""
+    if settings.precision != "auto":
+        return settings.precision
+    if settings.accelerator != "cpu" and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    instructions = torch.cpu.get_capabilities()
+    return "bf16-mixed" if any(instructions.get(name) for name in BFLOAT16) else "32-true"

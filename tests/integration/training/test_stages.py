@@ -10,6 +10,7 @@ from hashlib import sha256
 import numpy as np
 import pytest
 import torch
+from face_network import write_face_network
 from google.protobuf import text_format
 from stripes import COMMON, STEADY, flat, write_sets
 from tritonclient.grpc import model_config_pb2
@@ -21,7 +22,7 @@ from training.crop_spec import TEMPLATE
 from training.datasets.prepared import load_prepared
 from training.export.onnx import OnnxNetwork
 from training.export.torchscript import MAX_DIFFERENCE
-from training.runs import load_result, load_tandem, load_weights
+from training.runs import load_expression, load_result, load_tandem, load_weights
 
 # Raised by Lightning's calls into torch, and its advice on loaders and logging; none concerns this code.
 pytestmark = [
@@ -123,6 +124,58 @@ def test_the_export_predicts_like_the_trained_network(data, runs, tmp_path, caps
     for file, key in (("model.pt", "sha256"), ("model.onnx", "onnx_sha256")):
         assert card["export"][key] == sha256((version / file).read_bytes()).hexdigest()
     assert "Not for decisions about people" in (tmp_path / "tandem" / "3" / "MODEL_CARD.md").read_text()
+
+
+def test_an_exported_model_is_restored_to_runs_that_predict_alike_and_can_be_trained_on(data, runs, tmp_path):
+    assert app(["export", "--run", str(runs / "joint"), "--repository", str(tmp_path / "models")]) == 0
+    version, ferplus, restored = tmp_path / "models" / "tandem" / "1", str(data / "ferplus"), tmp_path / "restored"
+    restore = ["restore", "--version", str(version), "--data", ferplus, "--out", str(restored)]
+    assert app(restore) == 0
+    crops = torch.from_numpy(load_prepared(data / "ferplus" / "valid").crops)[:, None]
+    before, after = load_tandem(runs / "joint"), load_tandem(restored / "joint")
+    with torch.inference_mode():
+        assert torch.allclose(before(crops), after(crops), atol=1e-4)
+        after.train()
+        after.emotion.eval()  # the identity network drops features out in training
+        assert torch.allclose(before.emotion(crops), after.emotion(crops), atol=1e-4)
+    joint = ["joint", "--data", ferplus, "--out", str(tmp_path / "on"), *COMMON, "--epochs", "1"]
+    joint += ["--identity", str(restored / "identity"), "--emotion", str(restored / "emotion")]
+    assert app([*joint, "--learning_rate", "1e-9", "--distill_from", f"[{restored / 'joint'}]"]) == 0
+    accuracy = load_result(tmp_path / "on")["valid"]["majority"]["accuracy"]
+    assert accuracy == pytest.approx(load_result(runs / "joint")["valid"]["majority"]["accuracy"], abs=0.1)
+    assert app(["export", "--run", str(tmp_path / "on"), "--repository", str(tmp_path / "models")]) == 0
+    assert " ".join(["training", *restore[:5]]) in (version / "MODEL_CARD.md").read_text()
+
+
+def test_a_restored_file_that_does_not_fit_its_card_is_named(data, runs, tmp_path, capsys):
+    version = tmp_path / "tandem" / "1"
+    assert app(["export", "--run", str(runs / "joint"), "--repository", str(tmp_path)]) == 0
+    card = json.loads((version / "model_card.json").read_text())
+    card["stages"]["identity"]["settings"]["network"] = "deepid-wide"
+    (version / "model_card.json").write_text(json.dumps(card))
+    restore = ["restore", "--version", str(version), "--data", str(data / "ferplus")]
+    assert app([*restore, "--out", str(tmp_path / "out")]) == 1
+    assert "model.pt does not fit the networks in its model card" in capsys.readouterr().err
+    (version / "model.pt").unlink()
+    assert app([*restore, "--out", str(tmp_path / "out")]) == 1
+    assert "has no model.pt" in capsys.readouterr().err
+
+
+def test_networks_of_several_runs_are_joined_and_start_as_the_mean_of_their_logits(data, runs, tmp_path):
+    face = str(write_face_network(tmp_path / "face.onnx"))
+    assert (
+        app(emotion(data, tmp_path / "face", epochs=1, network=face, optimizer="adamw", learning_rate=1e-3)) == 0
+    )
+    parts = [runs / "emotion", tmp_path / "face"]
+    options = {"epochs": 1, "learning_rate": 1e-9, "ema_decay": 0, "parts": f"[{parts[0]},{parts[1]}]"}
+    assert app(emotion(data, tmp_path / "joined", network=f"small-resnet+{face}", **options)) == 0
+    crops = torch.from_numpy(load_prepared(data / "ferplus" / "valid").crops)[:, None]
+    first, second, joined = (load_expression(run) for run in (*parts, tmp_path / "joined"))
+    # An epoch of training has moved the statistics of the batches.
+    joined.backbone.networks[0].load_state_dict(first.backbone.state_dict())
+    joined.backbone.networks[1].load_state_dict(second.backbone.state_dict())
+    with torch.inference_mode():
+        assert torch.allclose(joined(crops), (first(crops) + second(crops)) / 2, atol=1e-4)
 
 
 def test_the_gateway_reads_the_exported_configuration(runs, tmp_path):

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # PIP_ARGS="--extra-index-url <PyTorch's CPU wheel index>".
 PIP_ARGS ?=
 
-.PHONY: help serve test test-avx2 lint audit format train up down sbom checkov clean lock
+.PHONY: help serve test test-avx2 lint images audit format train up down sbom checkov clean lock
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -35,7 +35,14 @@ lint: $(VENV)/.dev ## check formatting, lint, types, imports between rooms, and 
 SECRETS := git ls-files -z -- . ':!requirements' ':!k8s/components/api-keys' | xargs -0 $(BIN)/detect-secrets-hook \
   --disable-plugin HexHighEntropyString --exclude-lines "secretName: |reset-admin-password NEW|api_key=.wrong."
 
-audit: $(VENV)/.dev ## look for known vulnerabilities in the locked packages; needs the network, and says so without
+# As they stand in the files that use them.
+IMAGES := sed -nE 's/^ *image: .*:-([^}]*[/][^}]*)[}]/\1/p; s/^ARG (PYTHON|BASE|TRITON)_IMAGE=//p' \
+  docker/compose.yaml docker/Dockerfile.* docker/nvidia/Dockerfile | sort -u
+
+images: ## list the images that are pinned by tag
+	@$(IMAGES)
+
+audit: $(VENV)/.dev ## look for known vulnerabilities in locked packages and pinned images; says what it could not audit
 	@for lock in gateway serve dev; do \
 	  echo "== requirements/$$lock.txt"; \
 	  report=$$($(BIN)/pip-audit --no-deps --disable-pip -s osv --timeout 10 -r requirements/$$lock.txt 2>&1) && status=0 || status=$$?; \
@@ -43,6 +50,13 @@ audit: $(VENV)/.dev ## look for known vulnerabilities in the locked packages; ne
 	    echo "NOT AUDITED: the vulnerability database cannot be reached"; exit 0;; esac; \
 	  echo "$$report"; \
 	  [ $$status = 0 ] || exit $$status; done
+	@for image in $$($(IMAGES)); do \
+	  echo "== $$image"; \
+	  if command -v trivy >/dev/null; then \
+	    trivy image --quiet --ignore-unfixed --severity HIGH,CRITICAL --exit-code 1 "$$image" || exit $$?; \
+	  else echo "NOT AUDITED: trivy is not installed"; fi; done
+	@echo "== Triton $$(sed -n 's/^TRITON_RELEASE = "\(.*\)".*/\1/p' service/triton/install.py), local"
+	@echo "NOT AUDITED: compare with NVIDIA's bulletins, see docs/threat-model.md"
 
 format: $(VENV)/.dev ## format the code and fix lint errors where possible
 	$(BIN)/ruff format .

@@ -63,12 +63,16 @@ def command(extra: list[str]) -> list[str]:
         f"--grpc-port={GRPC_PORT}",
         f"--grpc-max-connection-age={CONNECTION_AGE_S * 1000}",
         f"--grpc-max-connection-age-grace={EXIT_TIMEOUT_S * 1000}",
-        # Nobody knows this key, so that nobody can use these protocols.
-        f"--grpc-restricted-protocol={','.join(LOCKED)}:tandem-lock={secrets.token_hex(16)}",
+        restriction(LOCKED),
         f"--metrics-address={ANYWHERE}",
         f"--metrics-port={METRICS_PORT}",
         *extra,
     ]
+
+
+def restriction(protocols: tuple[str, ...]) -> str:
+    """Return the server's option that locks protocols with a key that nobody knows."""
+    return f"--grpc-restricted-protocol={','.join(protocols)}:tandem-lock={secrets.token_hex(16)}"
 
 
 def probe(model: str, *, port: int = HTTP_PORT, timeout_s: float = 5.0) -> None:

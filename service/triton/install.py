@@ -26,7 +26,8 @@ from service.triton.errors import (
 )
 
 PACKAGE = "nvidia-pytriton"
-VERSION = "0.7.0"  # contains Triton 2.51.0 (24.10)
+VERSION = "0.7.0"
+TRITON_RELEASE = "24.10"  # Triton 2.51.0; docs/threat-model.md says what its known vulnerabilities mean here
 SHA256 = "21f063ff93bb426d0c06b7a55e7eb9efcfe62c0dddd9a908e9877e18710128df"
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 

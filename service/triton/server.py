@@ -17,6 +17,7 @@ import tritonclient.grpc as triton_grpc
 from tritonclient.utils import InferenceServerException
 
 from service.triton import install, supervisor
+from service.triton.container import restriction
 from service.triton.errors import StartFailed
 from service.triton.ports import LOOPBACK, free_ports, listening_ports
 
@@ -28,6 +29,9 @@ KILL_AFTER_S = EXIT_TIMEOUT_S + 2.0
 POLL_INTERVAL_S = 1
 """Triton polls the model repository, so that a new version directory that is moved in goes live without a restart,
 and touching a model's file revives a dead stub. Listing a small folder costs nothing."""
+
+LOCKED = ("shared-memory", "model-repository", "trace", "logging")
+"""Parts of the gRPC protocol that let a client write files or map memory."""
 
 MAX_START_ATTEMPTS = 3
 LOG_LINES_KEPT = 40
@@ -200,6 +204,7 @@ class LocalTriton:
             "--allow-http=false",
             f"--grpc-address={LOOPBACK}",
             f"--grpc-port={self._grpc_port}",
+            restriction(LOCKED),  # every user of this machine can connect
             f"--metrics-address={LOOPBACK}",
             f"--metrics-port={self._metrics_port}",
             *self.log_flags,

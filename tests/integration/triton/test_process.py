@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 import tritonclient.grpc as triton_grpc
+from tritonclient.utils import InferenceServerException
 from waiting import wait_until
 
 from service.triton import server, supervisor
@@ -50,6 +51,22 @@ def members(group: int) -> list[int]:
 
 def parent_of(process: int) -> int:
     return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_what_writes_files_or_maps_memory_is_locked(tmp_path: Path, triton: LocalTriton) -> None:
+    calls: list[Callable[[triton_grpc.InferenceServerClient], object]] = [
+        lambda client: client.register_system_shared_memory("x", "/x", 8),
+        lambda client: client.get_system_shared_memory_status(),
+        lambda client: client.load_model("tandem"),
+        lambda client: client.get_model_repository_index(),
+        lambda client: client.update_trace_settings(settings={"trace_file": [str(tmp_path / "trace")]}),
+        lambda client: client.update_log_settings({"log_file": str(tmp_path / "log")}),
+    ]
+    with contextlib.closing(triton_grpc.InferenceServerClient(triton.grpc_url)) as client:
+        for call in calls:
+            with pytest.raises(InferenceServerException, match="restricted"):
+                call(client)
+    assert not {"trace", "log"} & {each.name for each in tmp_path.iterdir()}
 
 
 def shared_memory_of(process: int) -> set[Path]:

@@ -10,7 +10,7 @@ import pytest
 from deployment_tools import ROOT, find_tool
 
 from service import __version__
-from service.triton import container
+from service.triton import container, install
 
 DOCKER = ROOT / "docker"
 DOCKERFILES = sorted([*DOCKER.glob("Dockerfile.*"), DOCKER / "nvidia" / "Dockerfile"])
@@ -51,6 +51,24 @@ def test_base_images_are_arguments_with_a_pinned_default(text: str) -> None:
             tag = default.rpartition("/")[2].partition(":")[2]
             assert tag
             assert tag != "latest"
+
+
+def test_the_audit_covers_every_image_that_is_not_our_own() -> None:
+    listed = subprocess.run(["make", "-s", "images"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    compose = (DOCKER / "compose.yaml").read_text()
+    used = set(re.findall(r"(?:image|TRITON_IMAGE): \$\{\w+:-([^}]+)\}", compose))
+    for path in DOCKERFILES:
+        used |= set(re.findall(r"^ARG \w+_IMAGE=(\S+)$", path.read_text(), re.MULTILINE))
+    assert set(listed.split()) == {image for image in used if not image.startswith("tandem-")}
+
+
+def test_what_is_known_of_the_pinned_tritons_is_written_down() -> None:
+    text = (ROOT / "docs" / "threat-model.md").read_text()
+    image = re.search(r"tritonserver:(\d\d\.\d\d)-py3", (DOCKER / "compose.yaml").read_text())
+    assert image
+    for release in (install.TRITON_RELEASE, image[1]):
+        assert f"| {release} " in text
+    assert f"`{install.PACKAGE}` {install.VERSION}," in text
 
 
 def test_no_buildkit_frontend_is_downloaded(text: str) -> None:

@@ -1,11 +1,14 @@
-"""Soak test: check that every request gets the right answer under mixed load and random faults.
+"""Soak test: check that every request gets the right answer under mixed load, and random faults or attacks.
 
-    python tests/benchmarks/soak.py --minutes 10 --seed 1 [--callers 6] [--json OUT]
+    python tests/benchmarks/soak.py --minutes 10 --seed 1 [--callers 6] [--attacks] [--json OUT]
 
 Starts a service with a local Triton on free loopback ports, and records its answer to each photo without load.
 Then posts the photos in every format while it kills, freezes and pauses Triton, kills the model's process, workers
 and supervisor, aborts uploads, sends slow uploads and sends bursts. Each answer must be a typed problem, or 200
 and equal to the recorded one. Exits with 1 if a request got no answer, an untyped answer or a wrong one.
+
+With --attacks, a stranger on another address attacks half of the time instead (attacks.py), and the figures say
+how callers fared with and without: how many photos were answered, and how fast.
 """
 
 import argparse
@@ -34,7 +37,8 @@ from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "tests" / "fixtures"), str(ROOT / "tests" / "faults")]
+sys.path[:0] = [str(ROOT / "tests" / each) for each in ("fixtures", "faults", "benchmarks")]
+from attacks import Attacks  # noqa: E402
 from photos import astronaut, encoded, tiles  # noqa: E402
 from running_service import PROBLEM, TIMEOUT_S, Service, kill, service  # noqa: E402
 from waiting import wait_until  # noqa: E402
@@ -78,7 +82,11 @@ class Soak:
     outcomes: Counter[str] = field(default_factory=Counter)
     compared: int = 0
     wrong: list[str] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
+    seconds: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})
+    """How long answers took, without and with an attack."""
+    answered: Counter[bool] = field(default_factory=Counter)
+    """Answers with 200, without and with an attack."""
+    attacked: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -110,17 +118,19 @@ class Soak:
             self._truncated,
         ]
         end = time.monotonic() + duration_s
-        with httpx.Client(timeout=TIMEOUT_S) as client:
+        address = {"X-Forwarded-For": f"198.51.100.{seed % 250 + 1}"}
+        with httpx.Client(timeout=TIMEOUT_S, headers=address) as client:
             while not self.ended.is_set() and time.monotonic() < end:
                 send, name = chooser.choice(senders), chooser.choice(list(self.photos))
-                start = time.monotonic()
+                start, attacked = time.monotonic(), self.attacked.is_set()
                 try:
                     outcome = send(client, name)
                 except (httpx.HTTPError, WebSocketException, OSError) as error:
                     outcome = f"no answer ({send.__name__[1:]}: {type(error).__name__})"
                 with self._lock:
                     self.outcomes[outcome] += 1
-                    self.seconds.append(time.monotonic() - start)
+                    self.seconds[attacked].append(time.monotonic() - start)
+                    self.answered[attacked] += outcome == "200" or send == self._truncated
                 if outcome != "200":
                     self.ended.wait(0.2)  # shorter than Retry-After, for more load
 
@@ -153,9 +163,10 @@ class Soak:
                 self.compare(line["answer"], names[line["index"]])
         return outcome_of(answer)
 
-    def _frame(self, _client: httpx.Client, name: str) -> str:
+    def _frame(self, client: httpx.Client, name: str) -> str:
+        address = {"X-Forwarded-For": client.headers["X-Forwarded-For"]}
         url = self.tandem.url.replace("http", "ws") + "/v1/stream"
-        with connect(url, open_timeout=TIMEOUT_S, close_timeout=TIMEOUT_S) as stream:
+        with connect(url, open_timeout=TIMEOUT_S, close_timeout=TIMEOUT_S, additional_headers=address) as stream:
             stream.send(self.photos[name])
             answer = json.loads(stream.recv(TIMEOUT_S))
         if "faces" in answer:
@@ -322,6 +333,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10, help="duration (default: %(default)g)")
     parser.add_argument("--seed", type=int, default=1, help="random seed (default: %(default)s)")
     parser.add_argument("--callers", type=int, default=6, help="clients, without bursts (default: %(default)s)")
+    parser.add_argument("--attacks", action="store_true", help="attack instead of injecting faults")
     parser.add_argument("--json", help="file for the results")
     options = parser.parse_args()
     settings = {"triton_home": ROOT / ".triton", "model_repository": ROOT / "model_repository"}
@@ -330,10 +342,12 @@ def main() -> None:
         soak.record()
         before = tandem.resources()
         faults, memory = Faults(soak, options.seed), Memory(tandem)
+        attacks = Attacks(tandem.port, options.seed, soak.ended)
+        soak.attacked = attacks.active
         threads = [
             threading.Thread(target=soak.call, args=(options.seed * 1000 + n,)) for n in range(options.callers)
         ]
-        threads.append(threading.Thread(target=faults.inject))
+        threads.append(threading.Thread(target=attacks.run if options.attacks else faults.inject))
         for thread in threads:
             thread.start()
         end = time.monotonic() + options.minutes * 60
@@ -346,13 +360,14 @@ def main() -> None:
             thread.join()
         time.sleep(1)
         after = tandem.resources()
-    raise SystemExit(report(options, soak, faults, memory, before, after) or stuck)
+    raise SystemExit(report(options, soak, faults, attacks, memory, before, after) or stuck)
 
 
 def report(
     options: argparse.Namespace,
     soak: Soak,
     faults: Faults,
+    attacks: Attacks,
     memory: Memory,
     before: dict[str, int],
     after: dict[str, int],
@@ -368,8 +383,13 @@ def report(
         "unanswered": unanswered,
         "untyped": untyped,
         "compared": soak.compared,
-        "wrong": len(soak.wrong),
-        "seconds p50, p99, max": [round(float(np.percentile(soak.seconds, q)), 3) for q in (50, 99, 100)],
+        "wrong": len(soak.wrong) + len(attacks.wrong),
+        "seconds p50, p99, max": percentiles(soak.seconds[False]),
+        "answered as asked, %": share(soak.answered[False], soak.seconds[False]),
+        "during attacks: seconds p50, p99, max": percentiles(soak.seconds[True]),
+        "during attacks: answered as asked, %": share(soak.answered[True], soak.seconds[True]),
+        "attacks": dict(attacks.done),
+        "answers to the attacker": dict(attacks.answers.most_common()),
         "faults": dict(faults.done),
         "seconds to recover, at most": {name: round(seconds, 1) for name, seconds in faults.recovery_s.items()},
         "MiB at start and end": [round(memory.mebibytes[0]), round(memory.mebibytes[-1])],
@@ -381,11 +401,21 @@ def report(
     for name, value in figures.items():
         table.add_row(name, json.dumps(value) if isinstance(value, dict | list) else str(value))
     Console().print(table)
-    for mismatch in soak.wrong[:10]:
+    for mismatch in [*soak.wrong, *attacks.wrong][:10]:
         print(mismatch, file=sys.stderr)
     if options.json:
         Path(options.json).write_text(json.dumps(figures, indent=2))
-    return int(bool(unanswered or untyped or soak.wrong))
+    return int(bool(unanswered or untyped or soak.wrong or attacks.wrong))
+
+
+def percentiles(seconds: list[float]) -> list[float]:
+    """Return p50, p99 and the maximum; nothing if there are no values."""
+    return [round(float(np.percentile(seconds, q)), 3) for q in (50, 99, 100)] if seconds else []
+
+
+def share(answered: int, seconds: list[float]) -> float | None:
+    """Return the percentage of requests that were answered."""
+    return round(100 * answered / len(seconds), 1) if seconds else None
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Drives the page in a browser like a visitor, and checks what the browser logged."""
 
 import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -56,8 +57,20 @@ class Browser:
     def focused(self) -> WebElement:
         return self.driver.switch_to.active_element
 
-    def choose(self, photo: Path) -> None:
-        self.find("#file").send_keys(str(photo))
+    def choose(self, *photos: Path) -> None:
+        self.find("#file").send_keys("\n".join(map(str, photos)))
+
+    def wait_for_photos(self, states: list[str]) -> None:
+        """Wait until every tile of several photos is done, and compare what they say."""
+        wait_until(lambda: not self.all(".tile.waiting, .tile.reading"), "all photos are analyzed", TIMEOUT_S)
+        wait_until(lambda: not self.all("body.reading"), "the chosen photo is shown", TIMEOUT_S)
+        assert self.texts(".tile .state") == states
+
+    def check_accessibility(self) -> None:
+        """Fail if axe-core finds anything; it also tries what tests of single elements do not."""
+        self.run((files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8"))
+        found = self.driver.execute_async_script("axe.run().then(arguments[arguments.length - 1])")["violations"]
+        assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in found] == []
 
     def wait_for_faces(self, count: int) -> None:
         wait_until(lambda: len(self.all("#faces .card")) == count, f"the page shows {count} faces", TIMEOUT_S)

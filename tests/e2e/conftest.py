@@ -136,11 +136,17 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one.jpg, four.jpg and one.heic (named for their faces), nobody.png and text.jpg."""
+    """A folder with one.jpg, four.jpg and one.heic (named for their faces), doubtful.jpg, nobody.png and text.jpg.
+
+    doubtful.jpg has two faces, of which the right one is too dark.
+    """
     folder = tmp_path_factory.mktemp("files")
     (folder / "one.jpg").write_bytes(encoded(astronaut()))
     (folder / "four.jpg").write_bytes(encoded(tiles(2, 2)))
     (folder / "one.heic").write_bytes(encoded(astronaut(), "HEIF"))
+    two = tiles(2, 1)
+    two.paste(tiles(1, 1).point(lambda value: value // 12), (256, 0))
+    (folder / "doubtful.jpg").write_bytes(encoded(two, quality=95))
     (folder / "nobody.png").write_bytes(encoded(astronaut().crop((300, 300, 500, 500)), "PNG"))
     (folder / "text.jpg").write_text("This is a text file, despite its name.")
     return folder

@@ -2,17 +2,21 @@
 
 import base64
 import json
+import re
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 
 import httpx
 import pytest
 from browser import Browser
-from PIL import Image
+from photos import encoded, tiles
+from PIL import Image, ImageColor
 from selenium.webdriver.common.keys import Keys
 from waiting import wait_until
 
 from service.errors import UnsupportedPhoto
+from service.vision.drawing import COLORS
 
 Open = Callable[..., Browser]
 
@@ -74,6 +78,174 @@ def test_shows_a_card_and_a_box_for_each_face(open_page: Open, tandem: str, file
     wait_until(lambda: len(page.all(".box.chosen")) == 1, "one box is chosen")
     assert page.find(".box.chosen .number").text == "3"
     page.screenshot("several-faces")
+
+
+def test_several_photos_get_a_tile_each(open_page: Open, files: Path) -> None:
+    page = open_page()
+    page.expected_errors = ("/v1/emotions - Failed to load resource: the server responded with a status of 415",)
+    page.choose(
+        files / "one.jpg", files / "four.jpg", files / "text.jpg", files / "nobody.png", files / "one.heic"
+    )
+    wait_until(lambda: len(page.all(".tile")) == 5, "five photos have a tile")
+    page.wait_for_photos(["1 happy", "4 happy", UnsupportedPhoto.title, "No face", "1 happy"])
+    assert page.texts(".tile .name") == ["one.jpg", "four.jpg", "text.jpg", "nobody.png", "one.heic"]
+    assert page.texts("#status") == ["5 photos, 6 faces: 6 happy; 1 without a result."]
+    page.wait_for_faces(1)
+    page.screenshot("photos")
+    for number, faces in ((2, 4), (5, 1), (1, 1)):
+        page.all(".tile button")[number - 1].click()
+        page.wait_for_faces(faces)
+        assert [tile.get_attribute("aria-pressed") for tile in page.all(".tile button")].index(
+            "true"
+        ) == number - 1
+    assert page.run("return document.querySelector('#photo').naturalWidth") == 512
+    page.all(".tile button")[2].click()
+    page.wait_for_text("#problem", "JPEG, PNG, WebP or HEIC")
+    assert page.all(".card") == []
+    page.all(".tile button")[3].click()
+    page.wait_for_text("#hint", "No face was found")
+    assert page.texts("#problem") == [""]
+    page.choose(files / "one.jpg")
+    page.wait_for_faces(1)
+    assert not page.find("#album").is_displayed()
+
+
+def test_dropped_and_pasted_photos_are_all_analyzed(open_page: Open, files: Path) -> None:
+    page = open_page()
+    contents = [
+        base64.b64encode((files / name).read_bytes()).decode() for name in ("one.jpg", "four.jpg", "one.jpg")
+    ]
+    make = """
+        const transfer = new DataTransfer();
+        arguments[0].forEach((content, index) => {
+          const bytes = Uint8Array.from(atob(content), (c) => c.charCodeAt(0));
+          transfer.items.add(new File([bytes], `${index}.jpg`, { type: "image/jpeg" }));
+        });
+    """
+    page.run(
+        make + "document.body.dispatchEvent(new DragEvent('drop', { dataTransfer: transfer, bubbles: true }))",
+        contents,
+    )
+    wait_until(lambda: len(page.all(".tile")) == 3, "three photos have a tile")
+    page.wait_for_photos(["1 happy", "4 happy", "1 happy"])
+    page.run(
+        make + "document.dispatchEvent(new ClipboardEvent('paste', { clipboardData: transfer, bubbles: true }))",
+        contents[:2],
+    )
+    wait_until(lambda: len(page.all(".tile")) == 2, "two photos have a tile")
+    page.wait_for_photos(["1 happy", "4 happy"])
+
+
+def test_several_photos_ask_for_an_api_key_once(open_page: Open, guarded: tuple[str, str], files: Path) -> None:
+    url, key = guarded
+    page = open_page(url=url)
+    page.expected_errors = ("/v1/emotions - Failed to load resource: the server responded with a status of 401",)
+    page.choose(files / "one.jpg", files / "four.jpg", files / "one.jpg")
+    page.wait_for_text("#problem", "API key")
+    wait_until(lambda: page.focused.get_attribute("id") == "key", "the key field has the focus")
+    page.press(*key, Keys.ENTER)
+    wait_until(lambda: len(page.all(".tile.answered")) == 3, "three photos are analyzed")
+    page.wait_for_photos(["1 happy", "4 happy", "1 happy"])
+
+
+def test_a_group_is_read_at_a_glance(open_page: Open, tandem: str, files: Path) -> None:
+    page = open_page()
+    page.choose(files / "doubtful.jpg")
+    page.wait_for_faces(2)
+    answer = answer_to(tandem, files / "doubtful.jpg")
+    doubtful = [not face["reliable"] for face in answer["faces"]]
+    assert sorted(doubtful) == [False, True]
+    assert page.texts("#totals li")[-1] == "1 doubtful"
+    assert page.texts("#status")[0].endswith("; 1 doubtful.")
+    for selector in (".box", ".card"):
+        assert ["doubted" in each.get_attribute("class") for each in page.all(selector)] == doubtful
+    mark = "return getComputedStyle(document.querySelector(arguments[0]), '::after').content"
+    assert page.run(mark, ".card.doubted .emotion") == page.run(mark, ".box.doubted .label") == '"?"'
+    assert page.run(mark, ".card:not(.doubted) .emotion") == "none"
+    # Each box, its label and its card have the color of the emotion, as in annotated photos.
+    for index, face in enumerate(answer["faces"]):
+        color = ImageColor.getrgb(COLORS[list(face["emotions"]).index(face["emotion"])])
+        for part, style in (
+            (page.all(".box")[index], "border-top-color"),
+            (page.all(".tag")[index], "background-color"),
+        ):
+            assert tuple(map(int, re.findall(r"\d+", part.value_of_css_property(style))))[:3] == color
+        assert face["emotion"] in page.all(".tag")[index].text.lower()
+    # The four likeliest, and the rest on demand.
+    likeliest = sorted(answer["faces"][0]["emotions"].items(), key=lambda item: -item[1])
+    rows = page.all(".card:first-child .bars li")
+    assert [row.is_displayed() for row in rows] == [True] * 4 + [False] * 4
+    assert page.texts(".card:first-child .bars .label") == [label for label, _ in likeliest]
+    head = page.find(".card .head")
+    assert head.get_attribute("aria-expanded") == "false"
+    head.click()
+    wait_until(lambda: all(row.is_displayed() for row in rows), "all bars are shown")
+    assert head.get_attribute("aria-expanded") == "true"
+    page.screenshot("group")
+
+
+@pytest.mark.parametrize("size", [(1280, 900), (768, 1024), (390, 844)], ids=["desktop", "tablet", "phone"])
+def test_labels_hide_neither_boxes_nor_each_other(open_page: Open, tmp_path: Path, size: tuple[int, int]) -> None:
+    crowd = tmp_path / "crowd.jpg"
+    crowd.write_bytes(encoded(tiles(5, 3)))
+    page = open_page(size=size)
+    page.choose(crowd)
+    page.wait_for_faces(15)
+    page.screenshot(f"crowd-{size[0]}")
+    assert page.texts("#totals li")[0].startswith("15 happy")
+    frame = corners(page, "#frame")[0]
+    tags, boxes = corners(page, ".tag"), corners(page, ".box")
+    for tag in tags:
+        assert covered(tag, frame) == pytest.approx((tag[2] - tag[0]) * (tag[3] - tag[1]), rel=0.02), (
+            "inside the photo"
+        )
+    for one, other in combinations(tags, 2):
+        assert covered(one, other) < 4
+    assert all(covered(tag, box) < 4 for tag in tags for box in boxes)
+    # A chosen face has its label in any case.
+    page.all(".card .head")[4].click()
+    wait_until(lambda: len(page.all(".box.chosen")) == 1, "one box is chosen")
+    assert "happiness" in page.find(".box.chosen .tag").text.lower()
+
+
+def corners(page: Browser, selector: str) -> list[tuple[float, float, float, float]]:
+    """The left, top, right and bottom of each matching element."""
+    script = """return [...document.querySelectorAll(arguments[0])].map((element) => {
+      const { left, top, right, bottom } = element.getBoundingClientRect();
+      return [left, top, right, bottom];
+    })"""
+    return [tuple(each) for each in page.run(script, selector)]
+
+
+def covered(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """Area of the intersection of two rectangles, in square pixels."""
+    return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+@pytest.mark.parametrize("size", [(1280, 900), (768, 1024), (390, 844)], ids=["desktop", "tablet", "phone"])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_axe_finds_nothing_in_any_state(open_page: Open, files: Path, size: tuple[int, int], dark: bool) -> None:
+    page = open_page(size=size, dark=dark)
+    page.expected_errors = ("/v1/emotions - Failed to load resource: the server responded with a status of 415",)
+    name = f"{size[0]}-{'dark' if dark else 'light'}"
+    page.check_accessibility()
+    page.choose(files / "one.jpg")
+    page.wait_for_faces(1)
+    page.check_accessibility()
+    page.choose(files / "doubtful.jpg")
+    page.wait_for_faces(2)
+    page.find(".card .head").click()
+    page.screenshot(f"group-{name}")
+    page.check_accessibility()
+    page.choose(files / "text.jpg")
+    page.wait_for_text("#problem", "JPEG")
+    page.check_accessibility()
+    page.choose(files / "four.jpg", files / "doubtful.jpg", files / "text.jpg", files / "nobody.png")
+    wait_until(lambda: len(page.all(".tile.answered, .tile.failed")) == 4, "four photos are done")
+    page.wait_for_faces(4)
+    page.screenshot(f"photos-{name}")
+    page.check_accessibility()
+    assert page.run("return document.documentElement.scrollWidth") <= size[0]
 
 
 def test_says_that_no_face_was_found(open_page: Open, files: Path) -> None:
@@ -305,7 +477,7 @@ def test_has_names_and_roles_for_screen_readers(open_page: Open, files: Path) ->
     page.wait_for_faces(1)
     assert page.run("return document.documentElement.lang") == "en"
     assert page.find("#status").aria_role == "status"
-    assert page.find("#file").accessible_name == "Choose a photo"
+    assert page.find("#file").accessible_name == "Choose photos"
     assert page.find("#camera").accessible_name == "Use the webcam"
     head = page.find(".card .head").accessible_name.lower()
     assert head.startswith("face 1")

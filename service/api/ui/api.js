@@ -1,14 +1,17 @@
 // Calls to the API, and its errors as a title and a text.
 
 const UNAUTHORIZED = 401;
+const MAX_RETRY_AFTER_S = 30;
 
 let apiKey = ""; // never stored; lost when the page is closed
 
 export class Problem extends Error {
-  constructor(title, detail, status = 0) {
+  /** `retryAfter`: seconds after which to try again; 0 if that is no use. */
+  constructor(title, detail, status = 0, retryAfter = 0) {
     super(detail);
     this.title = title;
     this.needsKey = status === UNAUTHORIZED;
+    this.retryAfter = retryAfter;
   }
 }
 
@@ -36,7 +39,8 @@ async function request(url, { headers = {}, ...options }) {
 async function toProblem(response) {
   try {
     const { title, detail, status } = await response.json();
-    if (detail) return new Problem(title, detail, status);
+    const retryAfter = Math.min(MAX_RETRY_AFTER_S, Number(response.headers.get("Retry-After")) || 0);
+    if (detail) return new Problem(title, detail, status, retryAfter);
   } catch {
     // The response is not from the service but from a proxy in front of it.
   }

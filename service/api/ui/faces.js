@@ -1,6 +1,12 @@
 // Shows faces as cards with bars, and as boxes over the photo. Elements are updated instead of replaced, so that a
 // face in the webcam keeps its card: nothing jumps, and a screen reader keeps its position.
 
+import { colorOf, countWord, countWords } from "/page/emotions.js";
+
+const GAP = 3; // between a box and its tag, in pixels
+const LENGTHS = ["long", "short", "shorter", "shortest"]; // of a tag: all, no share, only the label, only the number
+const COMPACT = 4; // bars of a card, if there are several; all bars once the face is chosen
+
 const percent = new Intl.NumberFormat("en", { style: "percent" });
 
 export function formatPercent(probability) {
@@ -28,8 +34,10 @@ class FaceView {
     this.doubt = element("p", "doubt");
     this.card = element("li", "card", this.head, this.bars, this.doubt);
     this.number = element("span", "number");
-    this.words = element("span", "words");
-    this.box = element("div", "box", element("span", "tag", this.number, this.words));
+    this.label = element("span", "label");
+    this.share = element("span", "share");
+    this.tag = element("span", "tag", this.number, element("span", "words", this.label, this.share));
+    this.box = element("div", "box", this.tag);
     this.rows = new Map();
     this.head.addEventListener("click", () => choose(this));
     this.box.addEventListener("click", () => choose(this, true));
@@ -43,17 +51,29 @@ class FaceView {
   highlight(on) {
     for (const part of [this.card, this.box]) part.classList.toggle("chosen", on || this.chosen);
     this.head.setAttribute("aria-pressed", String(this.chosen));
+    if (this.compact) this.head.setAttribute("aria-expanded", String(this.chosen));
+    else this.head.removeAttribute("aria-expanded");
+    this.card.classList.toggle("compact", this.compact);
+    this.card.classList.toggle("expanded", this.chosen);
   }
 
-  update(face, number, { image, mirrored, only }) {
+  update(face, number, { image, mirrored, only, compact }) {
+    this.face = face;
+    this.compact = compact;
     this.name.textContent = `Face ${number}`;
     this.emotion.textContent = face.emotion;
     this.confidence.textContent = formatPercent(face.confidence);
     this.number.textContent = only ? "" : String(number);
-    this.words.textContent = `${face.emotion} ${formatPercent(face.confidence)}`;
+    this.label.textContent = face.emotion;
+    this.share.textContent = ` ${formatPercent(face.confidence)}`;
     this.doubt.textContent = reliabilityNote(face);
     this.place(face.box, image, mirrored);
-    this.box.classList.toggle("only", only);
+    const { background, text } = colorOf(face);
+    for (const part of [this.card, this.box]) {
+      part.style.setProperty("--emotion", background);
+      part.style.setProperty("--on-emotion", text);
+      part.classList.toggle("doubted", !face.reliable);
+    }
     this.fillBars(face);
     this.highlight(false);
   }
@@ -65,18 +85,18 @@ class FaceView {
     this.box.style.setProperty("--y", share(y, image.height));
     this.box.style.setProperty("--width", share(width, image.width));
     this.box.style.setProperty("--height", share(height, image.height));
-    // A tag that would leave the picture goes below the box, or to its right edge.
-    this.box.classList.toggle("high", y < 0.07 * image.height);
-    this.box.classList.toggle("right", left > 0.72 * image.width);
   }
 
   fillBars(face) {
     const labels = Object.keys(face.emotions);
     if (labels.join() !== [...this.rows.keys()].join()) {
       this.rows = new Map(labels.map((label) => [label, barRow(label)]));
-      this.bars.replaceChildren(...[...this.rows.values()].map(({ row }) => row));
     }
+    const ranked = [...labels].sort((a, b) => face.emotions[b] - face.emotions[a]);
+    const order = this.compact ? ranked : labels;
+    updateChildren(this.bars, order.map((label) => this.rows.get(label).row));
     for (const [label, { row, fill, value }] of this.rows) {
+      row.classList.toggle("rest", ranked.indexOf(label) >= COMPACT);
       fill.style.setProperty("--p", face.emotions[label].toFixed(4));
       value.textContent = formatPercent(face.emotions[label]);
       row.classList.toggle("first", label === face.emotion);
@@ -110,14 +130,17 @@ function reliabilityNote(face) {
 }
 
 export class FacesView {
-  constructor(list, boxes) {
+  constructor(list, boxes, totals) {
     this.list = list;
     this.boxes = boxes;
+    this.totals = totals;
     this.views = new Map();
+    new ResizeObserver(() => this.placeTags()).observe(boxes);
   }
 
   clear() {
     this.views.clear();
+    this.totals.replaceChildren();
     this.list.replaceChildren();
     this.boxes.replaceChildren();
   }
@@ -129,7 +152,10 @@ export class FacesView {
     answer.faces.forEach((face, index) => {
       const key = face.track ?? index + 1;
       const view = before.get(key) ?? new FaceView((chosen, scroll) => this.choose(chosen, scroll));
-      view.update(face, key, { image: answer.image, mirrored, only: answer.faces.length === 1 });
+      const only = answer.faces.length === 1;
+      // The bars of a live face stay in place, so that they can be followed.
+      const compact = !only && face.track === undefined;
+      view.update(face, key, { image: answer.image, mirrored, only, compact });
       if (source) view.drawThumbnail(source, face.box, sourceWidth / answer.image.width, mirrored);
       this.views.set(key, view);
     });
@@ -137,6 +163,45 @@ export class FacesView {
     const views = [...this.views.entries()].sort(([a], [b]) => a - b).map(([, view]) => view);
     updateChildren(this.list, views.map((view) => view.card));
     updateChildren(this.boxes, boxes ? views.map((view) => view.box) : []);
+    this.placeTags();
+    this.showTotals(answer);
+  }
+
+  /** Say how many faces show what, such as "14 happy, 1 sad". */
+  showTotals({ faces, summary }) {
+    if (faces.length < 2) return this.totals.replaceChildren();
+    const counts = Object.entries(summary).map(([emotion, count]) => {
+      const dot = element("i", "dot");
+      dot.style.setProperty("--emotion", colorOf(faces[0], emotion).background);
+      return element("li", "", dot, countWord(emotion, count));
+    });
+    const doubted = faces.filter(({ reliable }) => !reliable).length;
+    if (doubted) counts.push(element("li", "doubted", `${doubted} doubtful`));
+    return this.totals.replaceChildren(...counts);
+  }
+
+  /** Put each tag where it covers no box and no other tag, and shorten it until there is such a place. */
+  placeTags() {
+    const frame = this.boxes.getBoundingClientRect();
+    const views = [...this.views.values()].filter(({ box }) => box.isConnected);
+    const boxes = views.map(({ box }) => relativeTo(frame, box.getBoundingClientRect()));
+    const taken = [];
+    views.forEach((view, index) => {
+      const { tag } = view;
+      let best;
+      for (const length of LENGTHS) {
+        tag.classList.remove(...LENGTHS);
+        tag.classList.add(length);
+        const { width, height } = tag.getBoundingClientRect();
+        best = bestPlace(boxes[index], width, height, frame, [...boxes, ...taken]);
+        // A tag that is wider than its box takes its neighbors' room.
+        const fits = length === "shorter" || width <= boxes[index].right - boxes[index].left;
+        if (views.length === 1 || (best.covered < 1 && fits)) break;
+      }
+      tag.style.setProperty("--left", `${best.place.left - boxes[index].left}px`);
+      tag.style.setProperty("--top", `${best.place.top - boxes[index].top}px`);
+      taken.push(best.place);
+    });
   }
 
   choose(chosen, scroll = false) {
@@ -148,6 +213,31 @@ export class FacesView {
   }
 }
 
+function relativeTo(frame, { left, top, right, bottom }) {
+  return { left: left - frame.left, top: top - frame.top, right: right - frame.left, bottom: bottom - frame.top };
+}
+
+/** The place around or in a box, and inside the frame, that covers the least of `others`. */
+function bestPlace(box, width, height, frame, others) {
+  const clamp = (value, max) => Math.max(0, Math.min(value, max));
+  const columns = [box.left, box.right - width, (box.left + box.right - width) / 2].map((x) => clamp(x, frame.width - width));
+  const corners = [
+    ...[box.top - height - GAP, box.bottom + GAP].flatMap((top) => columns.map((left) => ({ left, top }))),
+    ...[box.left - width - GAP, box.right + GAP].map((left) => ({ left, top: box.top })),
+  ].filter(({ left, top }) => left >= 0 && top >= 0 && left + width <= frame.width && top + height <= frame.height);
+  corners.push({ left: columns[0], top: clamp(box.top, frame.height - height) }); // in the box
+  return corners
+    .map(({ left, top }) => ({ left, top, right: left + width, bottom: top + height }))
+    .map((place) => ({ place, covered: others.reduce((sum, other) => sum + overlap(place, other), 0) }))
+    .reduce((best, each) => (each.covered < best.covered ? each : best));
+}
+
+function overlap(a, b) {
+  const width = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+  const height = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+  return width > 0 && height > 0 ? width * height : 0;
+}
+
 /** Replace a node's children only if they change: an element that is moved loses the focus. */
 function updateChildren(node, wanted) {
   const same = wanted.length === node.children.length && wanted.every((child, index) => child === node.children[index]);
@@ -155,9 +245,10 @@ function updateChildren(node, wanted) {
 }
 
 /** Describe the answer in a sentence. */
-export function summarize({ faces }) {
+export function summarize(answer) {
+  const { faces } = answer;
   if (!faces.length) return "No face was found in this photo.";
-  const shown = faces.slice(0, 5).map((face) => `${face.emotion} ${formatPercent(face.confidence)}`);
-  const more = faces.length > 5 ? ` and ${faces.length - 5} more` : "";
-  return `${faces.length === 1 ? "1 face" : `${faces.length} faces`}: ${shown.join(", ")}${more}.`;
+  if (faces.length === 1) return `1 face: ${faces[0].emotion} ${formatPercent(faces[0].confidence)}.`;
+  const doubted = faces.filter(({ reliable }) => !reliable).length;
+  return `${faces.length} faces: ${countWords(answer)}${doubted ? `; ${doubted} doubtful` : ""}.`;
 }

@@ -1,13 +1,15 @@
 // Connects the page: takes a photo or the webcam, shows boxes and bars.
 
 import { Problem, fetchAnnotated, fetchEmotions, setApiKey } from "/page/api.js";
+import { Album, checkReadable } from "/page/album.js";
 import { Camera } from "/page/camera.js";
+import { countWords } from "/page/emotions.js";
 import { FacesView, summarize } from "/page/faces.js";
 
 const ANNOUNCE_INTERVAL_MS = 3000; // for screen readers, while the webcam is on
 
 const byId = (id) => document.getElementById(id);
-const faces = new FacesView(byId("faces"), byId("boxes"));
+const faces = new FacesView(byId("faces"), byId("boxes"), byId("totals"));
 let controller = new AbortController();
 let photoUrl = null;
 let announcedAt = -Infinity;
@@ -81,48 +83,97 @@ async function preview(blob) {
   return image.naturalWidth > 0;
 }
 
-async function analyzePhoto(photo) {
-  retry = () => analyzePhoto(photo);
+/** Analyze photos: one is shown alone, several with a tile for each. */
+async function analyzePhotos(photos) {
+  retry = () => analyzePhotos(photos);
   camera.stop();
   controller.abort();
   controller = new AbortController();
   const { signal } = controller;
   clearProblem();
   faces.clear();
-  byId("photo").alt = "The photo you chose";
-  setBusy(true);
-  setStatus("Analyzing the photo…");
-  showHint("Looking for faces…");
+  album.clear();
+  document.body.classList.toggle("several", photos.length > 1);
   try {
-    const fetching = fetchEmotions(photo, signal);
-    fetching.catch(() => {}); // awaited below, after the preview
-    let visible = await preview(photo);
-    if (signal.aborted) return;
-    if (visible) showPicture(byId("photo").naturalWidth, byId("photo").naturalHeight);
-    else hidePicture();
-    const answer = await fetching;
-    const boxes = visible;
-    if (!visible) visible = await preview(await fetchAnnotated(photo, signal));
-    if (signal.aborted) return;
-    if (visible) showPicture(answer.image.width, answer.image.height);
-    showResult(answer, { boxes });
+    if (photos.length > 1) await album.run(photos, signal);
+    else await analyzePhoto(photos[0], signal);
   } catch (error) {
     if (signal.aborted) return;
-    showProblem(error);
-    showHint("");
-    setStatus("There is no result for this photo.");
+    controller.abort(); // the others would have the same problem
+    showFailure(error);
   } finally {
-    if (!signal.aborted) setBusy(false);
+    if (signal === controller.signal) setBusy(false);
   }
 }
+
+async function analyzePhoto(photo, signal) {
+  const item = { photo, answer: null, problem: null };
+  setStatus("Analyzing the photo…");
+  const showing = showItem(item);
+  await checkReadable(photo);
+  item.answer = await fetchEmotions(photo, signal);
+  await showing;
+  if (signal.aborted) return;
+  await showItem(item);
+  if (shownItem === item && item.answer) setStatus(summarize(item.answer));
+}
+
+let shownItem = null;
+
+/** Show a photo, and its faces once it has an answer. */
+async function showItem(item) {
+  const { signal } = controller;
+  const isShown = () => shownItem === item && !signal.aborted;
+  shownItem = item;
+  clearProblem();
+  faces.clear();
+  byId("photo").alt = "The photo you chose";
+  setBusy(!item.answer && !item.problem);
+  showHint("Looking for faces…");
+  const visible = await preview(item.photo);
+  if (!isShown()) return;
+  if (visible) showPicture(byId("photo").naturalWidth, byId("photo").naturalHeight);
+  else hidePicture();
+  if (item.problem) showFailure(item.problem);
+  if (!item.answer) return;
+  if (!visible) {
+    item.annotated ??= await fetchAnnotated(item.photo, signal);
+    if (isShown() && (await preview(item.annotated))) showPicture(item.answer.image.width, item.answer.image.height);
+  }
+  if (isShown()) showResult(item.answer, { boxes: visible });
+}
+
+function showFailure(error) {
+  setBusy(false);
+  showProblem(error);
+  showHint("");
+  if (!document.body.classList.contains("several")) setStatus("There is no result for this photo.");
+}
+
+const album = new Album(byId("album"), {
+  show: (item) => showItem(item).catch(showFailure),
+  progress(items) {
+    const done = items.filter((item) => item.done);
+    if (done.length < items.length) {
+      setStatus(`${done.length} of ${items.length} photos analyzed…`);
+      return;
+    }
+    const found = items.flatMap(({ answer }) => answer?.faces ?? []);
+    const summary = {};
+    for (const { emotion } of found) summary[emotion] = (summary[emotion] ?? 0) + 1;
+    const ranked = Object.fromEntries(Object.entries(summary).sort(([, a], [, b]) => b - a));
+    const failed = items.filter(({ problem }) => problem).length;
+    const counted = found.length ? `: ${countWords({ summary: ranked })}` : "";
+    const one = found.length === 1 ? "1 face" : `${found.length} faces`;
+    setStatus(`${items.length} photos, ${one}${counted}${failed ? `; ${failed} without a result` : ""}.`);
+  },
+});
 
 function showResult(answer, { boxes }) {
   const image = byId("photo");
   faces.show(answer, { source: image, sourceWidth: image.naturalWidth, boxes });
   showAnswer(answer);
-  const summary = summarize(answer);
-  image.alt = `The photo you chose. ${summary}`;
-  setStatus(summary);
+  image.alt = `The photo you chose. ${summarize(answer)}`;
   showHint(answer.faces.length ? "" : "No face was found. It may be too small, turned away or covered.");
 }
 
@@ -202,6 +253,8 @@ async function toggleCamera() {
   }
   retry = toggleCamera;
   controller.abort();
+  album.clear();
+  document.body.classList.remove("several");
   setBusy(false);
   clearProblem();
   setStatus("Waiting for the camera…");
@@ -224,16 +277,15 @@ byId("key-form").addEventListener("submit", (event) => {
 byId("camera").addEventListener("click", toggleCamera);
 
 byId("file").addEventListener("change", ({ target }) => {
-  const [photo] = target.files;
+  const photos = [...target.files];
   target.value = ""; // so that choosing the same file again is a change
-  if (photo) analyzePhoto(photo);
+  if (photos.length) analyzePhotos(photos);
 });
 
 byId("invitation").addEventListener("click", () => byId("file").click());
 
 document.addEventListener("paste", ({ clipboardData }) => {
-  const [photo] = clipboardData.files;
-  if (photo) analyzePhoto(photo);
+  if (clipboardData.files.length) analyzePhotos([...clipboardData.files]);
 });
 
 let depth = 0; // dragenter and dragleave fire for every element under the pointer
@@ -247,8 +299,8 @@ document.addEventListener("dragover", (event) => event.preventDefault());
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   changeDepth(-depth);
-  const [photo] = event.dataTransfer.files;
-  if (photo) analyzePhoto(photo);
+  const photos = [...event.dataTransfer.files];
+  if (photos.length) analyzePhotos(photos);
   else showProblem(new Problem("No file dropped", "Drop an image file. Links to images are not fetched."));
 });
 

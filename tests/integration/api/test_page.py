@@ -19,8 +19,10 @@ async def test_serves_the_page_and_every_file_it_links_to() -> None:
     assert response.headers["Content-Type"] == "text/html; charset=utf-8"
     linked = set(re.findall(r'(?:src|href)="(/page/[^"]+)"', response.text))
     assert linked == {"/page/page.css", "/page/page.js", "/page/icon.svg"}
-    script = await get("/page/page.js")
-    linked |= set(re.findall(r'from "(/page/[^"]+)"', script.text))
+    for name in ("page", "album", "faces", "camera"):
+        script = await get(f"/page/{name}.js")
+        linked |= set(re.findall(r'from "(/page/[^"]+)"', script.text))
+    assert {"/page/album.js", "/page/emotions.js"} <= linked
     kinds = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
     for path in linked:
         response = await get(path)

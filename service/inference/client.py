@@ -1,6 +1,7 @@
 """The gateway's only way to infer: the Open Inference Protocol over gRPC to Triton."""
 
 import asyncio
+import logging
 import random
 import time
 from dataclasses import replace
@@ -23,6 +24,8 @@ from service.inference.circuit_breaker import CircuitBreaker
 from service.inference.grpc_channel import channel_options, error_from_cancellation, error_from_grpc
 from service.inference.model_spec import ModelSpec
 from service.inference.request import InferenceRequest
+
+logger = logging.getLogger("tandem.inference")
 
 PROBE_TIMEOUT_S = 2.0
 """Timeout of calls that serve no particular caller: reading the model's spec and probing readiness."""
@@ -247,6 +250,7 @@ class TritonClient:
                 spec = await self._known_or_read_spec()
                 blank = np.zeros((1, 1, *spec.crop_size), np.uint8)
                 await self._ask_in_turn(InferenceRequest(blank, spec, time.monotonic() + PROBE_TIMEOUT_S))
+                await self._follow_changes(spec)
         except Overloaded:
             return None  # a busy Triton works; taking every gateway out of service at once would help nobody
         except ModelChanged as error:
@@ -254,6 +258,26 @@ class TritonClient:
         except TandemError as error:
             return error
         return None
+
+    async def _follow_changes(self, spec: ModelSpec) -> None:
+        """Read the spec again: Triton also reloads a model whose configuration alone was changed.
+
+        Raises:
+            ContractUnreadable: The configuration has become wrong.
+        """
+        try:
+            answer = await self._client.get_model_config(
+                self._model_name, spec.version, client_timeout=PROBE_TIMEOUT_S
+            )
+        except InferenceServerException:
+            return  # another Triton was asked, which may not have this version
+        if self._spec is not spec:
+            return
+        self._spec = None
+        latest = ModelSpec.from_config(answer.config, spec.version)
+        self._spec = spec if latest.says_the_same_as(spec) else latest
+        if self._spec is latest:
+            logger.warning("the configuration of model %s version %s has changed", spec.name, spec.version)
 
 
 def _checked(probabilities: NDArray[np.float32] | None, rows: int, spec: ModelSpec) -> NDArray[np.float32]:

@@ -71,6 +71,10 @@ class ModelSpec:
             provenance=MappingProxyType(reader.provenance()),
         )
 
+    def says_the_same_as(self, other: "ModelSpec") -> bool:
+        """Whether both were read from the same configuration."""
+        return all(np.array_equal(value, getattr(other, name)) for name, value in vars(self).items())
+
 
 class _Reader:
     """Reads parts of a configuration; every error names the model."""

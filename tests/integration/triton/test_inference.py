@@ -1,5 +1,6 @@
 """Results, errors and batching of the local Triton."""
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,8 @@ from toy import ToyNetwork, save_toy, write_toy_repository
 from tritonclient.utils import InferenceServerException
 from waiting import wait_until
 
+from service.errors import ContractUnreadable, TandemError
+from service.inference.client import TritonClient
 from service.triton.server import LocalTriton
 
 TOLERANCE = 1e-5
@@ -54,6 +57,35 @@ def toy(
         served = Served(network, triton, repository)
         yield served
         served.client.close()
+
+
+async def failure_of(client: TritonClient) -> TandemError | None:
+    try:
+        await client.ready(max_age_s=0)
+    except TandemError as error:
+        return error
+    return None
+
+
+@pytest.mark.anyio
+async def test_labels_that_are_changed_in_place_are_noticed(triton_home: Path, toy_repository: Path) -> None:
+    config = toy_repository / "tandem" / "config.pbtxt"
+    text = config.read_text()
+    with LocalTriton(home=triton_home, model_repository=toy_repository) as triton:
+        client = TritonClient(triton.grpc_url, model_name="tandem")
+        first, second, *_ = (await client.ready()).labels
+        async with asyncio.timeout(60):
+            config.write_text(text.replace(f"{first},{second}", f"{second},{first}"))
+            while (await client.ready(max_age_s=0)).labels[:2] != (second, first):
+                await asyncio.sleep(0.2)
+            config.write_text(text.replace(f"{first},{second}", f"{first},{first}"))
+            failure = None
+            while not isinstance(failure, ContractUnreadable):
+                await asyncio.sleep(0.2)
+                failure = await failure_of(client)
+            with pytest.raises(ContractUnreadable, match="repeated names"):
+                await client.model_spec()
+        await client.close()
 
 
 @pytest.mark.parametrize("count", [1, 3, 17, 128])

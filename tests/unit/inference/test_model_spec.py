@@ -38,6 +38,22 @@ def test_reads_everything_that_the_gateway_needs() -> None:
 
 
 @pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("neutral, happiness,fear", "happiness,neutral,fear"),
+        ("0.3,0.4;", "0.31,0.4;"),
+        ("48, 40", "48, 48"),
+        ("abc123", "abc124"),
+        ("batch_size: 64", "batch_size: 32"),
+    ],
+)
+def test_says_whether_a_configuration_has_changed(old: str, new: str) -> None:
+    spec = ModelSpec.from_config(config(), "7")
+    assert spec.says_the_same_as(ModelSpec.from_config(config(), "7"))
+    assert not spec.says_the_same_as(ModelSpec.from_config(config(CONFIG.replace(old, new)), "7"))
+
+
+@pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
         ('key: "labels"', 'key: "lables"', '"labels"'),

@@ -122,6 +122,22 @@ class UnreadablePhoto(TandemError):
     title = "The photo cannot be read"
 
 
+class UrlRefused(TandemError):
+    """A photo's URL leads to where the gateway does not fetch from."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    slug = "url-refused"
+    title = "The URL is not fetched"
+
+
+class FetchFailed(TandemError):
+    """The server of a photo's URL does not answer with an image in time."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    slug = "fetch-failed"
+    title = "The photo at the URL cannot be fetched"
+
+
 class BadParameter(TandemError):
     """A query parameter is unknown or has an invalid value."""
 

@@ -253,6 +253,8 @@ class UploadLimits(Schema):
     ``max_pixels`` is read at half its width and height; boxes are in pixels of its full size."""
     timeout_s: Length
     """Seconds in which an upload must arrive (TANDEM_UPLOAD_TIMEOUT_S)."""
+    fetch_hosts: list[str]
+    """Hosts and buckets that a photo is fetched from by its URL; empty if none is (TANDEM_FETCH_HOSTS)."""
 
 
 class BatchLimits(Schema):

@@ -3,6 +3,7 @@
 import ipaddress
 import json
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -28,6 +29,9 @@ NO_KEY = "has no key; without this setting the API is open to everyone"
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """A container's CPU quota (cgroup v2): microseconds of CPU time, and the period in which they may be used."""
+
+
+FETCH_HOST = re.compile(r"(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
 def available_cores() -> int:
@@ -212,6 +216,20 @@ class Settings(BaseSettings):
         description="Maximum memory for uploads of all requests together, in bytes; more are refused with 503. "
         "One caller may hold two thirds.",
     )
+    fetch_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Where photos may be fetched from by their URL, as a JSON list of hosts and buckets such as "
+        '["photos.example.org", "*.example.com", "s3://bucket"]; buckets need the extra s3. '
+        "If empty, no photo is fetched.",
+    )
+    fetch_timeout_s: float = Field(
+        10.0,
+        gt=0,
+        description="Maximum time to fetch a photo by its URL, in seconds; part of upload_timeout_s.",
+    )
+    max_fetches: int = Field(
+        16, ge=1, description="Maximum number of photos that are fetched concurrently; more are refused with 503."
+    )
     max_pixels: int = Field(
         50_000_000,
         ge=1,
@@ -275,7 +293,7 @@ class Settings(BaseSettings):
             raise ValueError("must not be empty; leave it unset for the default")
         return value
 
-    @field_validator("api_keys", "cors_origins", "trusted_proxies", mode="before")
+    @field_validator("api_keys", "cors_origins", "fetch_hosts", "trusted_proxies", mode="before")
     @classmethod
     def _parse_list(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -294,6 +312,17 @@ class Settings(BaseSettings):
             except ValueError as error:
                 raise ValueError(f"has something else than an address or a network: {error}") from None
         return addresses
+
+    @field_validator("fetch_hosts")
+    @classmethod
+    def _check_fetch_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not FETCH_HOST.fullmatch(host):
+                raise ValueError(
+                    f"has {host!r}, which is neither a host such as photos.example.org or *.example.org, in lower "
+                    "case and without a scheme, nor a bucket such as s3://photos"
+                )
+        return hosts
 
     @field_validator("shadow_version")
     @classmethod

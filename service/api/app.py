@@ -24,6 +24,7 @@ from service.api.problems import add_problem_handlers
 from service.api.reference import router as reference_router
 from service.api.routes import batch, emotions, health, limits, model, one_form, stream
 from service.api.ui import router as ui_router
+from service.api.uploads.by_url import PhotoFetcher
 from service.budget import Budget, FairBudget, mebibytes
 from service.errors import TandemError
 from service.inference.shadow import connect
@@ -48,6 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
     The app also starts while Triton is unavailable. It is then not ready, says why, and reconnects by itself.
 
     Raises:
+        FetchingUnavailable: A bucket to fetch from is named, and the extra s3 is not installed.
         ValueError: When the lifespan starts, there is no ``triton_url``.
     """
     metrics = Metrics()
@@ -55,6 +57,8 @@ def create_app(settings: Settings) -> FastAPI:
     limiter = RateLimiter(
         rate=settings.rate_limit, window_s=settings.rate_window_s, concurrent=settings.concurrent_limit
     )
+
+    fetcher = PhotoFetcher.of(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -83,6 +87,7 @@ def create_app(settings: Settings) -> FastAPI:
             uploads=FairBudget(
                 settings.max_held_bytes, what="memory for uploads", setting="TANDEM_MAX_HELD_BYTES", show=mebibytes
             ),
+            fetcher=fetcher,
         )
         try:
             await triton.model_spec()

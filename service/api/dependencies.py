@@ -12,6 +12,7 @@ from service.analyzer import Analyzer
 from service.api.fair_places import FairPlaces
 from service.api.middleware.rate_limit import RateLimiter
 from service.api.open_streams import OpenStreams
+from service.api.uploads.by_url import PhotoFetcher
 from service.budget import Budget, FairBudget
 from service.inference.client import TritonClient
 from service.observability.metrics import Metrics
@@ -33,6 +34,7 @@ class AppState:
     streams: OpenStreams
     batches: FairPlaces
     uploads: FairBudget
+    fetcher: PhotoFetcher | None
     draining: bool = False
 
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from service.api.dependencies import app_state_of
 from service.api.middleware.auth import GUARDED, KEY_PROTOCOL
+from service.api.responses import JSON_TYPE
 from service.api.routes.stream import (
     GOING_AWAY,
     INTERNAL,
@@ -18,6 +19,7 @@ from service.api.routes.stream import (
     UNSUPPORTED,
     StreamQuery,
 )
+from service.api.uploads.by_url import MAX_URL_LENGTH
 from service.schemas import FrameEmotions, FrameProblem, Problem, SelectedBatchLine
 from service.settings import Settings
 
@@ -96,6 +98,8 @@ def openapi_document(app: FastAPI, settings: Settings) -> dict[str, Any]:
             schemas.pop(former, None)
         _name_labels(schemas, labels)
         _name_bodies(document)
+        if settings.fetch_hosts:
+            _add_url(document)
         for name in ("Problem", "BatchLine", "SelectedBatchLine", "FrameProblem"):
             for field in schemas[name]["properties"].values():
                 _remove_null(field)  # a field without a value is left out
@@ -156,6 +160,25 @@ def _name_bodies(document: dict[str, Any]) -> None:
                 if name:
                     document["components"]["schemas"][name] = content["schema"]
                     content["schema"] = {"$ref": REFERENCES.format(model=name)}
+
+
+def _add_url(document: dict[str, Any]) -> None:
+    """Document that a photo can be fetched, which is off by default."""
+    document["components"]["schemas"]["PhotoUrl"] = {
+        "title": "PhotoUrl",
+        "type": "object",
+        "required": ["url"],
+        "properties": {
+            "url": {
+                "type": "string",
+                "maxLength": MAX_URL_LENGTH,
+                "description": "Where to fetch the photo: an https:// or s3:// URL of a host or bucket that the "
+                "service fetches from.",
+            }
+        },
+    }
+    content = document["paths"]["/v1/emotions"]["post"]["requestBody"]["content"][JSON_TYPE]
+    content["schema"] = {"oneOf": [content["schema"], {"$ref": REFERENCES.format(model="PhotoUrl")}]}
 
 
 def _remove_null(schema: dict[str, Any]) -> None:

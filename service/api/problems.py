@@ -100,7 +100,7 @@ PHOTO_PROBLEMS: dict[int | str, dict[str, Any]] = {
     408: documented("The upload did not arrive in time."),
     413: documented("Too many bytes or too many pixels."),
     415: documented("The content type or the image format is not supported."),
-    422: documented("The image cannot be decoded, or a parameter is invalid."),
+    422: documented("The image cannot be decoded or fetched, or a parameter is invalid."),
     **UNAVAILABLE,
     504: documented("The answer did not come in time."),
 }

@@ -100,6 +100,7 @@ def serve(
     log_level: LogLevel = None,
 ) -> None:
     """Serve the HTTP API, with a local Triton unless --triton-url is given. Stop with Ctrl-C."""
+    from service.api.uploads.by_url import FetchingUnavailable
     from service.observability.logging import configure_logging
     from service.observability.tracing import TracingUnavailable
     from service.server import main as server
@@ -115,13 +116,14 @@ def serve(
     )
     configure_logging(settings.log_level)
     console = Console()
+    missing_extras = (TracingUnavailable, FetchingUnavailable)
 
     def announce(url: str) -> None:
         console.print(f"Tandem is ready: {url}  (reference at {url}/docs)", soft_wrap=True, highlight=False)
 
     try:
         server.serve(settings, announce=announce)
-    except (server.PortInUse, server.NotReady, LocalTritonError, TracingUnavailable, OSError) as error:
+    except (server.PortInUse, server.NotReady, LocalTritonError, *missing_extras, OSError) as error:
         print_error(str(error))
         raise typer.Exit(EXIT_FAILURE) from None
     except KeyboardInterrupt:  # while Triton was starting

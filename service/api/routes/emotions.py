@@ -98,7 +98,11 @@ async def answer_photo(
     settings, context = app_state.settings, RequestContext.of(request.scope)
     options = query.options(settings)
     photo = await read_photo(
-        request, memory, max_bytes=settings.max_upload_bytes, timeout_s=settings.upload_timeout_s
+        request,
+        memory,
+        max_bytes=settings.max_upload_bytes,
+        timeout_s=settings.upload_timeout_s,
+        fetcher=app_state.fetcher,
     )
     analysis = await app_state.analyzer.analyze(
         photo, options, deadline=context.deadline, draw_as=response_format.picture_type

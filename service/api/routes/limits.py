@@ -29,6 +29,7 @@ async def get_limits(app_state: AppStateDep) -> Limits:
             max_pixels=settings.max_pixels,
             max_jpeg_pixels=HALVED_SHARE * settings.max_pixels,
             timeout_s=settings.upload_timeout_s,
+            fetch_hosts=list(settings.fetch_hosts),
         ),
         batch=BatchLimits(
             max_photos=settings.max_batch_photos,

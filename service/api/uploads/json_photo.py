@@ -61,6 +61,28 @@ def photo_from_json(body: bytes) -> bytes:
     return photo
 
 
+def url_from_json(body: bytes) -> str | None:
+    """Return the URL in ``{"url": "<URL>"}``; None if the body is anything else.
+
+    Raises:
+        BrokenUpload: There is a photo beside it, or it is no text.
+    """
+    if len(body) > MAX_REST_BYTES or b'"url"' not in body:
+        return None
+    _check_counts(body)
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict) or "url" not in content:
+        return None
+    if FIELD in content:
+        raise BrokenUpload(f"the JSON object has both {FIELD!r} and 'url'; send one of them")
+    if not isinstance(content["url"], str):
+        raise BrokenUpload(f"the value of 'url' must be text, and it is {_type_of(content['url'])}")
+    return content["url"]
+
+
 def _type_of(value: Any) -> str:
     return JSON_TYPES.get(type(value), "a number")
 

@@ -9,7 +9,8 @@ from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
 from service.api.uploads.body import ENVELOPE_BYTES, SizeLimit, read_chunks, read_head, read_on, read_rest
-from service.api.uploads.json_photo import FIELD, photo_from_json
+from service.api.uploads.by_url import PhotoFetcher
+from service.api.uploads.json_photo import FIELD, photo_from_json, url_from_json
 from service.api.uploads.multipart import FormParser
 from service.budget import Budget
 from service.errors import BrokenUpload, SlowUpload, UnsupportedUpload
@@ -32,8 +33,10 @@ TEXT_THREAD = ThreadPoolExecutor(1, "base64")
 """One thread for all of them: several would take the interpreter from the event loop in turns."""
 
 
-async def read_photo(request: Request, memory: Budget, *, max_bytes: int, timeout_s: float) -> bytes:
-    """Read a photo from the raw body, a multipart field or JSON with base64.
+async def read_photo(
+    request: Request, memory: Budget, *, max_bytes: int, timeout_s: float, fetcher: PhotoFetcher | None = None
+) -> bytes:
+    """Read a photo from the raw body, a multipart field or JSON with base64, or from the URL in JSON.
 
     Content-Type is a hint: a body that starts like a photo is one, whatever its type is said to be.
 
@@ -44,16 +47,17 @@ async def read_photo(request: Request, memory: Budget, *, max_bytes: int, timeou
         UnsupportedUpload: It is none of the three forms.
         UploadTooLarge: The photo has more than ``max_bytes``.
         Overloaded: There is no memory for it.
+        UrlRefused, FetchFailed: The photo cannot be fetched by its URL.
         SlowUpload: The body took longer than ``timeout_s`` to arrive.
     """
     try:
         async with asyncio.timeout(timeout_s):
-            return await _read(request, memory, SizeLimit(max_bytes))
+            return await _read(request, memory, SizeLimit(max_bytes), fetcher)
     except TimeoutError:
         raise SlowUpload(f"the upload did not arrive within {timeout_s:g} s (TANDEM_UPLOAD_TIMEOUT_S)") from None
 
 
-async def _read(request: Request, memory: Budget, limit: SizeLimit) -> bytes:
+async def _read(request: Request, memory: Budget, limit: SizeLimit, fetcher: PhotoFetcher | None) -> bytes:
     kind, options = parse_options_header(request.headers.get("content-type"))
     is_json = kind.endswith(b"json")
     max_body_bytes = limit.max_bytes
@@ -71,6 +75,14 @@ async def _read(request: Request, memory: Budget, limit: SizeLimit) -> bytes:
         raise _unsupported(kind, head)
     body = await read_rest(head, chunks)
     if is_json and not is_photo(head):
+        url = url_from_json(body)
+        if url is not None:
+            if fetcher is None:
+                raise BrokenUpload(
+                    "a photo's URL is not fetched here (TANDEM_FETCH_HOSTS); send the photo itself, in base64 as "
+                    f"{FIELD!r}"
+                )
+            return await fetcher.fetch(url, memory, limit)
         return await _decode(body, lambda: photo_from_json(body), memory, limit)
     if len(body) > limit.max_bytes:
         raise limit.error(len(body))

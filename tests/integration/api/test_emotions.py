@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import anyio
 import httpx
@@ -16,11 +16,14 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 from gateways import app_state_of, gateway, post, problem
+from https_server import https_server, make_certificate
 from photos import astronaut, encoded, oriented, png_bomb, tiles
 from PIL import Image, ImageChops
 from toy_model import write_repository
 from waiting import wait_until
 
+from service.api.uploads import by_url
+from service.api.uploads.by_url import PhotoFetcher
 from service.settings import MEBIBYTE
 from service.triton.server import LocalTriton
 from service.workers import process as process_module
@@ -513,3 +516,39 @@ async def test_a_jpeg_over_the_pixel_limit_is_answered_in_pixels_of_its_full_siz
     difference = ImageChops.difference(drawn, astronaut().resize((256, 256))).crop((x - 2, y, x + 3, y + 1))
     assert max(max(channel) for channel in difference.getextrema()) > 60
     assert "0.5 Mpx for a JPEG" in problem(refused, 413, "photo-too-large")
+
+
+async def test_a_photo_is_fetched_by_its_url(toy_triton: LocalTriton, tmp_path: Path) -> None:
+    photo = encoded(astronaut())
+    server, trusting = make_certificate(tmp_path, "photos.example.org")
+
+    async def resolve(_host: str, _port: int) -> list[str]:
+        return ["127.0.0.1"]
+
+    settings = {"triton_url": toy_triton.grpc_url, "workers": 1, "fetch_hosts": ["photos.example.org"]}
+    async with (
+        https_server(server, lambda _: ("200 OK", {"Content-Type": "image/jpeg"}, photo)) as port,
+        gateway(**settings) as client,
+    ):
+        url = {"url": f"https://photos.example.org:{port}/a.jpg"}
+        refused = await client.post("/v1/emotions", json=url)
+        assert f"port {port}" in problem(refused, 422, "url-refused")
+        assert "PhotoUrl" in (await client.get("/openapi.json")).json()["components"]["schemas"]
+        with patch.object(by_url, "HTTPS_PORT", port):
+            private = await client.post("/v1/emotions", json={"url": "https://localhost/"})
+            problem(private, 422, "url-refused")
+            app_state_of(client).fetcher = PhotoFetcher(
+                ["photos.example.org"], resolve=resolve, is_allowed=lambda _: True, tls=trusting
+            )
+            fetched = await client.post("/v1/emotions", json=url)
+        assert len(fetched.json()["faces"]) == 1
+        both = await client.post("/v1/emotions", json={**url, "image": ""})
+        assert "both" in problem(both, 400, "broken-upload")
+        number = await client.post("/v1/emotions", json={"url": 1})
+        assert "a number" in problem(number, 400, "broken-upload")
+
+
+async def test_no_photo_is_fetched_by_default(client: httpx.AsyncClient) -> None:
+    response = await client.post("/v1/emotions", json={"url": "https://photos.example.org/a.jpg"})
+    assert "TANDEM_FETCH_HOSTS" in problem(response, 400, "broken-upload")
+    assert "PhotoUrl" not in (await client.get("/openapi.json")).text

@@ -14,6 +14,7 @@ from service.api.uploads.photo import read_photo
 from service.budget import Budget
 from service.observability.request_context import RequestContext
 from service.schemas import SelectedPhotoEmotions
+from service.vision.decoding import MEDIA_TYPES
 from service.vision.drawing import IMAGE_FORMATS
 
 BINARY = {"type": "string", "format": "binary"}
@@ -40,7 +41,7 @@ PHOTO_BODY: dict[str, Any] = {
     "content": {
         **PHOTO_FORM,
         **RAW_BYTES,
-        **{kind: {"schema": BINARY} for kind in ("image/jpeg", "image/png", "image/webp", "image/heic")},
+        **{kind: {"schema": BINARY} for kind in MEDIA_TYPES},
         JSON_TYPE: {
             "example": {FIELD: ONE_PIXEL},
             "schema": {

@@ -2,10 +2,14 @@
 
 import base64
 import gzip
+import http.client
 import json
+import re
 import select
 import socket
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import httpx
 import pytest
@@ -174,6 +178,91 @@ def test_invalid_http_is_answered_or_closed(served: Served, name: str) -> None:
     photo = base64.b64encode(PHOTO).decode()
     next_answer = httpx.post(f"{served.url}/v1/emotions", json={"image": photo}, timeout=60)
     assert len(next_answer.json()["faces"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("X-Request-ID", "a\x1b[2J"),
+        ("X-Request-ID", 'a","level":"error'),
+        ("X-Request-ID", "a" * 5000),
+        ("X-Request-ID", "a\xff\xfe"),
+        ("X-Request-ID", "a%0d%0aX-Injected: 1"),
+        ("traceparent", "00-" + "a" * 32 + "-" + "b" * 16 + "-01\x0b{}"),
+        ("traceparent", "01-" + "a" * 32 + "-" + "b" * 16 + "-01-" + "x" * 5000),
+        ("User-Agent", '"}\x1b{"level":"error"'),
+        ("X-Forwarded-For", '"}{"level":"error"'),
+    ],
+)
+def test_headers_inject_nothing_into_answers_and_log(served: Served, name: str, value: str) -> None:
+    before = len(served.log.read_text().splitlines())
+    answer = exchange(served, request(f"Content-Type: image/jpeg\nContent-Length: 1\n{name}: {value}", b"x"))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith((b"HTTP/1.1 415", b"HTTP/1.1 400")), head
+    assert head.lower().count(b"x-request-id:") == 1
+    assert not any(byte < 32 and byte not in (10, 13) for byte in head)
+    problem = json.loads(body)
+    assert f"x-request-id: {problem['request_id']}".encode() in head.lower()
+    assert re.fullmatch(r"[A-Za-z0-9._:/+=-]{1,128}", problem["request_id"])
+    records = [json.loads(line) for line in served.log.read_text().splitlines()[before:]]
+    assert {record["level"] for record in records} <= {"info", "warning"}
+
+
+def test_callers_cannot_multiply_the_metrics(served: Served) -> None:
+    def series() -> int:
+        return len(httpx.get(f"{served.url}/metrics", timeout=60).text.splitlines())
+
+    def attack(number: int) -> None:
+        connection.request(
+            "GET" if number % 2 else f"METHOD{number}"[:3],
+            f"/{number}/v1/emotions?x{number}=y",
+            headers={"X-Forwarded-For": f"10.0.0.{number}", "X-Request-ID": str(number), "Host": f"h{number}"},
+        )
+        connection.getresponse().read()
+
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
+    attack(0)
+    attack(1)
+    series()  # which is a route with series of its own
+    before = series()
+    for number in range(2, 202):
+        attack(number)
+    connection.close()
+    assert series() <= before + 2
+
+
+def test_500_idle_connections_keep_nobody_out(served: Served) -> None:
+    with ExitStack() as stack:
+        idle = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", served.port), timeout=60))
+            for _ in range(500)
+        ]
+        for number, connection in enumerate(idle):
+            connection.sendall(b"GET / HTTP/1.1\r\n" if number % 2 else b"")
+        answer = httpx.post(f"{served.url}/v1/emotions", content=PHOTO, headers={"Content-Type": "image/jpeg"})
+        assert answer.status_code == 200
+        for connection in idle:  # upload_timeout_s after they were opened
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 408")
+
+
+def test_batches_whose_answers_are_not_read_hold_no_place(served: Served) -> None:
+    files = [("images", (f"{number}.jpg", PHOTO)) for number in range(20)]
+    body = httpx.Request("POST", served.url, files=files)
+    head = f"Content-Type: {body.headers['Content-Type']}\nContent-Length: {len(body.read())}"
+    sent = request(head, body.read()).replace(b"/v1/emotions ", b"/v1/emotions/batch ", 1)
+    with ExitStack() as stack:
+        for _ in range(2):  # as many as TANDEM_MAX_BATCHES
+            connection = stack.enter_context(socket.socket())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.settimeout(60)
+            connection.connect(("127.0.0.1", served.port))
+            connection.sendall(sent)
+        ends_at = time.monotonic() + 60
+        answer = httpx.post(f"{served.url}/v1/emotions/batch", files=files, timeout=60)
+        while answer.status_code == 503 and time.monotonic() < ends_at:
+            time.sleep(0.2)
+            answer = httpx.post(f"{served.url}/v1/emotions/batch", files=files, timeout=60)
+        assert len(answer.text.splitlines()) == 20
 
 
 def test_the_service_survived_with_little_memory(served: Served) -> None:

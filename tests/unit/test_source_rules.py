@@ -1,6 +1,7 @@
 """Security rules for the source: ruff enforces most of them; those that it lacks are checked here."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -34,6 +35,16 @@ def test_the_source_has_no_violations() -> None:
     assert len(files) > 50
     found = {str(file): list(violations(file.read_text())) for file in files}
     assert {file: what for file, what in found.items() if what} == {}
+
+
+HTML_SINKS = re.compile(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|srcdoc|\beval\(|new Function")
+"""What turns text into markup or code. File names, labels and problems are texts that others choose."""
+
+
+def test_the_page_writes_texts_only_as_text() -> None:
+    scripts = [*ROOT.glob("service/api/ui/*.js"), *ROOT.glob("service/api/ui/*.html")]
+    assert len(scripts) > 4
+    assert {script.name: found for script in scripts if (found := HTML_SINKS.findall(script.read_text()))} == {}
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,27 @@ def test_refuses_more_files_than_the_limit() -> None:
         ZipArchive(data, **LIMITS)
 
 
+def test_an_archive_in_an_archive_is_a_file_like_any_other() -> None:
+    inner = packed({"a.jpg": b"one"})
+    archive = ZipArchive(packed({"inner.zip": inner}), **LIMITS)
+    assert archive.names == ["inner.zip"]
+    assert archive.read(0, max_bytes=10_000) == inner
+
+
+@pytest.mark.parametrize("count", [5, 6, 1000])
+def test_entries_that_share_their_bytes_count_each(count: int) -> None:
+    data = bytearray(packed({"a.jpg": bytes(3000)}))
+    start = data.index(b"PK\1\2")
+    end = data.index(b"PK\5\6")
+    entry = bytes(data[start:end])
+    last = bytearray(data[end:])
+    last[8:12] = count.to_bytes(2, "little") * 2
+    last[12:16] = (len(entry) * count).to_bytes(4, "little")
+    shared = bytes(data[:start]) + entry * count + bytes(last)
+    with pytest.raises(TooManyPhotos if count > 5 else UploadTooLarge):
+        ZipArchive(shared, **LIMITS)
+
+
 def test_a_bomb_is_refused_by_the_size_it_states() -> None:
     data = packed({"bomb.jpg": bytes(50_000_000)})
     assert len(data) < 60_000

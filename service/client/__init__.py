@@ -1,10 +1,12 @@
 """A typed client for the gateway, with and without asyncio. It needs only httpx and pydantic.
 
+A photo is whatever you have of one: see ``Photo``. Every failure is a ``CallFailed``.
+
 ```python
 from service.client import Client
 
 with Client("http://127.0.0.1:8080") as tandem:
-    for face in tandem.read(Path("photo.jpg")).faces:
+    for face in tandem.read("photo.jpg").faces:
         print(face.emotion, face.confidence)
 ```
 """
@@ -12,17 +14,22 @@ with Client("http://127.0.0.1:8080") as tandem:
 import asyncio
 import ipaddress
 import os
+import random
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from itertools import count
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx  # noqa: TID251 - calls a gateway for its user
 from pydantic import BaseModel, ValidationError
 
+from service.client.errors import CallFailed, NoAnswer, NoSuchFile, Refused, UnreadableFile, UnusablePhoto
+from service.client.photos import Photo, encode
 from service.schemas import FACE_FIELDS, BatchLine, ModelDescription, PhotoEmotions, Problem
 
 __all__ = [
@@ -30,46 +37,35 @@ __all__ = [
     "AsyncClient",
     "CallFailed",
     "Client",
+    "NamedPhoto",
     "NoAnswer",
+    "NoSuchFile",
     "Options",
     "Photo",
     "Refused",
+    "UnreadableFile",
+    "UnusablePhoto",
 ]
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 TIMEOUT_S = 60.0
 MAX_PORT = 65535
 
-Photo = bytes | Path
-"""A photo as encoded bytes, or the path of a file."""
+NamedPhoto = Photo | tuple[str, Photo]
+"""A photo of a batch, alone or with a name. The name of one without is its path, or empty."""
 
+RETRIES = 3
 RETRY_STATUSES = (429, 503)
 """Statuses that come with a Retry-After header."""
 
-MAX_RETRY_DELAY_S = 30.0
-DEFAULT_RETRY_DELAY_S = 1.0
+FIRST_RETRY_DELAY_S, MAX_RETRY_DELAY_S = 0.5, 60.0
+"""The delay doubles with each retry, and is never less than Retry-After asks for."""
 
+JITTER = 0.25
+"""Share of the delay that is added at random, so that callers who were refused together do not return together."""
 
-class CallFailed(Exception):
-    """A request got no answer; the message says why."""
-
-
-class NoAnswer(CallFailed):
-    """No gateway answers at the URL, the connection broke, or the request timed out."""
-
-
-class Refused(CallFailed):
-    """The gateway rejected the request.
-
-    Attributes:
-        problem: the problem document (RFC 9457) that it sent.
-        retry_after_s: seconds to wait before a retry; None if the gateway does not say.
-    """
-
-    def __init__(self, problem: Problem, retry_after_s: float | None) -> None:
-        super().__init__(problem.detail)
-        self.problem = problem
-        self.retry_after_s = retry_after_s
+MAX_NAME_BYTES = 255
+"""Of a file name that is sent; the whole name is put into the answer here."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +105,7 @@ class Client:
         *,
         api_key: str | None = None,
         timeout_s: float = TIMEOUT_S,
-        retries: int = 0,
+        retries: int = RETRIES,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         """Create a client for the gateway at ``url``.
@@ -118,7 +114,8 @@ class Client:
             url: base URL of the gateway; http if it has no scheme.
             api_key: sent with each request.
             timeout_s: timeout in seconds of connecting, of each write and of each read.
-            retries: maximum number of retries after status 429 or 503, each after the delay in Retry-After.
+            retries: maximum number of retries after status 429 or 503. Each waits at least as long as Retry-After
+                says, and twice as long as the one before.
             transport: httpx transport, for tests and proxies.
 
         Raises:
@@ -150,7 +147,7 @@ class Client:
         """Recognize the emotion that each face in a photo shows.
 
         Raises:
-            OSError: the file cannot be read.
+            UnreadableFile, UnusablePhoto: the file cannot be read, or what was passed is not a photo.
             Refused: the gateway rejected the request.
             NoAnswer: the gateway did not answer.
         """
@@ -163,37 +160,38 @@ class Client:
         response = self._send("POST", "/v1/emotions", **_upload(photo, options, accept=media_type))
         return response.content
 
-    def read_batch(
-        self, photos: Iterable[tuple[str, Photo]], options: Options = DEFAULT_OPTIONS
-    ) -> Iterator[BatchLine]:
-        """Yield an answer or a problem for each (name, photo), in the order in which they finish.
+    def read_batch(self, photos: Iterable[NamedPhoto], options: Options = DEFAULT_OPTIONS) -> Iterator[BatchLine]:
+        """Yield an answer or a problem for each photo or (name, photo), in the order in which they finish.
 
-        Raises the errors of ``read``.
+        Names come back as they were passed. Raises the errors of ``read``.
         """
-        batch = _batch(photos, options)
-        with (
-            _as_no_answer(self._http.base_url),
-            self._http.stream("POST", "/v1/emotions/batch", **batch) as response,
-        ):
-            if not response.is_success:
+        batch = _Batch(photos, options)
+        for attempt in count():
+            if not batch.names:
+                return
+            with (
+                _as_no_answer(self._http.base_url),
+                self._http.stream("POST", "/v1/emotions/batch", **batch.content) as response,
+            ):
+                if response.is_success:
+                    yield from map(batch.line, response.iter_lines())
+                    batch.check_complete()
+                    return
                 response.read()
-                raise _error_of(response)
-            for line in response.iter_lines():
-                yield BatchLine.model_validate_json(line)
+            time.sleep(_retry_delay_s(response, attempt, self._retries))
 
     def model(self) -> ModelDescription:
         """Return the description of the served model. Raises the errors of ``read``."""
         return _parse(ModelDescription, self._send("GET", "/v1/model"))
 
     def _send(self, method: str, path: str, **content: Any) -> httpx.Response:
-        retries = self._retries
-        while True:
+        for attempt in count():
             with _as_no_answer(self._http.base_url):
                 response = self._http.request(method, path, **content)
             if response.is_success:
                 return response
-            time.sleep(_retry_delay_s(response, retries))
-            retries -= 1
+            time.sleep(_retry_delay_s(response, attempt, self._retries))
+        raise AssertionError
 
 
 class AsyncClient:
@@ -205,7 +203,7 @@ class AsyncClient:
         *,
         api_key: str | None = None,
         timeout_s: float | None = TIMEOUT_S,
-        retries: int = 0,
+        retries: int = RETRIES,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """Create a client; the arguments are those of ``Client``, and ``timeout_s`` may be None for no timeout."""
@@ -244,31 +242,35 @@ class AsyncClient:
         return (await self._send("POST", "/v1/emotions", **upload)).content
 
     async def read_batch(
-        self, photos: Iterable[tuple[str, Photo]], options: Options = DEFAULT_OPTIONS
+        self, photos: Iterable[NamedPhoto], options: Options = DEFAULT_OPTIONS
     ) -> AsyncIterator[BatchLine]:
         """See ``Client.read_batch``."""
-        batch = await asyncio.to_thread(_batch, photos, options)
-        with _as_no_answer(self._http.base_url):
-            async with self._http.stream("POST", "/v1/emotions/batch", **batch) as response:
-                if not response.is_success:
+        batch = await asyncio.to_thread(_Batch, photos, options)
+        for attempt in count():
+            if not batch.names:
+                return
+            with _as_no_answer(self._http.base_url):
+                async with self._http.stream("POST", "/v1/emotions/batch", **batch.content) as response:
+                    if response.is_success:
+                        async for line in response.aiter_lines():
+                            yield batch.line(line)
+                        batch.check_complete()
+                        return
                     await response.aread()
-                    raise _error_of(response)
-                async for line in response.aiter_lines():
-                    yield BatchLine.model_validate_json(line)
+            await asyncio.sleep(_retry_delay_s(response, attempt, self._retries))
 
     async def model(self) -> ModelDescription:
         """See ``Client.model``."""
         return _parse(ModelDescription, await self._send("GET", "/v1/model"))
 
     async def _send(self, method: str, path: str, **content: Any) -> httpx.Response:
-        retries = self._retries
-        while True:
+        for attempt in count():
             with _as_no_answer(self._http.base_url):
                 response = await self._http.request(method, path, **content)
             if response.is_success:
                 return response
-            await asyncio.sleep(_retry_delay_s(response, retries))
-            retries -= 1
+            await asyncio.sleep(_retry_delay_s(response, attempt, self._retries))
+        raise AssertionError
 
 
 def base_url(url: str) -> str:
@@ -292,45 +294,86 @@ def _headers(api_key: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
 
-def _read_bytes(photo: Photo) -> bytes:
-    return photo.read_bytes() if isinstance(photo, Path) else photo
-
-
 def _upload(photo: Photo, options: Options, *, accept: str = "application/json") -> dict[str, Any]:
     return {
-        "files": {"image": ("photo", _read_bytes(photo))},
+        "files": {"image": ("photo", encode(photo))},
         "params": options.query(),
         "headers": {"Accept": accept},
     }
 
 
-def _batch(photos: Iterable[tuple[str, Photo]], options: Options) -> dict[str, Any]:
-    return {"files": [("images", (name, _read_bytes(photo))) for name, photo in photos], "params": options.query()}
+class _Batch:
+    """The photos of a batch, and the lines that came for them."""
+
+    def __init__(self, photos: Iterable[NamedPhoto], options: Options) -> None:
+        named = [photo if isinstance(photo, tuple) else (_name_of(photo), photo) for photo in photos]
+        self.names = [name for name, _ in named]
+        self._missing = set(range(len(named)))
+        files = [("images", (_sendable(name), encode(photo))) for name, photo in named]
+        self.content: dict[str, Any] = {"files": files, "params": options.query()}
+
+    def line(self, text: str) -> BatchLine:
+        """Parse a line, and put the name into it that its photo had here."""
+        try:
+            line = BatchLine.model_validate_json(text)
+            self._missing.remove(line.index)
+        except (ValidationError, KeyError):
+            raise NoAnswer(
+                f"the answer to a batch has a line that is not one of Tandem's: {text[:100]!r}"
+            ) from None
+        return line.model_copy(update={"name": self.names[line.index]})
+
+    def check_complete(self) -> None:
+        """Raise an error unless every photo had its line."""
+        if self._missing:
+            raise NoAnswer(f"{len(self._missing)} of {len(self.names)} photos of the batch got no answer")
+
+
+def _name_of(photo: Photo) -> str:
+    return os.fsdecode(photo) if isinstance(photo, str | os.PathLike) else ""
+
+
+def _sendable(name: str) -> str:
+    """Return a name that can be sent in a form; names of files may be no valid text."""
+    return str(name).encode("utf-8", "replace")[:MAX_NAME_BYTES].decode("utf-8", "ignore")
 
 
 def _parse(schema: type[Schema], response: httpx.Response) -> Schema:
     try:
         return schema.model_validate_json(response.content)
     except ValidationError:
-        raise NoAnswer(f"{response.url} answered {response.status_code}, but is not a Tandem gateway") from None
+        message = f"{response.url} answered {response.status_code}, but is not a Tandem gateway"
+        raise NoAnswer(message, response.status_code) from None
 
 
 def _error_of(response: httpx.Response) -> CallFailed:
     try:
         problem = Problem.model_validate_json(response.content)
     except ValidationError:
-        return NoAnswer(f"{response.url} answered {response.status_code}, but is not a Tandem gateway")
-    retry_after = response.headers.get("Retry-After", "")
-    return Refused(problem, float(retry_after) if retry_after.isdecimal() else None)
+        message = f"{response.url} answered {response.status_code}, but is not a Tandem gateway"
+        return NoAnswer(message, response.status_code)
+    return Refused(problem, _retry_after_s(response))
 
 
-def _retry_delay_s(response: httpx.Response, retries: int) -> float:
-    """Return the seconds to wait before a retry; raise the error if none is left, or if none would help."""
-    error = _error_of(response)
-    if retries <= 0 or response.status_code not in RETRY_STATUSES:
-        raise error
-    retry_after_s = error.retry_after_s if isinstance(error, Refused) else None
-    return min(MAX_RETRY_DELAY_S, DEFAULT_RETRY_DELAY_S if retry_after_s is None else retry_after_s)
+def _retry_after_s(response: httpx.Response) -> float | None:
+    """Return what Retry-After asks for, which is seconds or a date (RFC 9110, section 10.2.3)."""
+    value: str = response.headers.get("Retry-After", "")
+    if value.isdecimal():
+        return float(value)
+    try:
+        until = parsedate_to_datetime(value)
+        return max(0.0, (until - datetime.now(UTC)).total_seconds())
+    except (TypeError, ValueError):
+        return None
+
+
+def _retry_delay_s(response: httpx.Response, attempt: int, retries: int) -> float:
+    """Return the seconds to wait before a retry; raise the error if none is left, or if none would help soon."""
+    asked_s = _retry_after_s(response) or 0.0
+    if attempt >= retries or response.status_code not in RETRY_STATUSES or asked_s > MAX_RETRY_DELAY_S:
+        raise _error_of(response)
+    delay_s: float = max(asked_s, min(MAX_RETRY_DELAY_S, FIRST_RETRY_DELAY_S * 2**attempt))
+    return delay_s * (1 + JITTER * random.random())  # noqa: S311 - not a secret
 
 
 @contextmanager

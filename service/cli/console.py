@@ -1,5 +1,6 @@
 """Settings, exit codes, messages, tables and progress bars that the `tandem` commands share."""
 
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -36,8 +37,16 @@ NARROW: Final[dict[str, Any]] = {
 """Arguments of a table that fits 80 columns."""
 
 
-def print_error(message: str) -> None:
-    """Print an error message to standard error."""
+def printable(text: str) -> str:
+    """Escape what may not be printed, so that a file's name can neither break a line nor control the terminal."""
+    return "".join(
+        each if each.isprintable() or unicodedata.category(each) == "Zs" else ascii(each)[1:-1] for each in text
+    )
+
+
+def print_error(message: str, name: str = "") -> None:
+    """Print an error message to standard error, behind the name of what it is about."""
+    message = f"{printable(name)}: {message}" if name else message
     stderr.print(message, style="red", soft_wrap=True, markup=False, highlight=False)
 
 
@@ -70,7 +79,7 @@ def face_table(name: str, answer: PhotoEmotions) -> Table:
 
     A question mark is behind an emotion that is doubtful, and the reasons are below the table.
     """
-    title = f"{name}  {answer.image.width} x {answer.image.height}"
+    title = Text(f"{printable(name)}  {answer.image.width} x {answer.image.height}", style="table.title")
     table = Table("face", "box", "emotion", "", "", "next", title=title, title_justify="left", **NARROW)
     table.caption_justify = "left"
     doubts = []

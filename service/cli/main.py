@@ -5,7 +5,9 @@ works before the rest of the service is installed.
 """
 
 import asyncio
+import io
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,10 +21,12 @@ from service.cli.console import (
     EXIT_USAGE,
     print_error,
     print_status,
+    printable,
     read_settings,
     stderr,
 )
 from service.cli.models import app as model_commands
+from service.vision.file_types import PHOTO_FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -50,6 +54,8 @@ def options(
     ] = False,
 ) -> None:
     """Add options to the command itself; its help is that of the app."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show stops no run
 
 
 def _complete_url(url: str | None) -> str | None:
@@ -151,7 +157,7 @@ def predict(
     photos: Annotated[
         list[Path],
         typer.Argument(
-            help="JPEG, PNG, WebP or HEIC files, folders that hold them, or - for standard input.",
+            help=f"Files in {PHOTO_FORMATS}, folders that hold them, or - for standard input.",
             show_default=False,
         ),
     ],
@@ -198,7 +204,7 @@ def predict(
     if found.skipped:
         print_status(describe_skipped(found.skipped))
     for folder in found.empty_folders:
-        print_error(f"{folder} holds no photo ({', '.join(PHOTO_SUFFIXES)})")
+        print_error(f"{printable(str(folder))} holds no photo ({', '.join(PHOTO_SUFFIXES)})")
     if not found.photos:
         raise typer.Exit(EXIT_USAGE)
     targets: dict[Path, Path] | None = None

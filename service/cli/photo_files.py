@@ -1,12 +1,12 @@
 """Find the photos that a command line names, and write their annotated copies."""
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.client import Photo
 from service.schemas import PhotoEmotions
 from service.settings import Settings
 from service.vision.decoding import decode_photo
@@ -15,7 +15,7 @@ from service.vision.drawing import annotate
 ANNOTATED_SUFFIXES = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png", ".webp": "image/webp"}
 """Formats of an annotated copy."""
 
-PHOTO_SUFFIXES = (*ANNOTATED_SUFFIXES, ".heic", ".heif")
+PHOTO_SUFFIXES = (*ANNOTATED_SUFFIXES, ".heic", ".heif", ".avif", ".gif", ".bmp", ".tif", ".tiff")
 """Files in a folder that count as photos."""
 
 STDIN = Path("-")
@@ -47,7 +47,7 @@ class FoundPhotos:
         """The paths of the photos."""
         return list(self.photos)
 
-    def content(self, path: Path) -> Photo:
+    def content(self, path: Path) -> bytes | Path:
         """Return what a client sends for one of the photos."""
         return path if path != STDIN or self.stdin is None else self.stdin
 
@@ -130,7 +130,12 @@ def annotation_paths(photos: Mapping[Path, Path], out: Path) -> dict[Path, Path]
     return targets
 
 
-def write_annotated(photo: Photo, answer: PhotoEmotions, target: Path, settings: Settings) -> None:
+def name_of(photo: Path) -> str:
+    """Return a photo's path as it is written to files: bytes of it that are no UTF-8 are escaped."""
+    return os.fsencode(photo).decode("utf-8", "backslashreplace")
+
+
+def write_annotated(photo: bytes | Path, answer: PhotoEmotions, target: Path, settings: Settings) -> None:
     """Draw the answer on a copy of the photo; the suffix of ``target`` sets its format."""
     content = photo.read_bytes() if isinstance(photo, Path) else photo
     pixels = decode_photo(content, max_pixels=settings.max_pixels)

@@ -12,8 +12,9 @@ from rich.console import Console
 from service.cli.console import face_table, print_error, print_status, progress_bar, stderr
 from service.cli.gateway import ClientContext
 from service.cli.output_files import ResultLog, finish_output, log_path, read_table
-from service.cli.photo_files import STDIN, FoundPhotos, write_annotated
+from service.cli.photo_files import STDIN, FoundPhotos, name_of, write_annotated
 from service.client import AsyncClient, CallFailed, NoAnswer, Photo, Refused
+from service.errors import TandemError
 from service.schemas import PhotoEmotions
 from service.settings import Settings
 
@@ -67,17 +68,17 @@ async def print_predictions(
                 answer = await predict_photo(client, found.content(photo))
                 if targets:
                     write_annotated(found.content(photo), answer, targets[photo], settings)
-            except (PhotoFailed, OSError) as error:
+            except (PhotoFailed, OSError, TandemError) as error:
                 failures += 1
-                print_error(f"{photo}: {error}")
+                print_error(str(error), name_of(photo))
                 continue
             except RunAborted as error:
-                print_error(f"{photo}: {error}")
+                print_error(str(error), name_of(photo))
                 return failures + 1
             if as_json:
-                typer.echo(json.dumps({"photo": str(photo), **answer.model_dump(exclude_none=True)}))
+                typer.echo(json.dumps({"photo": name_of(photo), **answer.model_dump(exclude_none=True)}))
             else:
-                console.print(face_table(str(photo), answer))
+                console.print(face_table(name_of(photo), answer))
     return failures
 
 
@@ -104,7 +105,7 @@ async def write_predictions(
             def on_done(photo: Path, error: str | None) -> None:
                 advance(1)
                 if error:
-                    print_error(f"{photo}: {error}")
+                    print_error(error, name_of(photo))
 
             if todo:
                 async with context as client:
@@ -123,7 +124,7 @@ async def write_predictions(
 
 def unfinished(photos: Sequence[Path], log: ResultLog) -> list[Path]:
     """Return the photos that have to be sent; standard input holds another photo each time."""
-    return [photo for photo in photos if photo == STDIN or str(photo) not in log.done]
+    return [photo for photo in photos if photo == STDIN or name_of(photo) not in log.done]
 
 
 async def predict_photos(
@@ -153,10 +154,10 @@ async def predict_photos(
             error = None
             try:
                 answer = await predict_photo(client, found.content(photo))
-                log.add(str(photo), answer.model_dump(mode="json", exclude_none=True))
+                log.add(name_of(photo), answer.model_dump(mode="json", exclude_none=True))
             except PhotoFailed as failure:
                 error = str(failure)
-                log.add(str(photo), {"error": error})
+                log.add(name_of(photo), {"error": error})
             on_done(photo, error)
 
     try:

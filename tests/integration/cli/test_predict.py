@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,3 +120,71 @@ def test_retrying_needs_an_output(tmp_path: Path) -> None:
     result = predict(tmp_path, "--retry-failed", url="http://127.0.0.1:9")
     assert result.exit_code == 2
     assert "--retry-failed" in result.output
+
+
+NAMES = (
+    b"[red]x.jpg",
+    b"[/red].jpg",  # in a folder
+    b'quote".jpg',
+    b"it's.jpg",
+    b"line\nbreak.jpg",
+    b"carriage\rreturn.jpg",
+    b"\x1b[31mred.jpg",
+    b"latin-\xe4.jpg",
+    b"cut-\xe2\x82.jpg",
+    "größe 日本.jpg".encode(),
+    b"a,b;c.jpg",
+    b"=1+1.jpg",
+    b"-dash.jpg",
+    b" .jpg",
+    b"x" * 251 + b".jpg",
+)
+"""Names that break markup, lines, tables, encodings, or the terminal."""
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Path:
+    folder = tmp_path / "odd\n[b]\udce4"
+    folder.mkdir()
+    for name in NAMES:
+        path = folder / os.fsdecode(name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(PHOTO)
+    return folder
+
+
+def test_no_name_of_a_file_stops_printing(odd: Path, url: str) -> None:
+    copies = odd.parent / "copies"
+    printed = predict(odd, "--annotate", copies, url=url)
+    assert printed.exit_code == 0, printed.output
+    assert printed.stdout.count("512 x 512") == len(NAMES)
+    for shown in (r"odd\n[b]\udce4/[red]x.jpg", r"[/red].jpg", r"/line\nbreak.jpg", r"/\x1b[31mred.jpg"):
+        assert shown.replace(r"\udce4", r"\xe4") in printed.stdout
+    written = [path.relative_to(copies) for path in copies.rglob("*") if path.is_file()]
+    assert {os.fsencode(path) for path in written} == set(NAMES)
+    as_json = predict(odd, "--json", url=url)
+    names = [json.loads(line)["photo"] for line in as_json.stdout.splitlines()]
+    assert len(set(names)) == len(NAMES)
+    for name in names:
+        name.encode()
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_no_name_of_a_file_stops_a_run_or_is_sent_twice(odd: Path, url: str, suffix: str) -> None:
+    out = odd.parent / f"out{suffix}"
+    (odd / "broken\n\udcff[b].jpg").write_bytes(PHOTO[:3000])
+    assert predict(odd, "--out", out, url=url).exit_code == 1
+    again = predict(odd, "--out", out, url=url)
+    assert f"{len(NAMES) + 1} photos, 1 failed, {len(NAMES) + 1} done before" in again.stderr
+    if suffix == ".csv":
+        with out.open(newline="", encoding="utf-8") as file:
+            found = {row["photo"] for row in csv.DictReader(file)}
+        assert {name.rpartition("/")[2] for name in found} >= {"line\nbreak.jpg", "latin-\\xe4.jpg", 'quote".jpg'}
+
+
+def test_a_terminal_that_cannot_show_a_name_stops_no_run(odd: Path, url: str) -> None:
+    command = [sys.executable, "-m", "service.cli", "predict", "--url", url, str(odd)]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "COLUMNS": "400"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert r"gr\xf6\xdfe" in done.stdout

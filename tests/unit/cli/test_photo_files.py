@@ -14,7 +14,7 @@ def named(*photos: str) -> dict[Path, Path]:
 def folder(tmp_path: Path) -> Path:
     for name in (
         *("b.jpg", "a.PNG", "trip/b.jpg", "trip/day 2/c.heic", "notes.txt", "trip/more.txt", "README"),
-        *(".DS_Store", ".cache/d.jpg", "movie.gif"),
+        *(".DS_Store", ".cache/d.jpg", "movie.mp4"),
     ):
         path = tmp_path / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,8 +27,8 @@ def test_a_folder_stands_for_its_photos_and_the_rest_is_counted_by_kind(folder: 
     found = find_photos([folder])
     assert sorted(map(str, found.photos.values())) == ["a.PNG", "b.jpg", "trip/b.jpg", "trip/day 2/c.heic"]
     assert all(folder / relative == path for path, relative in found.photos.items())
-    assert found.skipped == {".txt": 2, "hidden": 2, ".gif": 1, "without a suffix": 1}
-    assert describe_skipped(found.skipped) == "skipped 6 files: 2 .txt, 2 hidden, 1 .gif, 1 without a suffix"
+    assert found.skipped == {".txt": 2, "hidden": 2, ".mp4": 1, "without a suffix": 1}
+    assert describe_skipped(found.skipped) == "skipped 6 files: 2 .txt, 2 hidden, 1 .mp4, 1 without a suffix"
     assert found.empty_folders == []
 
 
@@ -80,7 +80,7 @@ def test_subfolders_of_a_folder_are_kept(folder: Path) -> None:
     ("photos", "out", "culprit"),
     [
         (["a.jpg", "b.jpg"], "out.jpg", r"^out\.jpg .* 2 photos"),
-        (["a.jpg"], "out.gif", r"^out\.gif .* \.jpg, \.jpeg, \.png, \.webp$"),
+        (["a.jpg"], "out.mp4", r"^out\.mp4 .* \.jpg, \.jpeg, \.png, \.webp$"),
         (["a.jpg"], "a.jpg", r"overwrite a\.jpg$"),
         (["x/a.jpg"], "x", r"overwrite x/a\.jpg$"),
     ],

@@ -7,6 +7,8 @@ libheif decodes an image as often as others refer to it. With these limits, a ph
 
 import re
 import struct
+from collections.abc import Iterator
+from itertools import islice
 
 from service.vision.heif_boxes import read_images
 
@@ -36,10 +38,14 @@ HEIF_PIXELS_PER_PIXEL, MORE_HEIF_PIXELS = 2, 1_000_000
 """Pixels of all images that make up a HEIC photo: at most, per pixel of the photo, and in addition. Tiles of a
 grid may reach over its edges, and an alpha channel is an image of the same size."""
 
+MAX_BLOCKS = 25_000
+"""Blocks of a GIF before its first image, of up to 255 bytes: comments, metadata and color profiles."""
+
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_SIGNATURE = b"\xff\xd8"
 HEIF_SIGNATURE = b"ftyp"
 """The kind of the first box, after its size."""
+GIF_SIGNATURE = b"GIF8"
 
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 STANDALONE_MARKERS = (0x01, *range(0xD0, 0xD9))
@@ -54,16 +60,18 @@ class DecompressionBomb(ValueError):
 
 
 def check_structure(photo: bytes) -> None:
-    """Check the chunks of a PNG, or the segments of a JPEG before its first scan.
+    """Check the chunks of a PNG, the segments of a JPEG before its first scan, or a GIF's blocks before its image.
 
     Raises:
-        DecompressionBomb: There are more than ``MAX_CHUNKS`` or ``MAX_SEGMENTS``, or a chunk is repeated that may
-            occur only once.
+        DecompressionBomb: There are more than ``MAX_CHUNKS``, ``MAX_SEGMENTS`` or ``MAX_BLOCKS``, or a chunk is
+            repeated that may occur only once.
     """
     if photo.startswith(PNG_SIGNATURE):
         _check_chunks(photo)
     elif photo.startswith(JPEG_SIGNATURE):
         count_scans(photo, limit=0)
+    elif photo.startswith(GIF_SIGNATURE):
+        _check_blocks(photo)
 
 
 def check_size(photo: bytes, width: int, height: int) -> None:
@@ -114,34 +122,59 @@ def _check_chunks(png: bytes) -> None:
         position += 12 + length
 
 
+def _check_blocks(gif: bytes) -> None:
+    """Count the blocks before the first image: Pillow reads each in Python (GIF89a, appendix A)."""
+    position, blocks = 13 + (3 << (gif[10] & 7) + 1 if len(gif) > 10 and gif[10] & 128 else 0), 0
+    while gif[position : position + 1] == b"!":
+        position += 2
+        while position < len(gif) and gif[position]:
+            blocks += 1
+            if blocks > MAX_BLOCKS:
+                raise DecompressionBomb(f"the GIF has more than {MAX_BLOCKS:,} blocks before its first image")
+            position += 1 + gif[position]
+        position += 1
+
+
+def segments(jpeg: bytes) -> Iterator[tuple[int, int]]:
+    """Yield each segment's marker and position in a JPEG; the last is ``END_OF_IMAGE`` unless it is missing.
+
+    Raises:
+        DecompressionBomb: There are more than ``MAX_SEGMENTS``.
+    """
+    position, count = 2, 0
+    while True:
+        position = jpeg.find(b"\xff", position)
+        while 0 <= position < len(jpeg) - 1 and jpeg[position + 1] == 0xFF:  # fill bytes
+            position += 1
+        if not 0 <= position < len(jpeg) - 1:
+            return
+        marker = jpeg[position + 1]
+        if marker == END_OF_IMAGE:
+            yield marker, position
+            return
+        if position >= len(jpeg) - 3:
+            return
+        count += 1
+        if count > MAX_SEGMENTS:
+            raise DecompressionBomb(f"the JPEG has more than {MAX_SEGMENTS:,} segments")
+        yield marker, position
+        if marker == 0 or marker in STANDALONE_MARKERS:
+            position += 2
+            continue
+        position += 2 + int.from_bytes(jpeg[position + 2 : position + 4])
+        if marker == START_OF_SCAN:
+            found = MARKER_AFTER_SCAN.search(jpeg, position)
+            position = found.start() if found else len(jpeg)
+
+
 def count_scans(jpeg: bytes, limit: int) -> int:
     """Count the scans of a JPEG; stop at ``limit + 1``.
 
     Raises:
         DecompressionBomb: There are more than ``MAX_SEGMENTS``.
     """
-    position, scans, segments = 2, 0, 0
-    while scans <= limit:
-        position = jpeg.find(b"\xff", position)
-        while 0 <= position < len(jpeg) - 1 and jpeg[position + 1] == 0xFF:  # fill bytes
-            position += 1
-        if not 0 <= position < len(jpeg) - 3:
-            return scans
-        marker = jpeg[position + 1]
-        if marker == END_OF_IMAGE:
-            return scans
-        segments += 1
-        if segments > MAX_SEGMENTS:
-            raise DecompressionBomb(f"the JPEG has more than {MAX_SEGMENTS:,} segments")
-        if marker == 0 or marker in STANDALONE_MARKERS:
-            position += 2
-            continue
-        position += 2 + int.from_bytes(jpeg[position + 2 : position + 4])
-        if marker == START_OF_SCAN:
-            scans += 1
-            found = MARKER_AFTER_SCAN.search(jpeg, position)
-            position = found.start() if found else len(jpeg)
-    return scans
+    scans = (marker for marker, _ in segments(jpeg) if marker == START_OF_SCAN)
+    return sum(1 for _ in islice(scans, limit + 1))
 
 
 def check_scans(jpeg: bytes, pixel_count: int, *, times: int) -> None:

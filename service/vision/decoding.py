@@ -9,20 +9,32 @@ import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 from pillow_heif import register_heif_opener
 
 from service.errors import PhotoTooLarge, UnreadablePhoto, UnsupportedPhoto
+from service.vision import avif_structure, jpeg_end, tiff_structure
 from service.vision.bomb_checks import check_scans, check_size, check_structure, count_scans
+from service.vision.file_types import PHOTO_FORMATS, describe, is_avif, is_photo
 
 Pixels = NDArray[np.uint8]
 """RGB, [height, width, 3], 0..255."""
 
-READABLE_FORMATS = ("JPEG", "PNG", "WEBP", "HEIF")
-"""Pillow's names of the formats that are read."""
+READABLE_FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "GIF", "BMP", "TIFF")
+"""Pillow's names of the formats that are read. AVIF is recognized first, since it looks like HEIF."""
 
-MEDIA_TYPES = ("image/jpeg", "image/png", "image/webp", "image/heic")
+MEDIA_TYPES = (
+    "image/jpeg",
+    "image/png",
+    "image/webp",
+    "image/heic",
+    "image/avif",
+    "image/gif",
+    "image/bmp",
+    "image/tiff",
+)
 """Their media types."""
 
 EXIF_ORIENTATION = 0x0112
@@ -33,7 +45,24 @@ SEQUENTIAL_JPEG_BYTES_PER_PIXEL = 6
 """Measured peak memory of a JPEG in RGB or gray that is not progressive."""
 
 MAX_BYTES_PER_PIXEL = 13
-"""Measured peak memory of any photo; the coefficients of a progressive JPEG in CMYK take the most."""
+"""Measured peak memory of any other photo; the coefficients of a progressive JPEG in CMYK take the most."""
+
+BYTES_PER_PIXEL = {"AVIF": 23, "TIFF": 20}
+"""Peak memory of an AVIF with 10 bits, full colors and alpha, and of a turned TIFF in one strip."""
+
+RUN_LENGTH_BITMAPS = (1, 2)
+"""Compressions of a BMP that Pillow decodes in Python, a run at a time."""
+
+OS2_HEADER_SIZE = 12
+"""Of a BMP that has no field for a compression."""
+
+SMALL_SHARE = 0.01
+
+TIMES_WITHOUT_END = 4
+"""How often a JPEG without an end is decoded: reduced, twice to see what is missing, and for its pixels."""
+
+WHITE_IS_ZERO = 0
+"""Photometric interpretation of a TIFF, which Pillow applies to 8 bits only."""
 
 HALVED_SHARE = 5
 """How many times the pixel limit a JPEG may have: libjpeg halves its sides while it decodes row by row, in about
@@ -43,6 +72,7 @@ STRIP_ROWS = 256
 """Rows to convert to RGB at a time."""
 
 register_heif_opener()
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # a worker has one core
 # Pillow's limit is replaced by TANDEM_MAX_PIXELS, which is checked on the header before decoding.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -54,7 +84,7 @@ def decode_photo(photo: bytes, *, max_pixels: int) -> Pixels:
     of an animation, blends transparency with white, and keeps the upper 8 of 16 bits.
 
     Raises:
-        UnsupportedPhoto: The photo is not in JPEG, PNG, WebP or HEIC.
+        UnsupportedPhoto: The photo is in none of ``PHOTO_FORMATS``, or in an unusual kind of one.
         PhotoTooLarge: The header states more than ``max_pixels``, and the photo cannot be read at half its size.
         UnreadablePhoto: The photo is broken or truncated, or is a decompression bomb.
     """
@@ -66,12 +96,20 @@ def open_photo(photo: bytes, *, max_pixels: int) -> "EncodedPhoto":
     """Read only a photo's header. Raises the errors of ``decode_photo``."""
     try:
         check_structure(photo)
-        image = Image.open(io.BytesIO(photo), formats=READABLE_FORMATS)
+        if photo[:4] in tiff_structure.SIGNATURES:
+            tiff_structure.check_fields(photo)
+        if is_avif(photo):
+            photo = avif_structure.as_still(photo)
+            image = Image.open(io.BytesIO(photo), formats=("AVIF",))
+        else:
+            image = Image.open(io.BytesIO(photo), formats=READABLE_FORMATS)
+        if image.format == "TIFF" and image.mode in ("F", "I"):
+            raise UnsupportedPhoto("the samples of the TIFF have 32 bits or a sign; 8 and 16 bits are supported")
         check_size(photo, *image.size)
     except UnidentifiedImageError:
-        raise UnsupportedPhoto(
-            f"the upload of {len(photo):,} bytes is not a photo in JPEG, PNG, WebP or HEIC"
-        ) from None
+        raise _not_a_photo(photo) from None
+    except UnsupportedPhoto:
+        raise
     except Exception as error:  # hostile bytes can make a decoder raise anything
         raise UnreadablePhoto(f"the photo's header cannot be read: {error}") from error
     width, height = image.size
@@ -93,6 +131,18 @@ def open_photo(photo: bytes, *, max_pixels: int) -> "EncodedPhoto":
 def _can_be_halved(image: Image.Image, photo: bytes) -> bool:
     """Whether libjpeg decodes it row by row; of several scans it holds the whole photo."""
     return isinstance(image, JpegImageFile) and image.mode in ("RGB", "L") and count_scans(photo, 1) == 1
+
+
+def _not_a_photo(photo: bytes) -> UnreadablePhoto | UnsupportedPhoto:
+    upload = f"the upload of {len(photo):,} bytes"
+    if is_photo(photo):
+        return UnreadablePhoto(
+            f"{upload} begins like a photo, but its header is broken, cut off or of a rare kind"
+        )
+    looks = describe(photo)
+    return UnsupportedPhoto(
+        f"{upload} is not a photo in {PHOTO_FORMATS}" + (f"; it looks like {looks}" if looks else "")
+    )
 
 
 class EncodedPhoto:
@@ -132,7 +182,7 @@ class EncodedPhoto:
     @property
     def drawing_bytes(self) -> int:
         """Peak memory of decoding it, drawing in it and encoding it again."""
-        return MAX_BYTES_PER_PIXEL * self._decoded_pixels
+        return BYTES_PER_PIXEL.get(self._image.format or "", MAX_BYTES_PER_PIXEL) * self._decoded_pixels
 
     @property
     def _decoded_pixels(self) -> int:
@@ -183,6 +233,8 @@ class EncodedPhoto:
 
     @property
     def _orientation(self) -> Any:
+        if isinstance(self._image, TiffImageFile):
+            return 1  # Pillow applies it
         return self._image.getexif().get(EXIF_ORIENTATION, 1)
 
     @property
@@ -196,6 +248,8 @@ class EncodedPhoto:
             # In RGB or gray it may have been decoded once, reduced.
             times = 2 if self._is_rgb_or_gray_jpeg else 1
             check_scans(self._photo, image.width * image.height, times=times)
+        if image.format == "AVIF":
+            avif_structure.check_frames(self._photo, image.width * image.height)
         if self._is_rgb_or_gray_jpeg and not self._is_odd:
             try:
                 width, height = self._decoded_size
@@ -206,21 +260,47 @@ class EncodedPhoto:
                 )
             except ValueError:
                 self._is_odd = True
+        if isinstance(image, JpegImageFile) and jpeg_end.lacks_end(self._photo):
+            image = self._with_end()
         if self.divisor > 1:  # libjpeg scales while it decodes
             image.draft(image.mode, (image.width // self.divisor, image.height // self.divisor))
-        read_strip = self._webp_strips() if image.format == "WEBP" else partial(_read_strip, image)
+        bits, photometric = 16, None
+        if isinstance(image, TiffImageFile):
+            bits = image.tag_v2.get(BITSPERSAMPLE, (bits,))[0]
+            photometric = image.tag_v2.get(PHOTOMETRIC_INTERPRETATION)
+        read_strip = self._strips_by_opencv() if self._is_for_opencv else partial(_read_strip, image)
         pixels = np.empty((image.height, image.width, 3), np.uint8)
         # Converting the whole image at once would hold two or three copies of it.
         for top in range(0, image.height, STRIP_ROWS):
-            pixels[top : top + STRIP_ROWS] = _to_rgb(read_strip(top))
+            pixels[top : top + STRIP_ROWS] = _to_rgb(read_strip(top), bits)
+        if isinstance(image, TiffImageFile) and image.mode == "I;16" and photometric == WHITE_IS_ZERO:
+            np.subtract(255, pixels, out=pixels)
         return pixels
 
-    def _webp_strips(self) -> Callable[[int], Image.Image]:
-        """Decode the first frame of a WebP with OpenCV, which takes half the memory of Pillow."""
+    def _with_end(self) -> Image.Image:
+        """Open a JPEG anew with the end that it lacks, if only that is missing."""
+        check_scans(self._photo, self._stored_size[0] * self._stored_size[1], times=TIMES_WITHOUT_END)
+        share = jpeg_end.missing_share(self._photo, self._decoded_size)
+        if share:
+            missing = "less than 1 %" if share < SMALL_SHARE else f"about {share:.0%}".replace("%", " %")
+            raise ValueError(f"it is cut off; {missing} of it is missing")
+        return Image.open(io.BytesIO(self._photo + jpeg_end.END), formats=("JPEG",))
+
+    @property
+    def _is_for_opencv(self) -> bool:
+        """Whether it is a WebP, for which Pillow takes twice the memory, or a BMP, for which it takes long."""
+        if self._image.format != "BMP":
+            return self._image.format == "WEBP"
+        header_size, compression = (int.from_bytes(self._photo[at : at + 4], "little") for at in (14, 30))
+        return header_size > OS2_HEADER_SIZE and compression in RUN_LENGTH_BITMAPS
+
+    def _strips_by_opencv(self) -> Callable[[int], Image.Image]:
         self._image.close()
         frame = cv2.imdecode(np.frombuffer(self._photo, np.uint8), cv2.IMREAD_UNCHANGED)
         if frame is None or frame.shape[:2] != (self._image.height, self._image.width):
             raise ValueError("the image is broken or truncated")
+        if frame.ndim == 2:
+            return lambda top: Image.fromarray(frame[top : top + STRIP_ROWS])
         conversion = cv2.COLOR_BGRA2RGBA if frame.shape[2] == 4 else cv2.COLOR_BGR2RGB
         return lambda top: Image.fromarray(cv2.cvtColor(frame[top : top + STRIP_ROWS], conversion))
 
@@ -238,10 +318,10 @@ def _read_strip(image: Image.Image, top: int) -> Image.Image:
     return image.crop((0, top, image.width, min(top + STRIP_ROWS, image.height)))
 
 
-def _to_rgb(strip: Image.Image) -> NDArray[np.uint8]:
-    """Convert some rows of an image to RGB [height, width, 3], or to gray [height, width, 1] if it has 16 bits."""
+def _to_rgb(strip: Image.Image, bits: int = 16) -> NDArray[np.uint8]:
+    """Convert rows to RGB [height, width, 3], or if each sample has 12 or 16 bits to gray [height, width, 1]."""
     if strip.mode.startswith("I"):  # convert() would saturate to white
-        return (np.asarray(strip) >> 8).clip(0, 255).astype(np.uint8)[:, :, None]
+        return (np.asarray(strip) >> bits - 8).clip(0, 255).astype(np.uint8)[:, :, None]
     if strip.has_transparency_data:
         layer = strip.convert("RGBA")
         strip = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)

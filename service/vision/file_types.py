@@ -13,9 +13,9 @@ HEAD_BYTES: Final = 512
 BITMAP_HEADER_SIZES: Final = (12, 40, 52, 56, 64, 108, 124)
 """Sizes of the header that follows the file header of a BMP; "BM" alone may be the start of a text."""
 
-HEIF_BRANDS: Final = frozenset(
-    (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1", b"avif", b"avis")
-)
+HEVC_BRANDS: Final = frozenset((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs"))
+AVIF_BRANDS: Final = frozenset((b"avif", b"avis"))
+HEIF_BRANDS: Final = HEVC_BRANDS | AVIF_BRANDS | {b"mif1", b"msf1"}
 
 PHOTO_SIGNATURES: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
 BIG_TIFF_SIGNATURES: Final = (b"II+\0", b"MM\0+")
@@ -89,6 +89,13 @@ def is_photo_text(data: bytes) -> bool:
         return is_photo(base64.b64decode(text[: len(text) // 4 * 4], validate=True))
     except ValueError:
         return False
+
+
+def is_avif(data: bytes) -> bool:
+    """Whether these are the first bytes of an AVIF: one of its brands says so, since HEIF may share the first."""
+    brands = data[8 : min(HEAD_BYTES, int.from_bytes(data[:4]))]
+    found = {brands[at : at + 4] for at in range(0, len(brands), 4) if at != 4}
+    return data[4:8] == b"ftyp" and bool(found & AVIF_BRANDS) and not found & HEVC_BRANDS
 
 
 def is_zip(data: bytes) -> bool:

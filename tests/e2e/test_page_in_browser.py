@@ -260,7 +260,7 @@ def test_shows_an_error_and_then_the_next_photo(open_page: Open, files: Path) ->
     page = open_page()
     page.expected_errors = ("/v1/emotions - Failed to load resource: the server responded with a status of 415",)
     page.choose(files / "text.jpg")
-    page.wait_for_text("#problem", "JPEG, PNG, WebP or HEIC")
+    page.wait_for_text("#problem", "JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP or TIFF")
     assert page.find("#problem strong").text == UnsupportedPhoto.title
     assert page.find("#problem").get_attribute("role") == "alert"
     page.screenshot("error")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from .seeds import boundaries, encoded, exif, face, png, png_chunk, seeds
+from .seeds import bmp, boundaries, encoded, exif, face, png, png_chunk, seeds, tiff
 
 MUTANTS = 4
 """Randomly damaged files per seed."""
@@ -66,6 +66,25 @@ def _dimensions() -> Files:
     at = plain.index(b"ispe") + 8
     for size in (0, 1, 161, 20_000, 2**31, 2**32 - 1):
         yield f"heif says {size}", plain[:at] + struct.pack(">II", size, size) + plain[at + 8 :]
+    avif = seeds()["avif plain"]
+    at = avif.index(b"ispe") + 8
+    for size in (0, 1, 161, 7000, 20_000, 2**31, 2**32 - 1):
+        yield f"avif says {size}", avif[:at] + struct.pack(">II", size, size) + avif[at + 8 :]
+    gif = seeds()["gif palette"]
+    frame = next(at for at in boundaries("gif", gif) if gif[at : at + 1] == b",")
+    for size in (0, 1, 7000, 65_535):
+        sides = struct.pack("<HH", size, size)
+        yield f"gif says {size}", gif[:6] + sides + gif[10:]
+        yield f"gif frame says {size}", gif[: frame + 5] + sides + gif[frame + 9 :]
+        yield f"gif frame at {size}", gif[: frame + 1] + sides + gif[frame + 5 :]
+    for size in (0, 1, 7000, 40_000, 2**31 - 1, -1, -160, -7000, -(2**31)):
+        for depth in (1, 8, 24):
+            yield f"bmp of {depth} bits says {size}", bmp(160, size, depth, content=bytes(80_000))
+            yield f"bmp of {depth} bits says {size} wide", bmp(size, 160, depth, content=bytes(80_000))
+    for size in (0, 1, 7000, 40_000, 2**31, 2**32 - 1):
+        for compression in (1, 5, 8, 7):
+            fields = TIFF_FIELDS | {256: (size,), 257: (size,), 259: (compression,)}
+            yield f"tiff compressed by {compression} says {size}", tiff(fields, bytes(1000))
 
 
 def _fields() -> Files:
@@ -83,7 +102,23 @@ def _fields() -> Files:
         for value in (0, 1, 2, 5, 12, 255):
             at = frame + offset
             yield f"jpeg {what} {value}", base[:at] + bytes([value]) + base[at + 1 :]
-    for name in ("jpeg baseline", "png rgb", "webp lossy", "heif plain"):
+    for depth in (0, 1, 2, 4, 8, 12, 16, 24, 32, 64):
+        for compression in range(7):
+            yield (
+                f"bmp depth {depth} compression {compression}",
+                bmp(33, 9, depth, compression=compression, content=bytes(2000)),
+            )
+        for samples in (0, 1, 3, 4, 5, 7, 65_535):
+            fields = TIFF_FIELDS | {
+                258: (depth,) * min(samples, 9),
+                277: (samples,),
+                262: (2 if samples > 2 else 1,),
+            }
+            yield (
+                f"tiff depth {depth} samples {samples}",
+                tiff({k: v for k, v in fields.items() if v}, bytes(9000)),
+            )
+    for name in ("jpeg baseline", "png rgb", "webp lossy", "heif plain", "avif plain"):
         file = seeds()[name]
         width = 2 if name.startswith("jpeg") else 4
         shift = {"jpeg": 2, "webp": 4}.get(name.partition(" ")[0], 0)
@@ -138,14 +173,120 @@ def _bombs() -> Files:
     plain = seeds()["heif plain"]
     start = int.from_bytes(plain[:4])
     yield "heif 100,000 boxes", plain[:start] + b"\0\0\0\x08free" * 100_000 + plain[start:]
+    yield from _gif_bombs()
+    yield from _bmp_bombs()
+    yield from _tiff_bombs()
+    yield from _avif_bombs()
     nested = b"free"
     for _ in range(2000):
         nested = struct.pack(">I4s", len(nested) + 8, b"ipco") + nested
     yield "heif nested", plain[:start] + nested + plain[start:]
 
 
+def _gif_bombs() -> Files:
+    gif = seeds()["gif palette"]
+    start = next(iter(boundaries("gif", gif)))
+    for count in (1000, 100_000, 5_000_000):
+        for kind in (b"\xfe", b"\xff", b"\x01"):
+            yield (
+                f"gif {count} blocks {kind.hex()}",
+                gif[:start] + b"!" + kind + b"\1x" * count + b"\0" + gif[start:],
+            )
+    for count in (1000, 100_000):
+        yield f"gif {count} comments", gif[:start] + b"!\xfe\1x\0" * count + gif[start:]
+    animated = seeds()["gif animated"]
+    yield "gif 100,000 frames", animated[:-1] + b",\0\0\0\0\1\0\1\0\0\2\2L\1\0" * 100_000 + b";"
+    codes = encoded(Image.new("P", (7000, 7000)), "GIF")
+    yield "gif of one color, 49 Mpx", codes
+
+
+def _bmp_bombs() -> Files:
+    yield "bmp 40,000 x 40,000 of 1 bit", bmp(40_000, 40_000, 1, content=bytes(100_000))
+    runs = (b"\1\5" * 4000 + b"\0\0") * 1000
+    yield "bmp 4 million runs of a pixel", bmp(4000, 1000, 8, compression=1, content=runs + b"\0\1")
+    yield "bmp 49 Mpx without a run", bmp(7000, 7000, 8, compression=1, content=b"\0\1")
+    yield "bmp jumps", bmp(4000, 4000, 8, compression=1, content=b"\0\2\xff\xff" * 100_000)
+
+
+TIFF_FIELDS = {
+    256: (33,),
+    257: (9,),
+    258: (8,),
+    259: (1,),
+    262: (1,),
+    273: (8,),
+    277: (1,),
+    278: (9,),
+    279: (297,),
+}
+"""A gray TIFF of 33 x 9 pixels in one strip."""
+
+
+def _tiff_bombs() -> Files:
+    content = bytes(1_000_000)
+    large = {256: (7000,), 257: (7000,)}
+    deflated = zlib.compress(bytes(7000 * 7000), 9)
+    whole = {259: (8,), 278: (7000,), 279: (len(deflated),)}
+    yield "tiff deflated, 49 Mpx", tiff(TIFF_FIELDS | large | whole, deflated)
+    for count in (1000, 60_000):
+        fields = {1000 + number: (0,) for number in range(count)}
+        yield f"tiff {count} fields", tiff(TIFF_FIELDS | fields, content)
+    yield (
+        "tiff field of 4 GB",
+        tiff(TIFF_FIELDS, content).replace(
+            struct.pack("<HHLL", 273, 4, 1, 8), struct.pack("<HHLL", 273, 4, 2**30, 8)
+        ),
+    )
+    for compression in (1, 5, 8):
+        rows = {259: (compression,), 278: (1,), 273: (8,) * 7000, 279: (1_000_000,) * 7000}
+        yield f"tiff strips that overlap, compressed by {compression}", tiff(TIFF_FIELDS | large | rows, content)
+    pixels = {256: (600,), 257: (600,), 278: (1,), 273: (8,) * 360_000, 279: (1,) * 360_000}
+    yield "tiff 360,000 strips", tiff(TIFF_FIELDS | pixels, content)
+    strip = {273, 278, 279}
+    for compression in (1, 5, 8):
+        for side in (16, 2**14, 2**16, 2**31):
+            tile = {322: (side,), 323: (side,), 324: (8,), 325: (1_000_000,), 259: (compression,)}
+            fields = {tag: value for tag, value in TIFF_FIELDS.items() if tag not in strip} | tile
+            yield f"tiff a tile of {side}, compressed by {compression}", tiff(fields, content)
+    progressive = encoded(Image.new("L", (4000, 4000)), "JPEG", progressive=True)
+    last = progressive[progressive.rfind(b"\xff\xc4") : -2]
+    scans = progressive[:-2] + last * 2000 + b"\xff\xd9"
+    side = {256: (4000,), 257: (4000,), 278: (4000,), 259: (7,), 279: (len(scans),)}
+    yield "tiff jpeg 2000 scans", tiff(TIFF_FIELDS | side, scans)
+    yield "tiff old jpeg", tiff(TIFF_FIELDS | side | {259: (6,), 513: (8,), 514: (len(scans),)}, scans)
+    yield "tiff thumbnail", tiff(TIFF_FIELDS | {254: (1,)}, content)
+    chain = tiff(TIFF_FIELDS, content)
+    yield "tiff next is itself", chain[:-4] + chain[4:8]
+
+
+def _avif_bombs() -> Files:
+    photo = encoded(Image.new("RGB", (4000, 4000)), "AVIF", speed=10)
+    at = photo.index(b"ispe") + 8
+    for size in (64, 1000):
+        yield f"avif {size} that codes 4000", photo[:at] + struct.pack(">II", size, size) + photo[at + 8 :]
+    content = photo[photo.index(b"mdat") + 4 :]
+    sequence, frame = content[: 2 + content[1]], content[2 + content[1] :]
+    for count in (3, 5000):
+        repeated = sequence + frame * count
+        head = photo[: -len(content)].replace(len(content).to_bytes(4), len(repeated).to_bytes(4))
+        yield f"avif {count} frames", head[:-8] + (8 + len(repeated)).to_bytes(4) + b"mdat" + repeated
+    plain = seeds()["avif plain"]
+    start = int.from_bytes(plain[:4])
+    yield "avif 200,000 boxes", plain[:start] + b"\0\0\0\x08free" * 200_000 + plain[start:]
+
+
 def _polyglots() -> Files:
-    photos = {name: seeds()[name] for name in ("jpeg baseline", "png rgb", "webp lossy", "heif plain")}
+    names = (
+        "jpeg baseline",
+        "png rgb",
+        "webp lossy",
+        "heif plain",
+        "avif plain",
+        "gif palette",
+        "bmp rgb",
+        "tiff raw",
+    )
+    photos = {name: seeds()[name] for name in names}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("a.js", "alert(1)")
@@ -153,7 +294,6 @@ def _polyglots() -> Files:
         "zip": buffer.getvalue(),
         "html": b"<html><script>alert(1)</script>",
         "pdf": b"%PDF-1.7\n",
-        "gif": encoded(face().convert("P"), "GIF"),
         "shell": b"#!/bin/sh\nid\n",
         "php": b"<?php phpinfo(); ?>",
     }
@@ -230,7 +370,7 @@ def _oddities() -> Files:
     yield "png wrong filter", png(9, 9, 8, 0, rows=b"\x09" * 90)
     yield "png no IDAT", png(9, 9, 8, 0)[:33] + png_chunk(b"IEND", b"")
     yield "png IDAT no zlib", png(9, 9, 8, 0)[:33] + png_chunk(b"IDAT", b"invalid") + png_chunk(b"IEND", b"")
-    for kind in ("GIF", "TIFF", "BMP", "ICO", "PPM", "TGA", "PCX", "JPEG2000", "AVIF"):
+    for kind in ("GIF", "ICO", "PPM", "TGA", "PCX", "JPEG2000"):
         yield f"a {kind}", encoded(photo.convert("P") if kind == "GIF" else photo, kind)
     yield from {
         "nothing": b"",

@@ -59,6 +59,18 @@ def seeds() -> dict[str, bytes]:
         "webp animated": encoded(photo, "WEBP", save_all=True, append_images=[photo.rotate(90)] * 3),
         "heif plain": encoded(photo, "HEIF", **metadata),
         "heif alpha": encoded(transparent, "HEIF"),
+        "avif plain": encoded(photo, "AVIF", **metadata),
+        "avif alpha": encoded(transparent, "AVIF", subsampling="4:4:4"),
+        "avif animated": encoded(photo, "AVIF", save_all=True, append_images=[photo.rotate(90)] * 3),
+        "gif palette": encoded(photo.quantize(200), "GIF", transparency=3, comment=b"a comment"),
+        "gif animated": encoded(photo, "GIF", save_all=True, append_images=[photo.rotate(90)] * 3),
+        "bmp rgb": encoded(photo, "BMP"),
+        "bmp runs": bmp(64, 64, 8, compression=1, content=(b"\x10\x05" * 4 + b"\0\0") * 64 + b"\0\1"),
+        "tiff raw": encoded(photo, "TIFF", exif=exif()),
+        "tiff lzw": encoded(photo, "TIFF", compression="tiff_lzw"),
+        "tiff jpeg": encoded(photo, "TIFF", compression="jpeg"),
+        "tiff big": encoded(gray16, "TIFF", big_tiff=True),
+        "tiff pages": encoded(photo, "TIFF", save_all=True, append_images=[photo.rotate(90)]),
         "heif two": encoded(photo, "HEIF", save_all=True, append_images=[photo.rotate(90)]),
     }
 
@@ -87,10 +99,47 @@ def png(
     )
 
 
+def bmp(width: int, height: int, depth: int, *, compression: int = 0, content: bytes) -> bytes:
+    """Make a BMP with any header fields, valid or not, and a palette of gray."""
+    palette = b"".join(bytes([shade, shade, shade, 0]) for shade in range(256)) if depth <= 8 else b""
+    start = 54 + len(palette)
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, depth, compression, len(content), 0, 0, 0, 0)
+    return b"BM" + struct.pack("<IHHI", start + len(content), 0, 0, start) + header + palette + content
+
+
+def tiff(fields: dict[int, tuple[int, ...]], content: bytes = b"") -> bytes:
+    """Make a TIFF of numbers by tag, as LONG; an offset of 8 points to the content."""
+    values = b""
+    at = 8 + len(content) + 2 + 12 * len(fields) + 4
+    entries = []
+    for tag, numbers in sorted(fields.items()):
+        entry = struct.pack("<HHL", tag, 4, len(numbers))
+        if len(numbers) == 1:
+            entries.append(entry + struct.pack("<L", numbers[0]))
+        else:
+            entries.append(entry + struct.pack("<L", at + len(values)))
+            values += struct.pack(f"<{len(numbers)}L", *numbers)
+    directory = struct.pack("<H", len(fields)) + b"".join(entries) + bytes(4)
+    return b"II*\0" + struct.pack("<L", 8 + len(content)) + content + directory + values
+
+
 def boundaries(name: str, file: bytes) -> list[int]:
     """Return the offsets of a file's chunks, segments, scans or boxes."""
     kind = name.partition(" ")[0]
-    return sorted(set({"jpeg": _jpeg, "png": _png, "webp": _webp, "heif": _heif}[kind](file)))
+    return sorted(
+        set(
+            {
+                "jpeg": _jpeg,
+                "png": _png,
+                "webp": _webp,
+                "heif": _heif,
+                "avif": _heif,
+                "gif": _gif,
+                "bmp": _bmp,
+                "tiff": _tiff,
+            }[kind](file)
+        )
+    )
 
 
 def _jpeg(file: bytes) -> Iterator[int]:
@@ -130,3 +179,30 @@ def _heif(file: bytes, start: int = 0, end: int | None = None) -> Iterator[int]:
         if inside:
             yield from _heif(file, at + inside, at + size)
         at += size
+
+
+def _gif(file: bytes) -> Iterator[int]:
+    """Find blocks (GIF89a), without those inside of images."""
+    at = 13 + (3 << (file[10] & 7) + 1 if file[10] & 128 else 0)
+    while at < len(file) and file[at] in b"!,":
+        yield at
+        if file[at] == ord("!"):
+            at += 2
+        else:
+            at += 11 + (3 << (file[at + 9] & 7) + 1 if file[at + 9] & 128 else 0)
+        while at < len(file) and file[at]:
+            at += 1 + file[at]
+        at += 1
+
+
+def _bmp(file: bytes) -> Iterator[int]:
+    yield from (2, 10, 14, 18, 22, 26, 28, 30, 34, 46, int.from_bytes(file[10:14], "little"))
+
+
+def _tiff(file: bytes) -> Iterator[int]:
+    """Find the fields of the first directory."""
+    is_big = file[2] == ord("+")
+    width, head, entry = (8, 8, 20) if is_big else (4, 2, 12)
+    start = int.from_bytes(file[width : 2 * width], "little")
+    for number in range(int.from_bytes(file[start : start + head], "little")):
+        yield start + head + entry * number

@@ -20,7 +20,7 @@ from .conftest import Served
 from .seeds import encoded
 from .trial import KIB_PER_MIB, MAX_PIXELS, memory, reset_peak
 
-SIDES = {"HEIF": (1600, 1200)}
+SIDES = {"HEIF": (1600, 1200), "AVIF": (2000, 1500)}
 """Smaller than the 12 Mpx of other formats, which x265 would take half a minute to encode."""
 
 FORMATS = {
@@ -34,6 +34,13 @@ FORMATS = {
     "WEBP": ("RGB", {"method": 0}),
     "WEBP with alpha": ("RGBA", {"method": 0, "lossless": True, "quality": 0}),
     "HEIF": ("RGB", {}),
+    "AVIF": ("RGB", {"speed": 10}),
+    "AVIF with alpha": ("RGBA", {"speed": 10, "subsampling": "4:4:4"}),
+    "GIF": ("P", {"transparency": 3}),
+    "BMP": ("RGB", {}),
+    "TIFF": ("RGB", {}),
+    "TIFF in one turned strip": ("RGBA", {"compression": "tiff_lzw", "strip_size": 2**28, "tiffinfo": {274: 6}}),
+    "TIFF in JPEG": ("RGB", {"compression": "jpeg", "strip_size": 2**28}),
 }
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from unittest.mock import Mock, patch
 
@@ -177,9 +178,24 @@ async def test_all_eight_orientations_give_the_same_face_in_upright_coordinates(
             assert point == pytest.approx(answers[0]["faces"][0]["landmarks"][name], abs=2)
 
 
-@pytest.mark.parametrize("form", ["CMYK JPEG", "16-bit gray PNG", "PNG with alpha", "WebP", "HEIC", "gray JPEG"])
+FORMS = [
+    "CMYK JPEG",
+    "16-bit gray PNG",
+    "PNG with alpha",
+    "WebP",
+    "HEIC",
+    "gray JPEG",
+    "AVIF",
+    "GIF",
+    "BMP",
+    "TIFF",
+]
+
+
+@pytest.mark.parametrize("form", [*FORMS, "animated AVIF", "animated GIF", "TIFF of two pages"])
 async def test_reads_less_common_formats(client: httpx.AsyncClient, form: str) -> None:
     photo = astronaut()
+    turned = photo.rotate(180)
     gray = np.asarray(photo.convert("L")).astype(np.uint16) * 257
     data = {
         "CMYK JPEG": lambda: encoded(photo.convert("CMYK")),
@@ -188,6 +204,10 @@ async def test_reads_less_common_formats(client: httpx.AsyncClient, form: str) -
         "WebP": lambda: encoded(photo, "WEBP"),
         "HEIC": lambda: encoded(photo, "HEIF"),
         "gray JPEG": lambda: encoded(photo.convert("L")),
+        **{kind: partial(encoded, photo, kind) for kind in ("AVIF", "GIF", "BMP", "TIFF")},
+        "animated AVIF": lambda: encoded(photo, "AVIF", save_all=True, append_images=[turned]),
+        "animated GIF": lambda: encoded(photo, "GIF", save_all=True, append_images=[turned]),
+        "TIFF of two pages": lambda: encoded(photo, "TIFF", save_all=True, append_images=[turned]),
     }[form]()
     body = (await post(client, data, "image/png")).json()
     (face,) = body["faces"]
@@ -240,18 +260,18 @@ async def test_health_and_model_answer_head(client: httpx.AsyncClient) -> None:
         (b"", 400, "broken-upload"),
         (b"This is a text, whatever its name.", 415, "unsupported-photo"),
         (encoded(astronaut())[:20_000], 422, "unreadable-photo"),
-        (encoded(astronaut(), "GIF", save_all=True, append_images=[astronaut()]), 415, "unsupported-photo"),
-        (b"GIF89a", 415, "unsupported-photo"),
-        (b"\x89PNG\r\n\x1a\n", 415, "unsupported-photo"),
+        (encoded(astronaut(), "JPEG2000"), 415, "unsupported-photo"),
+        (b"GIF89a", 422, "unreadable-photo"),
+        (b"\x89PNG\r\n\x1a\n", 422, "unreadable-photo"),
     ],
-    ids=["empty", "text", "truncated", "animated GIF", "GIF header", "PNG header"],
+    ids=["empty", "text", "truncated", "JPEG 2000", "GIF header", "PNG header"],
 )
 async def test_refuses_what_is_not_a_photo(
     client: httpx.AsyncClient, content: bytes, status: int, slug: str
 ) -> None:
     detail = problem(await post(client, content), status, slug)
     if slug == "unsupported-photo":
-        assert "JPEG, PNG, WebP or HEIC" in detail
+        assert "not a photo in JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP or TIFF; it looks like " in detail
 
 
 async def test_a_bomb_is_refused_by_its_header(client: httpx.AsyncClient) -> None:

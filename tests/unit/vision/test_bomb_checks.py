@@ -7,6 +7,7 @@ from PIL import Image
 
 from service.errors import UnreadablePhoto
 from service.vision.bomb_checks import (
+    MAX_BLOCKS,
     MAX_CHUNKS,
     MAX_METADATA_CHUNKS,
     MAX_SEGMENTS,
@@ -75,3 +76,18 @@ def test_photos_of_millions_of_rows_or_columns_are_unreadable(width: int, height
 def test_accepts_any_bytes(content: bytes, head: bytes) -> None:
     check_structure(head + content)
     count_scans(head + content, 10)
+
+
+@pytest.mark.parametrize("kind", [0xFE, 0xFF, 0x01])
+def test_the_blocks_before_the_image_of_a_gif_are_limited(kind: int) -> None:
+    gif = encode("GIF")
+    start = 13 + (3 << (gif[10] & 7) + 1 if gif[10] & 128 else 0)
+    for count, is_bomb in ((MAX_BLOCKS, False), (MAX_BLOCKS + 1, True)):
+        file = gif[:start] + bytes([0x21, kind]) + b"\1x" * count + b"\0" + gif[start:]
+        if is_bomb:
+            with pytest.raises(DecompressionBomb, match="25,000 blocks"):
+                check_structure(file)
+        else:
+            check_structure(file)
+            assert decode_photo(file, max_pixels=10**6).shape == (64, 64, 3)
+    check_structure(gif[:-1] + b"!\xfe" + b"\1x" * 2 * MAX_BLOCKS + b"\0;")

@@ -52,7 +52,7 @@ PHOTO_BODY: dict[str, Any] = {
                     FIELD: {
                         "type": "string",
                         "format": "byte",
-                        "description": "The photo in base64; the prefix of a data: URL is allowed.",
+                        "description": "The photo in base64, standard or URL-safe, or a data: URL.",
                     }
                 },
             },

@@ -80,6 +80,15 @@ async def test_the_three_forms_give_the_same_answer(client: httpx.AsyncClient) -
     assert raw.json() == form.json() == text.json()
 
 
+async def test_the_same_bytes_get_the_same_answer_whatever_else_is_read(local_triton: LocalTriton) -> None:
+    """Faces of several photos share calls to Triton, in batches of any size; the answers must not show it."""
+    photos = [encoded(astronaut()), encoded(tiles(3, 2)), encoded(tiles(2, 1), "PNG")]
+    async with gateway(triton_url=local_triton.grpc_url, workers=1) as client:
+        alone = [(await post(client, photo)).json() for photo in photos]
+        together = await asyncio.gather(*(post(client, photo) for photo in photos * 3))
+    assert [response.json() for response in together] == alone * 3
+
+
 async def test_all_faces_of_a_photo_are_one_request_to_triton(
     client: httpx.AsyncClient, toy_triton: LocalTriton
 ) -> None:

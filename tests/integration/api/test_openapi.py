@@ -28,6 +28,7 @@ from service.api.openapi import STREAM_EXAMPLE
 from service.api.routes.stream import INTERNAL
 from service.settings import Settings
 from service.triton.server import LocalTriton
+from service.vision.decoding import MEDIA_TYPES
 
 PHOTOS = [
     encoded(Image.new("RGB", (1, 1)), "PNG"),
@@ -37,7 +38,7 @@ PHOTOS = [
 
 # Schemas can only say "binary": the service recognizes the format of a photo by its bytes.
 photos = st.sampled_from(PHOTOS)
-for kind in ("image/jpeg", "image/png", "image/webp", "image/heic"):
+for kind in MEDIA_TYPES:
     schemathesis.openapi.media_type(kind, photos)
 schemathesis.openapi.media_type("application/zip", photos.map(lambda photo: packed([("a", photo), ("b", photo)])))
 schemathesis.openapi.format("binary", photos)

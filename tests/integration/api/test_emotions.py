@@ -248,9 +248,9 @@ async def test_draws_the_answer_if_an_image_is_requested(
 async def test_a_picture_that_a_format_cannot_hold_is_refused(
     client: httpx.AsyncClient, accept: str, limit: str
 ) -> None:
-    photo = encoded(Image.new("RGB", (66_000, 40), "gray"), "PNG")
+    photo = encoded(Image.new("RGB", (65_520, 40), "gray"), "PNG")
     detail = problem(await post(client, photo, Accept=accept), 406, "not-acceptable")
-    assert f"66,000 x 40 pixels, and {accept} allows {limit} a side; ask for image/png" in detail
+    assert f"65,520 x 40 pixels, and {accept} allows {limit} a side; ask for image/png" in detail
     assert (await post(client, photo, Accept="image/png")).headers["Content-Type"] == "image/png"
 
 

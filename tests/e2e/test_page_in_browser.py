@@ -100,7 +100,7 @@ def test_several_photos_get_a_tile_each(open_page: Open, files: Path) -> None:
         ) == number - 1
     assert page.run("return document.querySelector('#photo').naturalWidth") == 512
     page.all(".tile button")[2].click()
-    page.wait_for_text("#problem", "JPEG, PNG, WebP or HEIC")
+    page.wait_for_text("#problem", "JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP or TIFF")
     assert page.all(".card") == []
     page.all(".tile button")[3].click()
     page.wait_for_text("#hint", "No face was found")

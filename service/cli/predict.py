@@ -37,6 +37,8 @@ async def predict_photo(client: AsyncClient, photo: Photo) -> PhotoEmotions:
         PhotoFailed: the file cannot be read, or the gateway rejects this photo.
         RunAborted: the gateway would reject every photo, or cannot be reached.
     """
+    if photo == b"":
+        raise PhotoFailed("standard input is empty")
     try:
         return await client.read(photo)
     except OSError as error:

@@ -107,7 +107,7 @@ def test_a_dash_is_standard_input(tmp_path: Path, url: str) -> None:
         assert len(json.loads(lines[-1])["faces"]) == faces
     empty = predict("-", url=url, stdin=b"")
     assert empty.exit_code == 1
-    assert "-: " in empty.stderr
+    assert empty.stderr == "-: standard input is empty\n"
 
 
 def test_a_url_needs_no_scheme(folder: Path, url: str) -> None:

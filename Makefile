@@ -43,7 +43,7 @@ images: ## list the images that are pinned by tag
 	@$(IMAGES)
 
 audit: $(VENV)/.dev ## look for known vulnerabilities in locked packages and pinned images; says what it could not audit
-	@for lock in gateway serve dev; do \
+	@for lock in gateway serve video training torch dev; do \
 	  echo "== requirements/$$lock.txt"; \
 	  report=$$($(BIN)/pip-audit --no-deps --disable-pip -s osv --timeout 10 -r requirements/$$lock.txt 2>&1) && status=0 || status=$$?; \
 	  case "$$report" in *requests.exceptions.*) \
@@ -112,25 +112,29 @@ clean: ## delete the environment, caches and build folders without asking
 lock: $(VENV)/bin/python ## update the lock files from pyproject.toml
 	$(BIN)/pip install -q pip-tools
 	$(call compile,dev,--all-extras)
+	$(call compile,training,--extra training -c requirements/dev.txt)
+	$(call compile,video,--extra video -c requirements/dev.txt)
 	$(call compile,serve,-c requirements/dev.txt)
-	$(call compile,gateway,--generate-hashes --extra otel -c requirements/dev.txt)
+	$(call compile,gateway,--extra otel -c requirements/dev.txt)
 
-# Drop the local version label of a CPU build (2.13.0+cpu), so that 2.13.0 from any index satisfies the pin.
+# torch is in a file of its own, requirements/torch.txt, because its build for CPUs or CUDA has another hash on every
+# index. Remove it, with its hashes and comments.
 define compile
 	$(BIN)/pip-compile -q --strip-extras --allow-unsafe --no-header --no-emit-find-links --no-emit-index-url \
-	  -o requirements/$(1).txt $(2) pyproject.toml
-	sed -i 's/^torch==\([0-9.]*\)+cpu/torch==\1/' requirements/$(1).txt
+	  --generate-hashes -o requirements/$(1).txt $(2) pyproject.toml
+	sed -i '/^torch==/,/^[^ ]/{/^torch==/d;/^ /d}' requirements/$(1).txt
 endef
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.serve: $(VENV)/bin/python requirements/serve.txt pyproject.toml
-	$(BIN)/pip install -q $(PIP_ARGS) -r requirements/serve.txt
+	$(BIN)/pip install -q $(PIP_ARGS) --require-hashes -r requirements/serve.txt
 	$(BIN)/pip install -q --no-deps -e .
 	$(BIN)/tandem install-triton
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.serve requirements/dev.txt
-	$(BIN)/pip install -q $(PIP_ARGS) -r requirements/dev.txt
+$(VENV)/.dev: $(VENV)/.serve requirements/dev.txt requirements/torch.txt
+	$(BIN)/pip install -q $(PIP_ARGS) --no-deps --require-hashes -r requirements/dev.txt
+	$(BIN)/pip install -q $(PIP_ARGS) -r requirements/torch.txt
 	touch $@

@@ -27,7 +27,7 @@ MAX_SEGMENTS = 2_000
 """JPEG segments. Large color profiles and MPF previews take a few hundred."""
 
 MAX_SCANS = 30
-MAX_SCANNED_PIXELS = 1_200_000_000
+MAX_SCANNED_PIXELS = 1_000_000_000
 """Scans of a JPEG times its pixels and the times it is decoded. Encoders write about ten scans, and 18 in CMYK."""
 
 MAX_SIDE = 65_535

@@ -1,6 +1,6 @@
 """Print what the dearest photos that are accepted cost: CPU seconds to find their faces, and to draw in them.
 
-    python -m tests.hostile.prices
+    python -m tests.hostile.prices [NAME...]
 
 Each has just less than the 50 Mpx that are allowed, or as many bytes or scans. Takes some minutes, mostly to make
 them. Exits with 1 if finding faces takes more than MAX_CPU_S.
@@ -100,11 +100,13 @@ def cpu_s(task: Callable[[], object]) -> tuple[float, str]:
     return time.process_time() - started, ""
 
 
-def main() -> None:
+def main(names: list[str]) -> None:
     face_pipeline()
     print("| photo | bytes | CPU s: faces | drawn as JPEG | as PNG |\n|---|---|---|---|---|", flush=True)
     slowest = 0.0
     for name, make in PHOTOS.items():
+        if names and name not in names:
+            continue
         photo = make()
         opened = Image.open(io.BytesIO(photo))
         answer = PhotoEmotions.model_construct(image=ImageSize(width=opened.width, height=opened.height), faces=[])
@@ -127,4 +129,4 @@ def _keep(_count: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -107,6 +107,19 @@ def test_the_gateway_has_no_torch_and_only_locked_wheels() -> None:
     assert "/livez" in text
 
 
+@pytest.mark.parametrize("lock", ["gateway", "serve", "video", "training", "dev"])
+def test_every_locked_package_has_a_hash_and_the_version_of_the_others(lock: str) -> None:
+    pins = [
+        dict(re.findall(r"^([a-z0-9._-]+)==(\S+) \\\n    --hash=sha256:", text, re.MULTILINE))
+        for text in ((ROOT / "requirements" / f"{name}.txt").read_text() for name in (lock, "dev"))
+    ]
+    names = re.findall(r"^([a-z0-9._-]+)", (ROOT / "requirements" / f"{lock}.txt").read_text(), re.MULTILINE)
+    assert set(names) == set(pins[0])
+    assert pins[0].items() <= pins[1].items()
+    assert "torch" not in pins[0]
+    assert pins[1]["lightning"] not in ("2.6.2", "2.6.3")
+
+
 def test_modules_that_a_build_imports_exist(text: str) -> None:
     for code in re.findall(r"python -c '([^']*)'", text):
         imported = ast.walk(ast.parse(code.replace("\\\n", "\n")))

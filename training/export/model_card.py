@@ -3,7 +3,9 @@
 Mitchell et al., "Model Cards for Model Reporting", FAT* 2019.
 """
 
+import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from string import Template
@@ -33,7 +35,11 @@ def write_card(
     stages = {name: _stage(folder) for name, folder in lineage(run).items()}
     joint = list(stages.values())[-1]
     identity = load_settings(Path(joint["settings"]["identity"]))
-    data = {name: load_prepared(folder).manifest for name, folder in _sets(identity, joint["settings"]).items()}
+    known = identity.get("manifests", {})  # a restored run knows its data only by the model card it came from
+    data = {
+        name: known.get(name) or load_prepared(folder).manifest
+        for name, folder in _sets(identity, joint["settings"]).items()
+    }
     facts = {
         "export": exported,
         "valid": {half: {rule: asdict(each) for rule, each in rules.items()} for half, rules in scores.items()},
@@ -57,7 +63,8 @@ def write_card(
         commands="\n".join(dict.fromkeys(_command(facts["settings"]) for facts in stages.values())),
         stages=_stages(stages),
         data=_data(data),
-        teacher=_teacher(data["faces by person"], identity),
+        teacher=_teacher(data["faces by person"], identity)
+        + _starts(facts["settings"] for facts in stages.values()),
         augmentation=", ".join(f"{k} {v}" for k, v in joint["settings"]["augmentation"].items()),
     )
     (version / "MODEL_CARD.md").write_text(text)
@@ -142,6 +149,18 @@ def _teacher(people: dict[str, Any], identity: dict[str, Any]) -> str:
         f"- **Teacher**: {network}.\n  Its embeddings of the faces by person were a second target in training the "
         "networks on people. It is not part of the\n  weights.\n"
     )
+
+
+def _starts(stages: Iterable[dict[str, Any]]) -> str:
+    """Return an item for each face recognition network that an emotion network was started from."""
+    networks = "+".join(settings.get("network", "") for settings in stages).split("+")
+    files = [Path(name) for name in dict.fromkeys(networks) if name.endswith(".onnx")]
+    lines = []
+    for file in files:
+        checksum = hashlib.sha256(file.read_bytes()).hexdigest()
+        lines.append(f"- **Start** of the emotion network: `{file.name}` (sha256 `{checksum}`),")
+        lines.append("  a face recognition network, trained on by the commands above.")
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _data(data: dict[str, Any]) -> str:

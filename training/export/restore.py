@@ -29,7 +29,7 @@ def restore(settings: RestoreSettings) -> None:
         FileNotFoundError: The folder lacks ``model.pt`` or ``model_card.json``, or the prepared set is missing.
         ValueError: The model card is not of a tandem, or the weights do not fit it.
     """
-    stages = _read_card(settings.version)
+    stages, manifests = _read_card(settings.version)
     joint = stages["joint"]["settings"]
     names = {part: stages[Path(joint[part]).name]["settings"]["network"] for part in ("identity", "emotion")}
     network = TandemNet(
@@ -48,18 +48,22 @@ def restore(settings: RestoreSettings) -> None:
         emotion["classifier.weight"] = last[:, network.identity.features :]
         emotion["classifier.bias"] = weights[f"classifier.{len(network.classifier) - 1}.bias"]
         _write(settings, "emotion", stages[Path(joint["emotion"]).name], emotion)
-    _write(settings, "identity", stages[Path(joint["identity"]).name], own["identity"])
+    identity = stages[Path(joint["identity"]).name]
+    known = {name: manifest for name, manifest in manifests.items() if not name.startswith("FER+")}
+    identity = {**identity, "settings": {**identity["settings"], "manifests": known}}
+    _write(settings, "identity", identity, own["identity"])
     _write(settings, "joint", stages["joint"], weights)
     print(f"{settings.out} holds the runs identity, emotion and joint of {settings.version}")
 
 
-def _read_card(version: Path) -> dict[str, Any]:
+def _read_card(version: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the stages of a model card, the last one also as "joint", and the manifests of its data."""
     for name in ("model.pt", "model_card.json"):
         if not (version / name).is_file():
             raise FileNotFoundError(f"{version} has no {name}; it must be a version folder of an exported model")
-    stages: dict[str, Any] = json.loads((version / "model_card.json").read_text())["stages"]
-    *_, last = stages
-    return {**stages, "joint": stages[last]}
+    card = json.loads((version / "model_card.json").read_text())
+    *_, last = card["stages"]
+    return {**card["stages"], "joint": card["stages"][last]}, card["data"]
 
 
 def _load(network: TandemNet, path: Path) -> None:

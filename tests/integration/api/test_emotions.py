@@ -172,6 +172,7 @@ async def test_one_pixel_is_a_photo_without_a_face(client: httpx.AsyncClient) ->
     assert response.json() == {
         "image": {"width": 1, "height": 1},
         "faces": [],
+        "summary": {},
         "model": {"name": "tandem", "version": "1"},
     }
 

@@ -180,6 +180,18 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.close_sent = True
         self._start_linger()
 
+    def send_receive_event_to_app(self) -> None:
+        """Close with 1007 on text that is not UTF-8; uvicorn does, too, but logs a traceback as an error."""
+        if self.curr_msg_data_type == "text" and not self.close_sent:
+            try:
+                b"".join(self.frames).decode()
+            except UnicodeDecodeError:
+                self.frames = []
+                self.conn.send_close(1007)
+                self.handle_parser_exception()
+                return
+        super().send_receive_event_to_app()
+
     def handle_connect(self, event: Any) -> None:
         """Answer a handshake that is wrong with a problem."""
         response = self.conn.accept(event)

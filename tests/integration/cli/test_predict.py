@@ -157,9 +157,10 @@ def test_no_name_of_a_file_stops_printing(odd: Path, url: str) -> None:
     copies = odd.parent / "copies"
     printed = predict(odd, "--annotate", copies, url=url)
     assert printed.exit_code == 0, printed.output
-    assert printed.stdout.count("512 x 512") == len(NAMES)
-    for shown in (r"odd\n[b]\udce4/[red]x.jpg", r"[/red].jpg", r"/line\nbreak.jpg", r"/\x1b[31mred.jpg"):
-        assert shown.replace(r"\udce4", r"\xe4") in printed.stdout
+    whole = "".join(printed.stdout.split())  # long names fold the lines anywhere
+    assert whole.count("512x512") == len(NAMES)
+    for shown in (r"odd\n[b]\xe4/[red]x.jpg", r"[/red].jpg", r"/line\nbreak.jpg", r"/\x1b[31mred.jpg"):
+        assert shown in whole
     written = [path.relative_to(copies) for path in copies.rglob("*") if path.is_file()]
     assert {os.fsencode(path) for path in written} == set(NAMES)
     as_json = predict(odd, "--json", url=url)

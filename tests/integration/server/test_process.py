@@ -253,7 +253,7 @@ def test_predict_starts_a_local_triton(triton_home: Path, repository: Path, phot
     out = tmp_path / "drawn.png"
     ended = predict(str(photo), "--annotate", str(out), triton_home=triton_home, model_repository=repository)
     assert ended.returncode == 0, ended.stderr
-    assert "512 x 512" in ended.stdout
+    assert "512 x 512" in " ".join(ended.stdout.split())  # a long path folds the line
     with Image.open(out) as drawn:
         assert (drawn.format, drawn.size) == ("PNG", (512, 512))
 
@@ -273,7 +273,7 @@ def test_predict_uses_a_gateway_and_continues_after_a_bad_file(
     assert len(answer["faces"]) == 1
     errors = ended.stderr.splitlines()
     assert [line.partition(": ")[0] for line in errors] == [str(broken), str(tmp_path / "missing.jpg")]
-    assert errors[1].endswith("No such file or directory")
+    assert errors[1].endswith("no such file")
 
 
 def test_predict_reports_an_unreachable_gateway(photo: Path) -> None:

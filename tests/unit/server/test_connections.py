@@ -317,6 +317,18 @@ async def test_too_many_frames_close_the_stream(served: Served, name: str) -> No
 
 
 @pytest.mark.anyio
+async def test_text_that_is_not_utf8_closes_the_stream_without_an_error_in_the_log(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served.connection() as (reader, writer):
+        await opened(reader, writer)
+        writer.write(frame(1, b"\xff", final=False) + frame(0, b"a"))
+        opcode, data = await read_frame(reader)
+        assert (opcode, int.from_bytes(data[:2])) == (8, 1007)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+@pytest.mark.anyio
 async def test_a_message_larger_than_allowed_closes_the_stream(served: Served) -> None:
     async with served.connection() as (reader, writer):
         await opened(reader, writer)

@@ -18,8 +18,10 @@ test: $(VENV)/.dev ## run all tests, two files at a time, because they mostly wa
 	$(BIN)/pytest -n 2 --dist loadfile
 
 # Processors round differently and differ in their instructions. torch and oneDNN can be limited to older ones.
-NUMERICAL := tests/unit/training tests/unit/triton/backend \
-  tests/integration/training/test_stages.py tests/integration/training/test_golden.py \
+STAGES := tests/integration/training/test_stages.py
+NUMERICAL := tests/unit/training tests/unit/triton/backend tests/integration/training/test_golden.py \
+  $(STAGES)::test_the_emotion_network_learns $(STAGES)::test_distillation_teaches_what_the_votes_do_not \
+  $(STAGES)::test_the_tandem_keeps_what_the_emotion_network_has_learned \
   tests/integration/triton/test_runtimes.py tests/integration/triton/test_served_model.py
 
 test-avx2: $(VENV)/.dev ## run the tests of networks and training as if the processor had nothing newer than AVX2

@@ -9,14 +9,14 @@ from typing import Protocol
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
-from service.api.uploads.body import SizeLimit, read_chunks, read_head, read_on, read_rest
+from service.api.uploads.body import SizeLimit, read_chunks, read_head, read_on, read_rest, unsupported
 from service.api.uploads.multipart import FormFile, FormParser
 from service.api.uploads.photo import FORM_TYPE, MAX_PARTS
 from service.api.uploads.zip_archive import ZipArchive
 from service.budget import Budget
 from service.errors import BrokenUpload, SlowUpload, TooManyPhotos, UnsupportedUpload
 from service.settings import Settings
-from service.vision.file_types import describe, form_boundary, is_photo, is_photo_text, is_zip
+from service.vision.file_types import form_boundary, is_photo, is_photo_text, is_zip
 
 FIELD = "images"
 """Name of the multipart field; it is repeated for each photo."""
@@ -79,7 +79,12 @@ async def _read(request: Request, memory: Budget, settings: Settings) -> Photos:
     if is_zip(head) or kind in ZIP_TYPES:
         return await asyncio.to_thread(_open_zip, await read_rest(head, chunks), settings)
     if kind != FORM_TYPE:
-        raise _unsupported(kind, head)
+        raise unsupported(
+            kind,
+            head,
+            "no batch",
+            f"multipart/form-data with files in field {FIELD!r}, or a ZIP archive as application/zip",
+        )
     boundary = options.get(b"boundary") or form_boundary(head)
     form = FormParser(boundary, field=FIELD, max_parts=max_parts, max_file_bytes=settings.max_upload_bytes)
     with closing(form):
@@ -93,16 +98,6 @@ async def _read(request: Request, memory: Budget, settings: Settings) -> Photos:
     _refuse_archives(files)
     _refuse_texts(files)
     return FormPhotos(files)
-
-
-def _unsupported(kind: bytes, head: bytes) -> UnsupportedUpload:
-    given = f"the content type is {kind.decode('latin-1')!r}" if kind else "the body has no content type"
-    looks = describe(head)
-    return UnsupportedUpload(
-        f"{given}, and the body is no batch"
-        + (f": it looks like {looks}" if looks else "")
-        + f"; send multipart/form-data with files in field {FIELD!r}, or a ZIP archive as application/zip"
-    )
 
 
 def _refuse_archives(files: Sequence[FormFile]) -> None:

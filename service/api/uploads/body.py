@@ -8,7 +8,7 @@ from starlette.requests import Request
 
 from service.budget import Budget, mebibytes
 from service.errors import UnsupportedUpload, UploadTooLarge
-from service.vision.file_types import HEAD_BYTES
+from service.vision.file_types import HEAD_BYTES, describe
 
 ENVELOPE_BYTES = 64 * 1024
 """Bytes that a multipart or JSON body may have in addition to its photo."""
@@ -94,3 +94,18 @@ async def read_rest(head: bytes, chunks: AsyncIterator[bytes]) -> bytes:
     async for chunk in read_on(head, chunks):
         body.write(chunk)
     return body.getvalue()
+
+
+def unsupported(kind: bytes, head: bytes, what: str, accepted: str) -> UnsupportedUpload:
+    """Return the error for a body that is not what a route takes.
+
+    Args:
+        kind: content type of the request; empty if it has none.
+        head: first bytes of the body.
+        what: what the body is not, such as "no batch".
+        accepted: what to send instead.
+    """
+    given = f"the content type is {kind.decode('latin-1')!r}" if kind else "the body has no content type"
+    looks = describe(head)
+    seems = f": it looks like {looks}" if looks else ""
+    return UnsupportedUpload(f"{given}, and the body is {what}{seems}; send {accepted}")

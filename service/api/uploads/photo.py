@@ -8,13 +8,21 @@ from contextlib import closing
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
-from service.api.uploads.body import ENVELOPE_BYTES, SizeLimit, read_chunks, read_head, read_on, read_rest
+from service.api.uploads.body import (
+    ENVELOPE_BYTES,
+    SizeLimit,
+    read_chunks,
+    read_head,
+    read_on,
+    read_rest,
+    unsupported,
+)
 from service.api.uploads.by_url import PhotoFetcher
 from service.api.uploads.json_photo import FIELD, photo_from_json, url_from_json
 from service.api.uploads.multipart import FormParser
 from service.budget import Budget
-from service.errors import BrokenUpload, SlowUpload, UnsupportedUpload
-from service.vision.file_types import PHOTO_FORMATS, describe, form_boundary, is_photo
+from service.errors import BrokenUpload, SlowUpload
+from service.vision.file_types import PHOTO_FORMATS, form_boundary, is_photo
 
 ACCEPTED = (
     f"the bytes of a file in {PHOTO_FORMATS} as the raw body (Content-Type: image/jpeg, for example), "
@@ -72,7 +80,7 @@ async def _read(request: Request, memory: Budget, limit: SizeLimit, fetcher: Pho
     if not head:
         raise BrokenUpload("the request's body is empty" if kind else f"the request has no body; send {ACCEPTED}")
     if not is_json and not is_photo(head) and not kind.startswith(b"image/"):
-        raise _unsupported(kind, head)
+        raise unsupported(kind, head, "not a photo", ACCEPTED)
     body = await read_rest(head, chunks)
     if is_json and not is_photo(head):
         url = url_from_json(body)
@@ -87,16 +95,6 @@ async def _read(request: Request, memory: Budget, limit: SizeLimit, fetcher: Pho
     if len(body) > limit.max_bytes:
         raise limit.error(len(body))
     return body
-
-
-def _unsupported(kind: bytes, head: bytes) -> UnsupportedUpload:
-    given = f"the content type is {kind.decode('latin-1')!r}" if kind else "the body has no content type"
-    looks = describe(head)
-    return UnsupportedUpload(
-        f"{given}, and the body is not a photo"
-        + (f": it looks like {looks}" if looks else "")
-        + f"; send {ACCEPTED}"
-    )
 
 
 async def _read_form(

@@ -26,6 +26,9 @@ ALIGNED, NO_FACE, UNREADABLE = 0, 1, 2
 OUTCOMES = ("aligned", "no face", "unreadable")
 WRITE_CHUNK = 512
 
+CALIBRATION_CROPS = 512
+"""Crops whose statistics the normalizations of a pretrained or restored network start from."""
+
 
 @dataclass(frozen=True, eq=False)
 class Crops:
@@ -125,6 +128,12 @@ def write_prepared(
     }
     (out / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     shutil.rmtree(out / PARTS, ignore_errors=True)
+
+
+def calibration_crops(prepared: PreparedSet, seed: int) -> NDArray[np.uint8]:
+    """Draw ``CALIBRATION_CROPS`` crops [n, 1, H, W], or all if there are fewer."""
+    rows = np.random.default_rng(seed).permutation(len(prepared.crops))[:CALIBRATION_CROPS]
+    return prepared.crops[rows][:, None]
 
 
 def image_digests(prepared: PreparedSet) -> list[bytes]:

@@ -1,14 +1,14 @@
 """Make runs of an exported model again, so that it can be verified, learned from and trained on."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from training.datasets.ferplus import EMOTIONS
-from training.datasets.prepared import load_prepared
+from training.datasets.prepared import calibration_crops, load_prepared
 from training.networks.blocks import calibrate, fuse, unfuse
 from training.networks.tandem import TandemNet
 from training.runs import RESULT, SETTINGS, WEIGHTS, write_provenance
@@ -16,8 +16,6 @@ from training.settings.commands import RestoreSettings
 
 MAX_WEIGHTS_BYTES = 256 * 1024 * 1024
 """A larger file is no model of ours; torch would read all of it into memory."""
-
-CALIBRATION_CROPS = 512
 
 
 def restore(settings: RestoreSettings) -> None:
@@ -36,9 +34,8 @@ def restore(settings: RestoreSettings) -> None:
         names["identity"], names["emotion"], len(EMOTIONS), hidden=joint["hidden"], dropout=joint["dropout"]
     ).eval()
     _load(network, settings.version / "model.pt")
-    crops = load_prepared(settings.data / "train").crops
-    rows = np.random.default_rng(joint["seed"]).permutation(len(crops))[:CALIBRATION_CROPS]
-    calibrate(network, torch.from_numpy(crops[rows])[:, None])
+    crops = calibration_crops(load_prepared(settings.data / "train"), joint["seed"])
+    calibrate(network, torch.from_numpy(crops))
 
     weights = network.state_dict()
     last = weights[f"classifier.{len(network.classifier) - 1}.weight"]
@@ -72,8 +69,7 @@ def _load(network: TandemNet, path: Path) -> None:
         raise ValueError(f"{path} has {path.stat().st_size:,} bytes; the limit is {MAX_WEIGHTS_BYTES:,}")
     exported = torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
     weights = {key: value for key, value in _without_prefix(exported, "network.").items() if ".like" not in key}
-    shape = TandemNet(*network.backbones, len(EMOTIONS), hidden=network.hidden, dropout=0.0).eval()
-    fused = fuse(shape)
+    fused = fuse(deepcopy(network))
     try:
         fused.load_state_dict(weights)
     except RuntimeError as error:

@@ -77,7 +77,6 @@ class TandemNet(nn.Module):
 
     def __init__(self, identity: str, emotion: str, classes: int, *, hidden: int, dropout: float) -> None:
         super().__init__()
-        self.backbones, self.hidden = (identity, emotion), hidden
         self.identity = build_backbone(identity)
         self.emotion = build_backbone(emotion)
         joined = self.identity.features + self.emotion.features

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from training.datasets.batches import Batch, CropBatches, OrderedBatches, ShuffledBatches, batches
 from training.datasets.ferplus import DROPPED, EMOTIONS, argmax_labels, vote_distributions
-from training.datasets.prepared import PreparedSet, load_prepared
+from training.datasets.prepared import PreparedSet, calibration_crops, load_prepared
 from training.networks.blocks import calibrate
 from training.networks.inference import EVALUATION_BATCH_SIZE, predict_probabilities
 from training.networks.onnx_backbone import OnnxBackbone
@@ -21,9 +21,6 @@ from training.runs import finish_run, load_settings, load_weights, predict_expre
 from training.settings.stages import EmotionSettings, ExpressionSettings, JointSettings, ProbeSettings
 from training.stages.module import ParameterGroup, Stage
 from training.stages.trainer import fit
-
-CALIBRATION_CROPS = 512
-"""Crops whose statistics the normalizations of a pretrained network start from."""
 
 
 class ExpressionStage(Stage):
@@ -143,7 +140,8 @@ def train_emotion(settings: EmotionSettings) -> None:
     if settings.parts:
         _join(network, settings)
     if isinstance(network.backbone, OnnxBackbone):
-        calibrate(network.backbone, _random_crops(settings))
+        crops = calibration_crops(load_prepared(settings.data / "train"), settings.seed)
+        calibrate(network.backbone, torch.from_numpy(crops))
     if settings.start:
         start = load_settings(settings.start, "identity", "emotion")
         if start["network"] != settings.network:
@@ -163,13 +161,6 @@ def _join(network: EmotionNet, settings: EmotionSettings) -> None:
     for each, run in zip(trained, settings.parts, strict=True):
         each.load_state_dict(load_weights(run))
     network.start_from(trained)
-
-
-def _random_crops(settings: EmotionSettings) -> Tensor:
-    """Draw ``CALIBRATION_CROPS`` crops [N, 1, H, W] from Train."""
-    crops = load_prepared(settings.data / "train").crops
-    rows = np.random.default_rng(settings.seed).permutation(len(crops))[:CALIBRATION_CROPS]
-    return torch.from_numpy(crops[rows])[:, None]
 
 
 def train_joint(settings: JointSettings) -> None:

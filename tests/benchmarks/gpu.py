@@ -138,7 +138,7 @@ def network_alone(device: str, seconds: float) -> float:
     while time.perf_counter() < end or len(times) < 5:
         start = time.perf_counter()
         runtime.run([[crops]])
-    times.append(time.perf_counter() - start)
+        times.append(time.perf_counter() - start)
     return BATCH / median(times)
 
 

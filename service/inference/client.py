@@ -245,14 +245,18 @@ class TritonClient:
             return await self._known_or_read_spec()
 
     async def _probe(self, *, retry: bool = True) -> TandemError | None:
+        began = time.monotonic()
         try:
             with self._breaker.watch():
                 spec = await self._known_or_read_spec()
                 blank = np.zeros((1, 1, *spec.crop_size), np.uint8)
                 await self._ask_in_turn(InferenceRequest(blank, spec, time.monotonic() + PROBE_TIMEOUT_S))
                 await self._follow_changes(spec)
+        # A busy Triton works; taking every gateway out of service at once would help nobody.
         except Overloaded:
-            return None  # a busy Triton works; taking every gateway out of service at once would help nobody
+            return None
+        except DeadlineExceeded as error:
+            return None if self.answered_at > began else error  # it waits behind calls that are answered
         except ModelChanged as error:
             return await self._probe(retry=False) if retry else error
         except TandemError as error:

@@ -1,12 +1,16 @@
-"""The entry point of a Triton container: runs the server with production flags, and probes its health.
+"""The entry point of a Triton container: runs the server with production flags, watches it, and probes its health.
 
 Both images use this file, the CPU image with the wheel's server and NVIDIA's. It is run by path and needs only the
 standard library, because NVIDIA's image contains no other part of the service.
 
     python3 container.py serve [TRITON-ARGUMENT...]
-    python3 container.py probe [--model NAME] [--timeout SECONDS]
+    python3 container.py probe [--model NAME] [--timeout SECONDS]     readiness: an inference works
+    python3 container.py live [--timeout SECONDS]                     liveness: the server answers
 
-gRPC and metrics listen on all interfaces of the container, HTTP only on loopback, for the probe.
+``serve`` ends when the server ends or its model no longer works, so that the container's restart policy acts: when
+the process behind a model (its stub) dies, Triton keeps running and does not start it again.
+
+gRPC and metrics listen on all interfaces of the container, HTTP only on loopback, for the checks.
 """
 
 import argparse
@@ -16,7 +20,12 @@ import math
 import os
 import resource
 import secrets
+import select
+import signal
+import subprocess
 import sys
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 MODELS = "/models"
@@ -33,15 +42,27 @@ CONNECTION_AGE_S = 60
 """Seconds until a client is asked to reconnect. gRPC resolves DNS only when it connects, so that an added Triton
 would otherwise never get requests."""
 
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory
+
 LOCKED = ("shared-memory", "model-repository", "statistics", "trace", "logging")
 """Parts of the gRPC protocol that gateways do not need and that let a client write files or map memory."""
 
-BUSY = "exceeds maximum queue size"
-"""Triton's error when its queue is full, which does not make a server unhealthy."""
+MODEL = "tandem"
+
+CHECK_INTERVAL_S = 1.0
+"""Seconds from a check that succeeded to the next one."""
+
+RECHECK_INTERVAL_S = 0.25
+"""Seconds from a check that failed to the next one."""
+
+CHECK_TIMEOUT_S = 2.0
+
+MAX_FAILED_CHECKS = 2
+"""Failed checks in a row until the server is ended; `tandem serve` has the same rule for its local Triton."""
 
 
 class Unhealthy(Exception):
-    """The server cannot be reached or an inference fails; the message says why."""
+    """The server cannot be reached or inferences fail; the message says why."""
 
 
 def command(extra: list[str]) -> list[str]:
@@ -75,24 +96,121 @@ def restriction(protocols: tuple[str, ...]) -> str:
     return f"--grpc-restricted-protocol={','.join(protocols)}:tandem-lock={secrets.token_hex(16)}"
 
 
+def supervise(line: list[str], *, port: int) -> int:
+    """Run the server until it ends or its model has died; returns its exit status, 128 + n for signal n.
+
+    SIGTERM and SIGINT are passed on, so that the server finishes the requests that it has. A killed server leaves
+    shared memory behind, which is removed: on Kubernetes it outlives the container.
+    """
+    prefix = f"tandem-{secrets.token_hex(8)}-"
+    server = subprocess.Popen([*line, f"--backend-config=python,shm-region-prefix-name={prefix}"])  # noqa: S603 - our own command
+    try:
+        return _watch(server, port)
+    finally:
+        for path in SHARED_MEMORY.glob(f"{prefix}*"):
+            path.unlink(missing_ok=True)
+
+
+def _watch(server: "subprocess.Popen[bytes]", port: int) -> int:
+    stopping = False
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+        server.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    ended = select.poll()
+    ended.register(os.pidfd_open(server.pid), select.POLLIN)
+    started = False
+    failed = 0
+    while not ended.poll(1000 * (RECHECK_INTERVAL_S if failed or not started else CHECK_INTERVAL_S)):
+        if stopping:
+            continue
+        if not started:
+            started = _is_ready(port)
+            continue
+        try:
+            check(MODEL, port=port, timeout_s=CHECK_TIMEOUT_S)
+            failed = 0
+        except Unhealthy as error:
+            failed += 1
+            print(f"check {failed} of {MAX_FAILED_CHECKS} failed: {error}", file=sys.stderr, flush=True)
+        if failed == MAX_FAILED_CHECKS and not stopping:
+            print("the model does not work; ending the server", file=sys.stderr, flush=True)
+            server.kill()  # SIGTERM would first wait for requests that nobody answers
+            server.wait()
+            return 1
+    status = server.wait()
+    return status if status >= 0 else 128 - status
+
+
+def _is_ready(port: int) -> bool:
+    try:
+        return _ask(port, "GET", "/v2/health/ready", CHECK_TIMEOUT_S)[0] == http.client.OK
+    except Unhealthy:
+        return False
+
+
+def live(*, port: int = HTTP_PORT, timeout_s: float = 5.0) -> None:
+    """Check that the server answers, if only that it is not ready. No inference: a busy server must not be ended.
+
+    Raises:
+        Unhealthy: the server cannot be reached.
+    """
+    status, text = _ask(port, "GET", "/v2/health/live", timeout_s)
+    if status != http.client.OK:
+        raise Unhealthy(f"the server is not live: HTTP {status} {text}")
+
+
 def probe(model: str, *, port: int = HTTP_PORT, timeout_s: float = 5.0) -> None:
-    """Check with a real inference of zeros that the model works.
+    """Check that the server is ready and that inferences work.
 
     Triton's own readiness is not enough: it stays true when the process behind a model has died.
 
     Raises:
-        Unhealthy: the server cannot be reached, the model is not loaded, or the inference failed.
+        Unhealthy: the server cannot be reached, the model is not loaded, or inferences fail.
     """
     status, text = _ask(port, "GET", "/v2/health/ready", timeout_s)
     if status != http.client.OK:
         raise Unhealthy(f"the server is not ready: HTTP {status} {text}")
+    if not check(model, port=port, timeout_s=timeout_s):
+        raise Unhealthy(f"model {model} is not loaded")
+
+
+def check(model: str, *, port: int, timeout_s: float) -> bool:
+    """Check with a real inference of zeros that the model works; returns False if it is not loaded.
+
+    While requests queue, the inference may be refused or take too long. The model works nevertheless if other
+    requests were answered in the meantime.
+
+    Raises:
+        Unhealthy: the server cannot be reached, or the inference failed and no other request was answered.
+    """
+    before = _answered(model, port, timeout_s)
+    if before is None:
+        return False
     status, text = _ask(port, "GET", f"/v2/models/{model}/config", timeout_s)
     if status != http.client.OK:
-        raise Unhealthy(f"model {model} has no configuration: HTTP {status} {text}")
+        return False
     body = json.dumps({"inputs": zeros(json.loads(text))}).encode()
-    status, text = _ask(port, "POST", f"/v2/models/{model}/infer", timeout_s, body)
-    if status != http.client.OK and BUSY not in text.lower():
-        raise Unhealthy(f"an inference by model {model} failed: HTTP {status} {text}")
+    try:
+        status, text = _ask(port, "POST", f"/v2/models/{model}/infer", timeout_s, body)
+        failure = "" if status == http.client.OK else f"HTTP {status} {text}"
+    except Unhealthy as error:
+        failure = str(error)
+    if failure and _answered(model, port, timeout_s) == before:
+        raise Unhealthy(f"an inference by model {model} failed, and no other was answered: {failure}")
+    return True
+
+
+def _answered(model: str, port: int, timeout_s: float) -> int | None:
+    """Return how many requests all versions of a model have answered so far; None if it is not loaded."""
+    status, text = _ask(port, "GET", f"/v2/models/{model}/stats", timeout_s)
+    if status != http.client.OK:
+        return None
+    return sum(int(each["inference_stats"]["success"]["count"]) for each in json.loads(text)["model_stats"])
 
 
 def zeros(config: dict[str, Any]) -> list[dict[str, Any]]:
@@ -119,18 +237,22 @@ def _ask(port: int, method: str, path: str, timeout_s: float, body: bytes | None
 
 
 def main(arguments: list[str]) -> int:
-    """Replace this process by the server, or probe it; returns 0 if it is healthy, 1 if not."""
+    """Run the server, or check it; returns 0 if it is healthy, 1 if not."""
     if arguments[:1] == ["serve"]:
-        server = command(arguments[1:])
         resource.setrlimit(resource.RLIMIT_CORE, (1, 1))  # no core dumps, which would contain faces
-        os.execvp(server[0], server)  # noqa: S606 - replaces this process, so that SIGTERM reaches the server
-    parser = argparse.ArgumentParser(prog="container.py", description="serve [TRITON-ARGUMENT...], or probe")
-    parser.add_argument("verb", choices=["probe"])
-    parser.add_argument("--model", default="tandem")
+        line = command(arguments[1:])
+        ports = [each.partition("=")[2] for each in line if each.startswith("--http-port=")]
+        return supervise(line, port=int(ports[-1]))
+    parser = argparse.ArgumentParser(prog="container.py", description="serve [TRITON-ARGUMENT...], probe or live")
+    parser.add_argument("verb", choices=["probe", "live"])
+    parser.add_argument("--model", default=MODEL)
     parser.add_argument("--timeout", type=float, default=5.0)
     options = parser.parse_args(arguments)
     try:
-        probe(options.model, timeout_s=options.timeout)
+        if options.verb == "live":
+            live(timeout_s=options.timeout)
+        else:
+            probe(options.model, timeout_s=options.timeout)
     except Unhealthy as error:
         print(error, file=sys.stderr)
         return 1

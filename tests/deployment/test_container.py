@@ -6,19 +6,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 from toy import write_toy_repository
+from toy_model import write_repository
 from tritonclient.utils import InferenceServerException
+from waiting import wait_until
 
 from service.triton import container, install
 from service.triton.ports import free_ports
 from service.triton.server import environment
 
 ROOT = Path(__file__).parents[2]
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory
 
 
 class Running:
@@ -29,39 +32,60 @@ class Running:
         self.http = http
         self.client = triton_grpc.InferenceServerClient(f"127.0.0.1:{grpc}")
 
+    def server(self) -> int:
+        (server,) = children(self.process.pid)
+        return server
+
+
+def children(pid: int) -> list[int]:
+    # Linux lists a process's children by the thread that started them.
+    threads = Path(f"/proc/{pid}/task").glob("*/children")
+    return sorted({int(each) for thread in threads for each in thread.read_text().split()})
+
+
+def shared_memory(pid: int) -> set[Path]:
+    mapped = {line.split()[-1] for line in Path(f"/proc/{pid}/maps").read_text().splitlines()}
+    return {Path(each) for each in mapped if each.startswith(f"{container.SHARED_MEMORY}/")}
+
 
 @pytest.fixture
 def triton(tmp_path: Path) -> Iterator[Running]:
     write_toy_repository(tmp_path / "models")
+    with running(tmp_path / "models") as started:
+        yield started
+
+
+@contextmanager
+def running(models: Path) -> Iterator[Running]:
     installation = install.install(ROOT / ".triton")
     install.refresh_backend(installation)
     present = environment(installation)
     http, grpc, metrics = free_ports(3)
-    before = set(SHARED_MEMORY.iterdir())
     process = subprocess.Popen(
         [
             *(sys.executable, "-I", container.__file__, "serve"),
-            f"--model-repository={tmp_path / 'models'}",
+            f"--model-repository={models}",
             f"--backend-directory={installation / install.BACKENDS}",
             *("--grpc-address=127.0.0.1", "--metrics-address=127.0.0.1", "--allow-gpu-metrics=false"),
             *(f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}"),
-            f"--backend-config=python,shm-region-prefix-name=tandem-container-{os.getpid()}-",
         ],
         env={**present, "PATH": f"{(installation / install.SERVER).parent}:{present['PATH']}"},
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )
-    running = Running(process, http, grpc)
+    started = Running(process, http, grpc)
     try:
         until(lambda: container.probe("tandem", port=http))
-        yield running
+        yield started
     finally:
-        running.client.close()
-        process.kill()
+        started.client.close()
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(30)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # without a container, the server outlives its parent
         process.wait()
-        for path in set(SHARED_MEMORY.glob(f"tandem-container-{os.getpid()}-*")) - before:
-            path.unlink(missing_ok=True)
 
 
 def until(probe: Callable[[], None], limit_s: float = 30) -> None:
@@ -92,19 +116,48 @@ def test_it_serves_and_cannot_be_controlled_remotely(triton: Running) -> None:
         with pytest.raises(InferenceServerException, match="This protocol is restricted"):
             forbidden()
 
-    with pytest.raises(container.Unhealthy, match="404"):
+    with pytest.raises(container.Unhealthy, match="other is not loaded"):
         container.probe("other", port=triton.http)
 
     triton.process.terminate()
     assert triton.process.wait(30) == 0, "SIGTERM must reach the server itself"
 
 
-def test_the_probe_detects_a_dead_model_while_triton_reports_ready(triton: Running) -> None:
-    # Linux lists a process's children by the thread that started them.
-    threads = Path(f"/proc/{triton.process.pid}/task").glob("*/children")
-    for child in {int(each) for thread in threads for each in thread.read_text().split()}:
-        os.kill(child, signal.SIGKILL)
-
-    with pytest.raises(container.Unhealthy, match="inference"):
+def test_it_ends_when_its_model_has_died_but_not_when_it_is_removed(triton: Running, tmp_path: Path) -> None:
+    (tmp_path / "models" / "tandem").rename(tmp_path / "removed")
+    wait_until(lambda: not triton.client.is_model_ready("tandem"), "the model is unloaded")
+    with pytest.raises(container.Unhealthy, match=r"not loaded|not ready"):
         container.probe("tandem", port=triton.http)
+    assert not container.check("tandem", port=triton.http, timeout_s=5)
+    container.live(port=triton.http)
+
+    (tmp_path / "removed").rename(tmp_path / "models" / "tandem")
+    until(lambda: container.probe("tandem", port=triton.http))
+    (stub,) = children(triton.server())
+    os.kill(stub, signal.SIGKILL)
     assert triton.client.is_server_ready()
+    with pytest.raises(container.Unhealthy):
+        container.probe("tandem", port=triton.http)
+    regions = shared_memory(triton.server())
+    assert triton.process.wait(60) == 1, "the restart policy acts only when the process has ended"
+    assert regions
+    assert not [each for each in regions if each.exists()]
+
+
+def test_probes_stay_green_while_requests_queue(tmp_path: Path) -> None:
+    with running(write_repository(tmp_path, max_batch_size=1, work=4)) as triton:
+        crop = triton_grpc.InferInput("face", [1, 1, 48, 48], "UINT8")
+        crop.set_data_from_numpy(np.zeros((1, 1, 48, 48), np.uint8))
+        answered: list[object] = []
+        calls = [
+            triton.client.async_infer("tandem", [crop], lambda result, error: answered.append(error))
+            for _ in range(400)
+        ]
+        wait_until(lambda: len(answered) > 0, "the first request is answered")
+        for _ in range(3):
+            container.probe("tandem", port=triton.http, timeout_s=0.5)
+            container.live(port=triton.http)
+        assert len(answered) < len(calls), "the queue was too short for this test"
+        assert triton.process.poll() is None
+        for each in calls:
+            each.cancel()

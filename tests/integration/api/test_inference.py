@@ -112,6 +112,24 @@ async def test_a_full_queue_and_a_deadline_are_told_apart(triton_home: Path, tmp
                 await client.infer(request(crops(1), spec, 0.005))
 
 
+async def test_a_gateway_stays_ready_while_calls_queue(
+    triton_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.inference.client.PROBE_TIMEOUT_S", 0.5)
+    repository = write_repository(tmp_path, max_batch_size=1, work=4)
+    with LocalTriton(home=triton_home, model_repository=repository) as triton:
+        async with connected(triton) as client:
+            spec = await client.model_spec()
+            calls = [asyncio.create_task(client.infer(request(crops(1), spec, 60))) for _ in range(400)]
+            await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+            for _ in range(3):
+                await client.ready(max_age_s=0)
+            assert not all(call.done() for call in calls), "the queue was too short for this test"
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+
+
 async def test_readiness_is_cached_for_a_second(triton_home: Path, tmp_path: Path) -> None:
     triton = LocalTriton(home=triton_home, model_repository=write_repository(tmp_path))
     with triton:

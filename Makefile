@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # PIP_ARGS="--extra-index-url <PyTorch's CPU wheel index>".
 PIP_ARGS ?=
 
-.PHONY: help serve test test-avx2 lint images audit format train up down sbom checkov clean lock
+.PHONY: help serve test test-avx2 docs lint images audit format train up down sbom checkov clean lock
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -27,6 +27,9 @@ NUMERICAL := tests/unit/training tests/unit/triton/backend tests/integration/tra
 test-avx2: $(VENV)/.dev ## run the tests of networks and training as if the processor had nothing newer than AVX2
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/pytest -n 2 --dist loadfile $(NUMERICAL)
 
+docs: $(VENV)/.dev ## build the documentation as a site in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 lint: $(VENV)/.dev ## check formatting, lint, types, imports between rooms, and secrets
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -46,7 +49,7 @@ images: ## list the images that are pinned by tag
 	@$(IMAGES)
 
 audit: $(VENV)/.dev ## look for known vulnerabilities in locked packages and pinned images; says what it could not audit
-	@for lock in gateway serve video training torch dev; do \
+	@for lock in gateway serve video mcp training torch dev; do \
 	  echo "== requirements/$$lock.txt"; \
 	  report=$$($(BIN)/pip-audit --no-deps --disable-pip -s osv --timeout 10 -r requirements/$$lock.txt 2>&1) && status=0 || status=$$?; \
 	  case "$$report" in *requests.exceptions.*) \
@@ -117,6 +120,7 @@ lock: $(VENV)/bin/python ## update the lock files from pyproject.toml
 	$(call compile,dev,--all-extras)
 	$(call compile,training,--extra training -c requirements/dev.txt)
 	$(call compile,video,--extra video -c requirements/dev.txt)
+	$(call compile,mcp,--extra mcp -c requirements/dev.txt)
 	$(call compile,serve,-c requirements/dev.txt)
 	$(call compile,gateway,--extra otel -c requirements/dev.txt)
 

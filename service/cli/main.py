@@ -294,6 +294,22 @@ def video(
         raise typer.Exit(EXIT_FAILURE)
 
 
+@app.command()
+def mcp(url: Url = None, api_key: ApiKey = None) -> None:
+    """Serve the Model Context Protocol on standard input and output, with a tool that reads the faces of a photo.
+
+    It asks the gateway at --url, by default the one on this machine, and can read every photo that you can.
+    """
+    try:
+        from service.cli.mcp import create_server
+        from service.client import DEFAULT_URL
+    except ImportError as error:
+        print_error(f"this needs the SDK of the Model Context Protocol: pip install 'tandem[mcp]' ({error})")
+        raise typer.Exit(EXIT_FAILURE) from None
+
+    create_server(url or DEFAULT_URL, api_key).run()
+
+
 def _run(coroutine: "Coroutine[Any, Any, int]", *expected: type[Exception]) -> int:
     """Run a coroutine and return its result; print an expected error and exit with 1."""
     from service.cli.predict import RunAborted

@@ -16,7 +16,18 @@ runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
 def test_help_lists_every_command() -> None:
     result = runner.invoke(app, ["--help"])
     assert result.exit_code == 0
-    for command in ("serve", "install-triton", "predict", "video", "create-key", "settings", "doctor", "openapi"):
+    commands = [
+        "serve",
+        "install-triton",
+        "predict",
+        "video",
+        "create-key",
+        "settings",
+        "doctor",
+        "mcp",
+        "openapi",
+    ]
+    for command in commands:
         assert command in result.output
         assert runner.invoke(app, [command, "--help"]).exit_code == 0
 

@@ -1,8 +1,11 @@
 """The page in a real browser."""
 
 import base64
+import csv
+import io
 import json
 import re
+import subprocess
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
@@ -10,11 +13,12 @@ from pathlib import Path
 import httpx
 import pytest
 from browser import Browser
-from photos import encoded, tiles
+from photos import astronaut, encoded, tiles
 from PIL import Image, ImageColor
 from selenium.webdriver.common.keys import Keys
 from waiting import wait_until
 
+from service.cli.output_files import to_rows
 from service.errors import UnsupportedPhoto
 from service.vision.drawing import COLORS
 
@@ -251,8 +255,12 @@ def test_axe_finds_nothing_in_any_state(open_page: Open, files: Path, size: tupl
 def test_says_that_no_face_was_found(open_page: Open, files: Path) -> None:
     page = open_page()
     page.choose(files / "nobody.png")
+    page.wait_for_text("#hint", "Looking for faces")
+    assert page.find(".ghost").is_displayed()
     page.wait_for_text("#status", "No face was found")
     assert page.all(".card") == []
+    assert page.find("#hint .nobody").is_displayed()
+    assert not page.find(".ghost").is_displayed(), "it does not look as if faces were still to come"
     assert not page.all(".problem.shown")
 
 
@@ -366,7 +374,7 @@ def test_everything_is_reachable_by_keyboard(open_page: Open, files: Path) -> No
     page.wait_for_faces(4)
     page.run("document.activeElement.blur(); window.scrollTo(0, 0)")
     order = []
-    for _ in range(20):
+    for _ in range(25):
         page.press(Keys.TAB)
         focused = page.focused
         if focused.tag_name == "body":
@@ -375,7 +383,8 @@ def test_everything_is_reachable_by_keyboard(open_page: Open, files: Path) -> No
         # The focus is visible.
         outlined = focused if order[-1] != "file" else page.find("label[for=file]")
         assert page.run("return getComputedStyle(arguments[0]).outlineStyle", outlined) != "none", order[-1]
-    expected = ["skip", "brand", "API reference", "file", "camera", "head", "head", "head", "head"]
+    expected = ["skip", "brand", "API reference", "Model card", "Responsible use", "file", "camera"]
+    expected += ["save-json", "save-csv", "save-picture", "head", "head", "head", "head"]
     assert [name for name in order if name != "faces"][: len(expected)] == expected
     assert "copy" in order
     page.run("document.querySelectorAll('.head')[1].focus()")
@@ -492,3 +501,107 @@ def test_shows_how_to_use_the_api(open_page: Open, tandem: str) -> None:
     assert page.texts("#command") == [f"curl -F image=@photo.jpg {tandem}/v1/emotions"]
     links = [link.get_attribute("href") for link in page.all("a")]
     assert f"{tandem}/docs" in links
+
+
+@pytest.fixture
+def downloads(tmp_path: Path) -> Path:
+    folder = tmp_path / "downloads"
+    folder.mkdir()
+    return folder
+
+
+def downloaded(page: Browser, folder: Path, button: str, name: str) -> bytes:
+    """Press a button that saves a file, and return its content."""
+    allow = {"behavior": "allow", "downloadPath": str(folder)}
+    page.driver.execute_cdp_cmd("Browser.setDownloadBehavior", allow)
+    page.find(button).click()
+    wait_until((folder / name).is_file, f"{name} is saved", 30)
+    return (folder / name).read_bytes()
+
+
+def test_the_result_can_be_taken_along(open_page: Open, tandem: str, files: Path, downloads: Path) -> None:
+    page = open_page()
+    assert not page.find("#take").is_displayed()
+    page.choose(files / "four.jpg")
+    page.wait_for_faces(4)
+    answer = answer_to(tandem, files / "four.jpg")
+    assert json.loads(downloaded(page, downloads, "#save-json", "four-emotions.json")) == answer
+    rows = list(
+        csv.DictReader(io.StringIO(downloaded(page, downloads, "#save-csv", "four-emotions.csv").decode()))
+    )
+    expected = to_rows({"photo": "four.jpg", **answer})
+    assert [list(row) for row in rows] == [[*expected[0], "error"]] * 4
+    for row, face in zip(rows, expected, strict=True):
+        for column, value in face.items():
+            assert row[column] == str(value) or float(row[column]) == pytest.approx(value), column
+    picture = downloaded(page, downloads, "#save-picture", "four-emotions.jpg")
+    with Image.open(io.BytesIO(picture)) as annotated:
+        assert annotated.size == (512, 512)
+    assert picture != (files / "four.jpg").read_bytes()
+    assert page.texts("#command") == [f"curl -F image=@four.jpg {tandem}/v1/emotions"]
+
+
+def test_the_results_of_several_photos_are_one_file(open_page: Open, files: Path, downloads: Path) -> None:
+    page = open_page()
+    page.expected_errors = ("/v1/emotions - Failed to load resource: the server responded with a status of 415",)
+    page.choose(files / "one.jpg", files / "text.jpg", files / "nobody.png")
+    page.wait_for_photos(["1 happy", UnsupportedPhoto.title, "No face"])
+    found = json.loads(downloaded(page, downloads, "#save-json", "emotions.json"))
+    assert [each["photo"] for each in found] == ["one.jpg", "text.jpg", "nobody.png"]
+    assert [len(each.get("faces", [])) for each in found] == [1, 0, 0]
+    rows = list(csv.DictReader(io.StringIO(downloaded(page, downloads, "#save-csv", "emotions.csv").decode())))
+    assert [(row["photo"], row["emotion"]) for row in rows] == [
+        ("one.jpg", "happiness"),
+        ("text.jpg", ""),
+        ("nobody.png", ""),
+    ]
+    assert rows[1]["error"]
+
+
+@pytest.mark.parametrize(
+    "name", ["it's a photo.jpg", 'quoted "name".jpg', "semi;colon, comma.jpg", "-o.jpg", "x\\y.jpg"]
+)
+def test_the_command_sends_any_name(open_page: Open, tandem: str, files: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes((files / "one.jpg").read_bytes())
+    page = open_page()
+    script = """const module = await import("/page/downloads.js"); return module.curlFor({ name: arguments[0] })"""
+    command = page.run(f"return (async () => {{ {script} }})()", name)
+    answer = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, check=True).stdout
+    assert len(json.loads(answer)["faces"]) == 1
+
+
+def test_a_photo_above_the_limits_is_reduced_before_it_is_sent(
+    open_page: Open, tandem: str, tmp_path: Path
+) -> None:
+    photo = Image.new("L", (5000, 4400), 128)
+    photo.paste(astronaut().convert("L").resize((2000, 2000)), (1500, 1000))
+    large = tmp_path / "large.png"
+    photo.save(large, compress_level=0)  # more than 20 MiB, and 22 Mpx
+    assert httpx.post(f"{tandem}/v1/emotions", files={"image": large.read_bytes()}, timeout=60).status_code == 413
+    page = open_page()
+    page.choose(large)
+    page.wait_for_faces(1)
+    assert "The photo had 22 Mpx and was reduced" in page.texts("#status")[0]
+    size = json.loads(page.texts("#json")[0])["image"]
+    assert 15_900_000 < size["width"] * size["height"] <= 16_000_000
+    assert size["width"] / size["height"] == pytest.approx(5000 / 4400, rel=0.001)
+
+
+def test_what_the_numbers_mean_is_one_click_away(open_page: Open, files: Path) -> None:
+    page = open_page()
+    page.choose(files / "doubtful.jpg")
+    page.wait_for_faces(2)
+    explanation = page.find(".explanation")
+    assert not explanation.is_displayed()
+    (link,) = [link for link in page.all(".doubt a") if link.is_displayed()]
+    link.click()
+    wait_until(explanation.is_displayed, "the explanation is open")
+    assert "Less reliable" in explanation.text
+    page.screenshot("explained")
+    page.check_accessibility()
+    for link, heading in (("responsible-use", "Responsible use"), ("model", "The model in use")):
+        page.driver.get(f"{page.base_url}/page/{link}.html")
+        assert page.find("h1").text == heading
+        page.check_accessibility()
+    page.wait_for_text("#model", "ferplus_valid_majority")
+    page.screenshot("model")

@@ -1,4 +1,7 @@
-"""Serves the page at ``/``: static files in this folder, from memory, with a strict Content-Security-Policy."""
+"""Serves the page at ``/``: static files in this folder, from memory, with a strict Content-Security-Policy.
+
+Documents are written in Markdown and served as HTML.
+"""
 
 import hashlib
 from collections.abc import Mapping
@@ -6,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from fastapi import APIRouter
+from markdown_it import MarkdownIt
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -18,6 +22,9 @@ MEDIA_TYPES: Final = {
     ".svg": "image/svg+xml",
 }
 """Files with these suffixes are served."""
+
+DOCUMENT: Final = FOLDER / "document.html"
+"""The frame of a document, which is put in place of its line CONTENT."""
 
 
 def policy(*more: str) -> str:
@@ -58,8 +65,10 @@ router = APIRouter()
 class PageFile:
     """An endpoint that serves one file."""
 
-    def __init__(self, path: Path, headers: Mapping[str, str] = SECURITY_HEADERS) -> None:
-        self._content = path.read_bytes()
+    def __init__(
+        self, path: Path, headers: Mapping[str, str] = SECURITY_HEADERS, *, content: bytes | None = None
+    ) -> None:
+        self._content = path.read_bytes() if content is None else content
         etag = f'"{hashlib.sha256(self._content).hexdigest()[:32]}"'
         # Browsers ask every time and get a 304 until the file changes with a new version of the service.
         self._headers = {**headers, "ETag": etag, "Cache-Control": "no-cache"}
@@ -72,11 +81,22 @@ class PageFile:
         return Response(self._content, media_type=self._media_type, headers=self._headers)
 
 
+def _document(path: Path) -> bytes:
+    """Render a Markdown file. It may contain HTML, since it is ours."""
+    content = MarkdownIt("commonmark").render(path.read_text(encoding="utf-8"))
+    return DOCUMENT.read_text(encoding="utf-8").replace("CONTENT\n", content).encode()
+
+
 def _add_files() -> None:
     for path in sorted(FOLDER.iterdir()):
-        if path.suffix in MEDIA_TYPES:
-            url = "/" if path.name == "index.html" else f"/page/{path.name}"
-            router.add_route(url, PageFile(path).__call__, methods=["GET", "HEAD"], include_in_schema=False)
+        if path.suffix == ".md":
+            page = path.with_suffix(".html")
+            url, file = f"/page/{page.name}", PageFile(page, content=_document(path))
+        elif path.suffix in MEDIA_TYPES and path != DOCUMENT:
+            url, file = "/" if path.name == "index.html" else f"/page/{path.name}", PageFile(path)
+        else:
+            continue
+        router.add_route(url, file.__call__, methods=["GET", "HEAD"], include_in_schema=False)
 
 
 _add_files()

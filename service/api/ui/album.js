@@ -2,6 +2,7 @@
 
 import { Problem, fetchEmotions } from "/page/api.js";
 import { colorOf, countWords } from "/page/emotions.js";
+import { reduced } from "/page/large_photos.js";
 
 const AT_A_TIME = 2;
 const MAX_ATTEMPTS = 5; // while the service is busy
@@ -105,6 +106,8 @@ export class Album {
     item.setState("reading");
     this.handlers.progress(this.items);
     try {
+      await checkReadable(item.photo);
+      item.photo = await reduced(item.photo);
       item.answer = await fetchPatiently(item.photo, signal);
     } catch (error) {
       if (signal.aborted || error.needsKey) throw error;
@@ -126,7 +129,6 @@ export class Album {
 
 /** Fetch emotions; while the service is busy, wait as long as it asks. */
 async function fetchPatiently(photo, signal) {
-  await checkReadable(photo);
   for (let attempt = 1; ; attempt += 1) {
     try {
       return await fetchEmotions(photo, signal);

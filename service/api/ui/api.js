@@ -63,7 +63,24 @@ export async function fetchAnnotated(photo, signal) {
   return (await postPhoto(photo, "image/jpeg", signal)).blob();
 }
 
+let limits = null;
+
+/** What the service accepts; asked once. */
+export async function fetchLimits() {
+  limits ??= await (await request("/v1/limits", {})).json();
+  return limits;
+}
+
+export function hasApiKey() {
+  return Boolean(apiKey);
+}
+
+/** What the served model states about itself. */
+export async function fetchModel() {
+  return (await request("/v1/model", {})).json();
+}
+
 /** Throw the problem that any request has: a browser does not tell why a WebSocket failed. */
 export async function checkAccess() {
-  await request("/v1/model", {});
+  await fetchModel();
 }

@@ -20,6 +20,12 @@ function element(name, className, ...children) {
   return created;
 }
 
+function link(url, text) {
+  const created = element("a", "", text);
+  created.href = url;
+  return created;
+}
+
 class FaceView {
   constructor(choose) {
     this.canvas = element("canvas", "");
@@ -31,7 +37,8 @@ class FaceView {
     this.head = element("button", "head", this.canvas, element("span", "", this.name, this.emotion), this.confidence);
     this.head.type = "button";
     this.bars = element("ul", "bars");
-    this.doubt = element("p", "doubt");
+    this.doubts = element("span", "");
+    this.doubt = element("p", "doubt", this.doubts, " ", link("#explain", "What is this?"));
     this.card = element("li", "card", this.head, this.bars, this.doubt);
     this.number = element("span", "number");
     this.label = element("span", "label");
@@ -66,7 +73,8 @@ class FaceView {
     this.number.textContent = only ? "" : String(number);
     this.label.textContent = face.emotion;
     this.share.textContent = ` ${formatPercent(face.confidence)}`;
-    this.doubt.textContent = reliabilityNote(face);
+    this.doubts.textContent = reliabilityNote(face);
+    this.doubt.hidden = face.reliable;
     this.place(face.box, image, mirrored);
     const { background, text } = colorOf(face);
     for (const part of [this.card, this.box]) {

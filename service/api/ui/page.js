@@ -1,10 +1,12 @@
 // Connects the page: takes a photo or the webcam, shows boxes and bars.
 
-import { Problem, fetchAnnotated, fetchEmotions, setApiKey } from "/page/api.js";
+import { Problem, fetchAnnotated, fetchEmotions, hasApiKey, setApiKey } from "/page/api.js";
 import { Album, checkReadable } from "/page/album.js";
 import { Camera } from "/page/camera.js";
+import { curlFor, save, stem, toCsv, toJson } from "/page/downloads.js";
 import { countWords } from "/page/emotions.js";
 import { FacesView, summarize } from "/page/faces.js";
+import { reduced } from "/page/large_photos.js";
 
 const ANNOUNCE_INTERVAL_MS = 3000; // for screen readers, while the webcam is on
 
@@ -41,9 +43,11 @@ function clearProblem() {
   byId("key-form").hidden = true;
 }
 
-function showHint(text) {
-  byId("hint").hidden = !text;
-  byId("hint-text").textContent = text;
+/** Say something where the faces appear: "waiting" for a photo, "looking" for faces, or "none" were found. */
+function showHint(kind, text) {
+  byId("hint").hidden = !kind;
+  byId("hint").className = `hint ${kind ?? ""}`;
+  byId("hint-text").textContent = text ?? "";
 }
 
 function showAnswer(answer) {
@@ -93,6 +97,7 @@ async function analyzePhotos(photos) {
   clearProblem();
   faces.clear();
   album.clear();
+  offerDownloads([]);
   document.body.classList.toggle("several", photos.length > 1);
   try {
     if (photos.length > 1) await album.run(photos, signal);
@@ -109,13 +114,22 @@ async function analyzePhotos(photos) {
 async function analyzePhoto(photo, signal) {
   const item = { photo, answer: null, problem: null };
   setStatus("Analyzing the photo…");
-  const showing = showItem(item);
+  setBusy(true);
   await checkReadable(photo);
-  item.answer = await fetchEmotions(photo, signal);
+  item.photo = await reduced(photo, () => setStatus("Reducing the photo, which is larger than the service accepts…"));
+  if (signal.aborted) return;
+  const showing = showItem(item);
+  item.answer = await fetchEmotions(item.photo, signal);
   await showing;
   if (signal.aborted) return;
   await showItem(item);
-  if (shownItem === item && item.answer) setStatus(summarize(item.answer));
+  if (shownItem === item && item.answer) setStatus(summarize(item.answer) + reductionNote(item.photo));
+}
+
+function reductionNote({ reducedFrom }) {
+  if (!reducedFrom) return "";
+  const { width, height } = reducedFrom;
+  return ` The photo had ${Math.round((width * height) / 1e6)} Mpx and was reduced before it was sent.`;
 }
 
 let shownItem = null;
@@ -129,7 +143,7 @@ async function showItem(item) {
   faces.clear();
   byId("photo").alt = "The photo you chose";
   setBusy(!item.answer && !item.problem);
-  showHint("Looking for faces…");
+  showHint("looking", "Looking for faces…");
   const visible = await preview(item.photo);
   if (!isShown()) return;
   if (visible) showPicture(byId("photo").naturalWidth, byId("photo").naturalHeight);
@@ -140,13 +154,15 @@ async function showItem(item) {
     item.annotated ??= await fetchAnnotated(item.photo, signal);
     if (isShown() && (await preview(item.annotated))) showPicture(item.answer.image.width, item.answer.image.height);
   }
-  if (isShown()) showResult(item.answer, { boxes: visible });
+  if (!isShown()) return;
+  showResult(item.answer, { boxes: visible });
+  offerDownloads(album.items.length ? album.items.filter(({ done }) => done) : [item]);
 }
 
 function showFailure(error) {
   setBusy(false);
   showProblem(error);
-  showHint("");
+  showHint(null);
   if (!document.body.classList.contains("several")) setStatus("There is no result for this photo.");
 }
 
@@ -158,6 +174,7 @@ const album = new Album(byId("album"), {
       setStatus(`${done.length} of ${items.length} photos analyzed…`);
       return;
     }
+    offerDownloads(items);
     const found = items.flatMap(({ answer }) => answer?.faces ?? []);
     const summary = {};
     for (const { emotion } of found) summary[emotion] = (summary[emotion] ?? 0) + 1;
@@ -174,8 +191,46 @@ function showResult(answer, { boxes }) {
   faces.show(answer, { source: image, sourceWidth: image.naturalWidth, boxes });
   showAnswer(answer);
   image.alt = `The photo you chose. ${summarize(answer)}`;
-  showHint(answer.faces.length ? "" : "No face was found. It may be too small, turned away or covered.");
+  if (answer.faces.length) showHint(null);
+  else showHint("none", "No face was found. It may be too small, turned away, covered or dark.");
 }
+
+// Take it with you
+
+let offered = [];
+
+/** Offer the answers to these photos as files, and the command for the one that is shown. */
+function offerDownloads(items) {
+  offered = items;
+  byId("take").classList.toggle("away", !items.some(({ answer }) => answer));
+  showCommand(items.length ? shownItem?.photo : null);
+}
+
+function showCommand(photo) {
+  byId("command").textContent = curlFor(photo, { needsKey: hasApiKey() });
+}
+
+const fileName = () => (offered.length === 1 ? `${stem(offered[0].photo)}-emotions` : "emotions");
+
+byId("save-json").addEventListener("click", () => save(toJson(offered), `${fileName()}.json`, "application/json"));
+byId("save-csv").addEventListener("click", () => save(toCsv(offered), `${fileName()}.csv`, "text/csv"));
+byId("save-picture").addEventListener("click", async () => {
+  const item = shownItem;
+  byId("save-picture").disabled = true;
+  try {
+    item.annotated ??= await fetchAnnotated(item.photo);
+    save(item.annotated, `${stem(item.photo)}-emotions.jpg`, "image/jpeg");
+  } catch (error) {
+    showProblem(error);
+  } finally {
+    byId("save-picture").disabled = false;
+  }
+});
+
+document.addEventListener("click", ({ target }) => {
+  if (!target.closest("a[href='#explain']")) return;
+  byId("explain").open = true; // the browser scrolls to it
+});
 
 // Webcam
 
@@ -191,7 +246,7 @@ const camera = new Camera(byId("video"), {
     byId("camera").textContent = "Stop the webcam";
     byId("camera").disabled = false;
     setStatus("The webcam is on. Frames are never stored.");
-    showHint("Looking for faces…");
+    showHint("looking", "Looking for faces…");
     frameStats = null;
     announcedAt = -Infinity;
   },
@@ -200,7 +255,8 @@ const camera = new Camera(byId("video"), {
     clearProblem();
     const scene = { source: video, sourceWidth: video.videoWidth, mirrored: camera.mirrored };
     faces.show(answer, scene);
-    showHint(answer.faces.length ? "" : "No face in view.");
+    if (answer.faces.length) showHint(null);
+    else showHint("none", "No face in view.");
     if (byId("answer").open || byId("json").textContent === "None yet.") showAnswer(answer);
     announce(answer);
     countFrame(latency);
@@ -217,7 +273,7 @@ const camera = new Camera(byId("video"), {
     byId("photo").removeAttribute("src");
     hidePicture();
     faces.clear();
-    showHint("Faces appear here, the largest first.");
+    showHint("waiting", "Faces appear here, the largest first.");
     setStatus("The webcam is off.");
   },
 });
@@ -254,6 +310,7 @@ async function toggleCamera() {
   retry = toggleCamera;
   controller.abort();
   album.clear();
+  offerDownloads([]);
   document.body.classList.remove("several");
   setBusy(false);
   clearProblem();
@@ -306,7 +363,7 @@ document.addEventListener("drop", (event) => {
 
 // The curl example
 
-byId("command").textContent = `curl -F image=@photo.jpg ${location.origin}/v1/emotions`;
+showCommand(null);
 byId("copy").hidden = !navigator.clipboard;
 byId("copy").addEventListener("click", async () => {
   await navigator.clipboard.writeText(byId("command").textContent);

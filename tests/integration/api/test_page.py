@@ -18,16 +18,32 @@ async def test_serves_the_page_and_every_file_it_links_to() -> None:
     response = await get("/")
     assert response.headers["Content-Type"] == "text/html; charset=utf-8"
     linked = set(re.findall(r'(?:src|href)="(/page/[^"]+)"', response.text))
+    documents = {path for path in linked if path.endswith(".html")}
+    assert documents == {"/page/model.html", "/page/responsible-use.html"}
+    linked -= documents
     assert linked == {"/page/page.css", "/page/page.js", "/page/icon.svg"}
-    for name in ("page", "album", "faces", "camera"):
+    for name in ("page", "album", "faces", "camera", "large_photos"):
         script = await get(f"/page/{name}.js")
         linked |= set(re.findall(r'from "(/page/[^"]+)"', script.text))
-    assert {"/page/album.js", "/page/emotions.js"} <= linked
+    assert {"/page/album.js", "/page/emotions.js", "/page/downloads.js"} <= linked
     kinds = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
     for path in linked:
         response = await get(path)
         assert response.status_code == 200
         assert response.headers["Content-Type"] == kinds[path.rpartition(".")[2]]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("responsible-use", "<strong>A label says what a face shows, not what a person"), ("model", 'id="model"')],
+)
+async def test_serves_documents_as_html(name: str, text: str) -> None:
+    response = await get(f"/page/{name}.html")
+    assert response.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert text in response.text
+    assert "CONTENT" not in response.text
+    for path in re.findall(r'(?:src|href)="(/page/[^"]+)"', response.text):
+        assert (await get(path)).status_code == 200, path
 
 
 async def test_the_policy_allows_nothing_inline_and_nothing_from_other_origins() -> None:
@@ -53,7 +69,9 @@ async def test_an_unchanged_file_is_not_sent_again() -> None:
     assert (again.status_code, again.content) == (304, b"")
 
 
-@pytest.mark.parametrize("path", ["/page/", "/page/__init__.py", "/page/../settings.py", "/page/index.html"])
+@pytest.mark.parametrize(
+    "path", ["/page/", "/page/__init__.py", "/page/../settings.py", "/page/index.html", "/page/document.html"]
+)
 async def test_serves_nothing_else(path: str) -> None:
     assert (await get(path)).status_code == 404
 

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from service.budget import Budget
 from service.errors import DeadlineExceeded, ModelChanged, TandemError
 from service.inference.client import TritonClient
 from service.inference.micro_batcher import MicroBatcher
@@ -76,6 +77,9 @@ class Analyzer:
         self._settings = settings
         self._triton = triton
         self._batcher = MicroBatcher(triton, queue.saturated)
+        self._inferring = Budget(
+            settings.max_inferring, what="photos that wait for Triton", setting="TANDEM_MAX_INFERRING"
+        )
         self._queue = queue
         self._metrics = metrics
         self._tracing = tracing
@@ -168,7 +172,8 @@ class Analyzer:
         attributes: dict[str, str | int] = {"rpc.system": "grpc", "tandem.model": spec.name}
         with self._tracing.client_span("triton", attributes | {"tandem.faces": len(crops)}) as headers:
             try:
-                return await self._batcher.infer(InferenceRequest(crops, spec, deadline, headers))
+                with self._inferring.reserved():
+                    return await self._batcher.infer(InferenceRequest(crops, spec, deadline, headers))
             except TandemError as error:
                 self._metrics.triton_errors.labels(error.slug).inc()
                 raise

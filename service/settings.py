@@ -257,6 +257,9 @@ class Settings(BaseSettings):
     max_waiting: int = Field(
         64, ge=0, description="Maximum number of photos that wait for a worker; more are refused with 503."
     )
+    max_inferring: int = Field(
+        1024, ge=1, description="Maximum number of photos that wait for Triton; more are refused with 503."
+    )
     max_streams: int = Field(32, ge=0, description="Maximum number of open streams; 0 disables streaming.")
     max_frame_bytes: int = Field(
         2 * MEBIBYTE, ge=1024, description="Maximum size of a frame of a stream, in bytes."

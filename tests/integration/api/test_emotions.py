@@ -507,6 +507,18 @@ async def test_is_alive_but_not_ready_when_triton_stops(triton_home: Path, tmp_p
             assert (await client.get("/livez")).status_code == 200
 
 
+async def test_only_so_many_photos_wait_for_triton(toy_triton: LocalTriton) -> None:
+    async with gateway(triton_url=toy_triton.grpc_url, workers=1, max_inferring=1) as client:
+        os.kill(toy_triton.pid, signal.SIGSTOP)
+        try:
+            calls = [asyncio.create_task(post(client, encoded(astronaut()))) for _ in range(2)]
+            (refused,), (waiting,) = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            os.kill(toy_triton.pid, signal.SIGCONT)
+        assert "TANDEM_MAX_INFERRING" in problem(refused.result(), 503, "overloaded")
+        assert (await waiting).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("model", "parameter"),
     [({"labels": "neutral,happiness"}, "labels"), ({"template": ""}, "alignment_template")],

@@ -76,8 +76,8 @@ def test_memory_does_not_grow_with_the_sizes_of_batches(triton_home: Path) -> No
     with LocalTriton(home=triton_home, model_repository=MODELS, runtime="onnx") as running:
 
         def round_of_sizes() -> int:
-            """Run every batch size up to the maximum; returns the memory of the model's process in bytes."""
-            for count in range(1, 129):
+            """Run batch sizes up to the maximum; returns the memory of the model's process in bytes."""
+            for count in (*range(1, 128, 7), 128):
                 infer(running, np.zeros((count, 1, 48, 48), np.uint8))
             return sum(resident_bytes(process) for process in stubs(running.pid))
 

@@ -28,7 +28,7 @@ test-avx2: $(VENV)/.dev ## run the tests of networks and training as if the proc
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/pytest -n 2 --dist loadfile $(NUMERICAL)
 
 docs: $(VENV)/.dev ## build the documentation as a site in build/site
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: $(VENV)/.dev ## check formatting, lint, types, imports between rooms, and secrets
 	$(BIN)/ruff format --check .

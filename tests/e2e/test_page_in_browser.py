@@ -16,6 +16,7 @@ from browser import Browser
 from photos import astronaut, encoded, tiles
 from PIL import Image, ImageColor
 from selenium.webdriver.common.keys import Keys
+from videos import moving_faces, write_video
 from waiting import wait_until
 
 from service.cli.output_files import to_rows
@@ -384,7 +385,7 @@ def test_everything_is_reachable_by_keyboard(open_page: Open, files: Path) -> No
         outlined = focused if order[-1] != "file" else page.find("label[for=file]")
         assert page.run("return getComputedStyle(arguments[0]).outlineStyle", outlined) != "none", order[-1]
     expected = ["skip", "brand", "API reference", "Model card", "Responsible use", "file", "camera"]
-    expected += ["save-json", "save-csv", "save-picture", "head", "head", "head", "head"]
+    expected += ["save-json", "save-csv", "save-picture", "What do these numbers mean?", *["head"] * 4]
     assert [name for name in order if name != "faces"][: len(expected)] == expected
     assert "copy" in order
     page.run("document.querySelectorAll('.head')[1].focus()")
@@ -605,3 +606,42 @@ def test_what_the_numbers_mean_is_one_click_away(open_page: Open, files: Path) -
         page.check_accessibility()
     page.wait_for_text("#model", "ferplus_valid_majority")
     page.screenshot("model")
+
+
+def test_a_film_is_read_frame_by_frame(open_page: Open, files: Path, tmp_path: Path) -> None:
+    film = write_video(tmp_path / "film.mp4", moving_faces(25))
+    page = open_page()
+    page.choose(film)
+    page.wait_for_text("#status", "The film was read: 2 faces.")
+    assert page.texts("#timeline li span:first-child") == ["Face 1", "Face 2"]
+    assert page.texts("#timeline .end") == ["1.0 s"]
+    for row in page.all("#timeline canvas"):
+        colored = """const canvas = arguments[0];
+            const { data } = canvas.getContext("2d").getImageData(0, 9, canvas.width, 1);
+            return [...data].filter((_, index) => index % 4 === 3).map((alpha) => alpha > 0);"""
+        assert page.run(colored, row) == [True] * 5, "a column for each fifth of a second"
+        assert re.fullmatch(r"happiness \d+%.*", row.accessible_name)
+    assert page.find("#video").is_displayed()
+    assert not page.find("#stop").is_displayed()
+    assert len(page.all(".card")) == len(page.all(".box")) == 2
+    page.screenshot("film")
+    page.check_accessibility()
+    page.choose(files / "one.jpg")
+    page.wait_for_faces(1)
+    assert not page.find("#timeline").is_displayed()
+    assert not page.find("#video").is_displayed()
+
+
+def test_a_film_can_be_stopped(open_page: Open, tmp_path: Path) -> None:
+    film = write_video(tmp_path / "film.mp4", moving_faces(30), times_ms=range(0, 60_000, 2000))
+    page = open_page()
+    page.choose(film)
+    page.wait_for_faces(2)
+    page.find("#stop").click()
+    assert re.match(r"Stopped after \d+\.\d of \d+\.\d s: 2 faces\.", page.texts("#status")[0])
+    assert page.all("#timeline canvas")
+    (tmp_path / "film.mp4").write_text("This is a text file, despite its name.")
+    page.choose(film)
+    page.wait_for_text("#problem", "The browser cannot play this film.")
+    assert page.find("#camera").text == "Use the webcam"
+    assert not page.find("#timeline").is_displayed()

@@ -1,77 +1,24 @@
-// Connects the page: takes a photo or the webcam, shows boxes and bars.
+// Connects the page: takes photos, a film or the webcam, shows boxes and bars.
 
 import { Problem, fetchAnnotated, fetchEmotions, hasApiKey, setApiKey } from "/page/api.js";
 import { Album, checkReadable } from "/page/album.js";
-import { Camera } from "/page/camera.js";
 import { curlFor, save, stem, toCsv, toJson } from "/page/downloads.js";
 import { countWords } from "/page/emotions.js";
 import { FacesView, summarize } from "/page/faces.js";
+import { Film } from "/page/film.js";
 import { reduced } from "/page/large_photos.js";
+import { Live } from "/page/live.js";
+import {
+  byId, clearProblem, hidePicture, setBusy, setStatus, showAnswer, showHint, showPicture, showProblem,
+} from "/page/view.js";
 
-const ANNOUNCE_INTERVAL_MS = 3000; // for screen readers, while the webcam is on
-
-const byId = (id) => document.getElementById(id);
 const faces = new FacesView(byId("faces"), byId("boxes"), byId("totals"));
+const live = new Live(faces);
 let controller = new AbortController();
 let photoUrl = null;
-let announcedAt = -Infinity;
-let frameStats = null;
 let retry = () => {}; // runs again once the visitor enters a key
 
-// Texts
-
-function setStatus(text) {
-  if (byId("status").textContent !== text) byId("status").textContent = text;
-}
-
-function showProblem(problem) {
-  const title = document.createElement("strong");
-  const detail = document.createElement("p");
-  title.textContent = problem.title ?? "Something went wrong in this page";
-  detail.textContent = problem.message;
-  byId("problem").replaceChildren(title, detail);
-  byId("problem").classList.add("shown");
-  if (problem.needsKey) {
-    byId("key-form").hidden = false;
-    byId("key").focus();
-  }
-}
-
-function clearProblem() {
-  byId("problem").replaceChildren();
-  byId("problem").classList.remove("shown");
-  byId("key-form").hidden = true;
-}
-
-/** Say something where the faces appear: "waiting" for a photo, "looking" for faces, or "none" were found. */
-function showHint(kind, text) {
-  byId("hint").hidden = !kind;
-  byId("hint").className = `hint ${kind ?? ""}`;
-  byId("hint-text").textContent = text ?? "";
-}
-
-function showAnswer(answer) {
-  byId("json").textContent = JSON.stringify(answer, null, 2);
-}
-
-function setBusy(busy) {
-  document.body.classList.toggle("reading", busy);
-  byId("progress").hidden = !busy;
-  byId("stage").setAttribute("aria-busy", String(busy));
-}
-
 // Photos
-
-function showPicture(width, height) {
-  byId("frame").style.setProperty("--ratio", String(width / height));
-  byId("frame").hidden = false;
-  byId("invitation").hidden = true;
-}
-
-function hidePicture() {
-  byId("frame").hidden = true;
-  byId("invitation").hidden = false;
-}
 
 /** Show an image; return false if the browser cannot, as most cannot show HEIC. */
 async function preview(blob) {
@@ -90,7 +37,7 @@ async function preview(blob) {
 /** Analyze photos: one is shown alone, several with a tile for each. */
 async function analyzePhotos(photos) {
   retry = () => analyzePhotos(photos);
-  camera.stop();
+  live.leave();
   controller.abort();
   controller = new AbortController();
   const { signal } = controller;
@@ -232,95 +179,41 @@ document.addEventListener("click", ({ target }) => {
   byId("explain").open = true; // the browser scrolls to it
 });
 
-// Webcam
+// Webcam and films
 
-const camera = new Camera(byId("video"), {
-  started() {
-    const video = byId("video");
-    faces.clear();
-    byId("photo").hidden = true;
-    video.hidden = false;
-    byId("frame").classList.add("live");
-    byId("frame").classList.toggle("mirrored", camera.mirrored);
-    showPicture(video.videoWidth, video.videoHeight);
-    byId("camera").textContent = "Stop the webcam";
-    byId("camera").disabled = false;
-    setStatus("The webcam is on. Frames are never stored.");
-    showHint("looking", "Looking for faces…");
-    frameStats = null;
-    announcedAt = -Infinity;
-  },
-  answer(answer, latency) {
-    const video = byId("video");
-    clearProblem();
-    const scene = { source: video, sourceWidth: video.videoWidth, mirrored: camera.mirrored };
-    faces.show(answer, scene);
-    if (answer.faces.length) showHint(null);
-    else showHint("none", "No face in view.");
-    if (byId("answer").open || byId("json").textContent === "None yet.") showAnswer(answer);
-    announce(answer);
-    countFrame(latency);
-  },
-  problem(problem) {
-    showProblem(problem);
-  },
-  stopped() {
-    byId("video").hidden = true;
-    byId("photo").hidden = false;
-    byId("frame").classList.remove("live", "mirrored");
-    byId("camera").textContent = "Use the webcam";
-    byId("rate").textContent = "";
-    byId("photo").removeAttribute("src");
-    hidePicture();
-    faces.clear();
-    showHint("waiting", "Faces appear here, the largest first.");
-    setStatus("The webcam is off.");
-  },
-});
-
-/** Tell screen readers what the faces show when it changes, but not in every frame. */
-function announce(answer) {
-  const now = performance.now();
-  const labels = answer.faces.map((face) => face.emotion).join(", ");
-  const count = answer.faces.length === 1 ? "1 face" : `${answer.faces.length} faces`;
-  const status = answer.faces.length ? `Live, ${count}: ${labels}.` : "Live, no face in view.";
-  if (now - announcedAt < ANNOUNCE_INTERVAL_MS || byId("status").textContent === status) return;
-  announcedAt = now;
-  setStatus(status);
-}
-
-function countFrame(latency) {
-  const now = performance.now();
-  frameStats ??= { count: 0, latency: 0, start: now };
-  frameStats.count += 1;
-  frameStats.latency += latency;
-  const seconds = (now - frameStats.start) / 1000;
-  if (seconds < 1) return;
-  const rate = Math.round(frameStats.count / seconds);
-  const mean = Math.round(frameStats.latency / frameStats.count);
-  byId("rate").textContent = `${rate} ${rate === 1 ? "frame" : "frames"} a second, ${mean} ms each`;
-  frameStats = null;
-}
-
-async function toggleCamera() {
-  if (camera.running) {
-    camera.stop();
-    return;
-  }
-  retry = toggleCamera;
+/** Forget the photos, to make room for a video. */
+function leavePhotos() {
+  live.leave();
   controller.abort();
   album.clear();
   offerDownloads([]);
   document.body.classList.remove("several");
   setBusy(false);
   clearProblem();
-  setStatus("Waiting for the camera…");
-  try {
-    await camera.start();
-  } catch (error) {
-    showProblem(error);
-    setStatus("The webcam is off.");
+}
+
+function toggleCamera() {
+  if (live.camera.running) {
+    live.camera.stop();
+    return;
   }
+  retry = toggleCamera;
+  leavePhotos();
+  live.startCamera();
+}
+
+function readFilm(film) {
+  retry = () => readFilm(film);
+  leavePhotos();
+  live.readFilm(film);
+}
+
+/** Take what was chosen, dropped or pasted: a film, or photos. */
+function take(files) {
+  const film = files.find(Film.accepts);
+  if (!film) analyzePhotos(files);
+  else if (files.length === 1) readFilm(film);
+  else showProblem(new Problem("One film at a time", "Choose a single film, or photos without films."));
 }
 
 byId("key-form").addEventListener("submit", (event) => {
@@ -329,20 +222,20 @@ byId("key-form").addEventListener("submit", (event) => {
   retry();
 });
 
-// Sources of photos
+// Sources of photos and films
 
 byId("camera").addEventListener("click", toggleCamera);
 
 byId("file").addEventListener("change", ({ target }) => {
   const photos = [...target.files];
   target.value = ""; // so that choosing the same file again is a change
-  if (photos.length) analyzePhotos(photos);
+  if (photos.length) take(photos);
 });
 
 byId("invitation").addEventListener("click", () => byId("file").click());
 
 document.addEventListener("paste", ({ clipboardData }) => {
-  if (clipboardData.files.length) analyzePhotos([...clipboardData.files]);
+  if (clipboardData.files.length) take([...clipboardData.files]);
 });
 
 let depth = 0; // dragenter and dragleave fire for every element under the pointer
@@ -357,7 +250,7 @@ document.addEventListener("drop", (event) => {
   event.preventDefault();
   changeDepth(-depth);
   const photos = [...event.dataTransfer.files];
-  if (photos.length) analyzePhotos(photos);
+  if (photos.length) take(photos);
   else showProblem(new Problem("No file dropped", "Drop an image file. Links to images are not fetched."));
 });
 

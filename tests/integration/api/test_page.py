@@ -22,10 +22,10 @@ async def test_serves_the_page_and_every_file_it_links_to() -> None:
     assert documents == {"/page/model.html", "/page/responsible-use.html"}
     linked -= documents
     assert linked == {"/page/page.css", "/page/page.js", "/page/icon.svg"}
-    for name in ("page", "album", "faces", "camera", "large_photos"):
+    for name in ("page", "album", "faces", "camera", "large_photos", "live", "film"):
         script = await get(f"/page/{name}.js")
         linked |= set(re.findall(r'from "(/page/[^"]+)"', script.text))
-    assert {"/page/album.js", "/page/emotions.js", "/page/downloads.js"} <= linked
+    assert {"/page/album.js", "/page/emotions.js", "/page/downloads.js", "/page/frame_stream.js"} <= linked
     kinds = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
     for path in linked:
         response = await get(path)

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # PIP_ARGS="--extra-index-url <PyTorch's CPU wheel index>".
 PIP_ARGS ?=
 
-.PHONY: help serve test test-avx2 docs lint images audit format train up down sbom checkov clean lock
+.PHONY: help serve wheel test test-avx2 docs lint images audit format train up down sbom checkov clean lock
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -67,6 +67,9 @@ audit: $(VENV)/.dev ## look for known vulnerabilities in locked packages and pin
 format: $(VENV)/.dev ## format the code and fix lint errors where possible
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+wheel: $(VENV)/bin/python ## build the wheel in dist/: service, training, and the model for a CPU
+	$(BIN)/pip wheel -q --no-deps -w dist .
 
 train: $(VENV)/.dev ## run all training stages and the export; DATA=FOLDER with ferplus/ and identity/
 	$(BIN)/training all --data "$(or $(DATA),$(error use make train DATA=FOLDER, with ferplus/ and identity/ in FOLDER))"

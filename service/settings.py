@@ -27,11 +27,27 @@ DEFAULT_CONFIG = "tandem.toml"
 
 NO_KEY = "has no key; without this setting the API is open to everyone"
 
+PACKAGE = Path(__file__).parent
+CHECKOUT = PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").exists() else None
+"""The folder of the source code; None where the service is installed from a wheel or an image."""
+
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """A container's CPU quota (cgroup v2): microseconds of CPU time, and the period in which they may be used."""
 
 
 FETCH_HOST = re.compile(r"(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+
+
+def default_model_repository() -> Path:
+    """Return the checkout's model repository, else the one that a wheel brings."""
+    return (CHECKOUT or PACKAGE) / "model_repository"
+
+
+def default_triton_home() -> Path:
+    """Return ``.triton`` in the checkout, else a folder of this user's data (XDG Base Directory Specification)."""
+    if CHECKOUT:
+        return CHECKOUT / ".triton"
+    return Path(os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")) / "tandem"
 
 
 def available_cores() -> int:
@@ -181,7 +197,7 @@ class Settings(BaseSettings):
         1.0, ge=0, le=1, description="Share of the requests that are copied to shadow_version, from 0 to 1."
     )
     model_repository: Path = Field(
-        Path("model_repository"), description="Folder of the models that the local Triton serves."
+        default_model_repository(), description="Folder of the models that the local Triton serves."
     )
     runtime: Literal["auto", "onnx", "torchscript"] = Field(
         "auto",
@@ -189,7 +205,7 @@ class Settings(BaseSettings):
         "auto is torchscript on a GPU and onnx on a CPU.",
     )
     triton_home: Path = Field(
-        Path(".triton"), description="Folder that `tandem install-triton` installs the local Triton in."
+        default_triton_home(), description="Folder that the local Triton is installed in, once."
     )
 
     max_upload_bytes: int = Field(20 * MEBIBYTE, ge=1024, description="Maximum size of an upload, in bytes.")

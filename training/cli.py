@@ -4,7 +4,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jsonargparse import ArgumentParser, set_parsing_settings
+try:
+    from jsonargparse import ArgumentParser, set_parsing_settings
+except ImportError as error:
+    sys.exit(f"training needs more packages than serving: pip install 'tandem-emotions[training]' ({error})")
 
 from training.settings.commands import (
     ExportSettings,

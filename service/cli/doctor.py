@@ -129,7 +129,7 @@ def _processor() -> Finding:
     ]
     text = ", ".join(parts)
     if has_gpu() and find_spec("torch") is None:
-        return Finding("processor", "note", text, "to use the GPU: pip install 'tandem[torchscript]'")
+        return Finding("processor", "note", text, "to use the GPU: pip install 'tandem-emotions[torchscript]'")
     if not fast:
         return Finding("processor", "note", text, "the networks run, but several times slower than with AVX2")
     return Finding("processor", "ok", text)
@@ -155,7 +155,7 @@ def _triton(settings: Settings) -> Finding:
 
 
 def _model(settings: Settings) -> Finding:
-    remedy = "set TANDEM_MODEL_REPOSITORY and TANDEM_MODEL_NAME, or start in the folder that holds the repository"
+    remedy = "set TANDEM_MODEL_REPOSITORY and TANDEM_MODEL_NAME"
     try:
         model = VersionedModel(settings.model_repository, settings.model_name)
         version = int(settings.model_version or model.active)
@@ -178,7 +178,11 @@ def _model(settings: Settings) -> Finding:
     if wrong:
         text = f"{', '.join(wrong)} in {folder}: not the checksum of the model card"
         return Finding("model", "problem", text, "copy or export that version again")
-    return Finding("model", "ok", f"{settings.model_name} version {version} ({', '.join(weights)}) in {folder}")
+    text = f"{settings.model_name} version {version} ({', '.join(weights)}) in {folder}"
+    if has_gpu() and "model.pt" not in weights:
+        remedy = "to use the GPU: set TANDEM_MODEL_REPOSITORY to the model_repository of the source code"
+        return Finding("model", "note", f"{text}; wheels leave out model.pt, which a GPU needs", remedy)
+    return Finding("model", "ok", text)
 
 
 def _face_networks() -> Finding:
@@ -234,7 +238,9 @@ def _extras() -> Finding:
     text = "; ".join(
         f"{what}: {', '.join(names)}" for what, names in (("here", here), ("not here", missing)) if names
     )
-    return Finding("extras", "ok", text, f"if you need one: pip install 'tandem[{missing[0]}]'" if missing else "")
+    return Finding(
+        "extras", "ok", text, f"if you need one: pip install 'tandem-emotions[{missing[0]}]'" if missing else ""
+    )
 
 
 def _sha256(path: Path) -> str:

@@ -1,5 +1,6 @@
 """Open a client for a command: of a running gateway, or of one inside this process."""
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -8,6 +9,7 @@ from urllib.parse import urlsplit
 import httpx  # noqa: TID251 - calls a gateway for its user
 
 from service.api.app import create_app
+from service.cli.triton_download import install_triton
 from service.client import DEFAULT_URL, AsyncClient
 from service.settings import Settings
 from service.triton.server import LocalTriton
@@ -59,6 +61,7 @@ async def local_client(settings: Settings) -> AsyncIterator[AsyncClient]:
         async with _asgi_client(settings) as client:
             yield client
         return
+    await asyncio.to_thread(install_triton, settings.triton_home)
     with LocalTriton(
         home=settings.triton_home,
         model_repository=settings.model_repository,

@@ -107,6 +107,7 @@ def serve(
 ) -> None:
     """Serve the HTTP API, with a local Triton unless --triton-url is given. Stop with Ctrl-C."""
     from service.api.uploads.by_url import FetchingUnavailable
+    from service.cli.triton_download import install_triton
     from service.observability.logging import configure_logging
     from service.observability.tracing import TracingUnavailable
     from service.server import main as server
@@ -128,6 +129,8 @@ def serve(
         console.print(f"Tandem is ready: {url}  (reference at {url}/docs)", soft_wrap=True, highlight=False)
 
     try:
+        if settings.triton_url is None:
+            install_triton(settings.triton_home)
         server.serve(settings, announce=announce)
     except (server.PortInUse, server.NotReady, LocalTritonError, *missing_extras, OSError) as error:
         print_error(str(error))
@@ -137,15 +140,14 @@ def serve(
 
 
 @app.command("install-triton")
-def install_triton(triton_home: TritonHome = None) -> None:
-    """Download the local Triton, which `tandem serve` and `tandem predict` start. Needed once."""
-    from service.triton import install
+def download_triton(triton_home: TritonHome = None) -> None:
+    """Download the local Triton now. Otherwise the first `tandem serve` or `tandem predict` does."""
+    from service.cli.triton_download import install_triton
     from service.triton.errors import LocalTritonError
 
     settings = read_settings(triton_home=triton_home)
     try:
-        with stderr.status("Downloading Triton"):
-            folder = install.install(settings.triton_home)
+        folder = install_triton(settings.triton_home)
     except (LocalTritonError, OSError) as error:
         print_error(str(error))
         raise typer.Exit(EXIT_FAILURE) from None
@@ -268,7 +270,7 @@ def video(
         from service.cli.video.io import SUFFIXES, VideoUnusable
         from service.cli.video.results import OutputPaths
     except ImportError as error:
-        print_error(f"videos need PyAV and matplotlib: pip install 'tandem[video]' ({error})")
+        print_error(f"videos need PyAV and matplotlib: pip install 'tandem-emotions[video]' ({error})")
         raise typer.Exit(EXIT_FAILURE) from None
 
     settings = read_settings()
@@ -304,7 +306,9 @@ def mcp(url: Url = None, api_key: ApiKey = None) -> None:
         from service.cli.mcp import create_server
         from service.client import DEFAULT_URL
     except ImportError as error:
-        print_error(f"this needs the SDK of the Model Context Protocol: pip install 'tandem[mcp]' ({error})")
+        print_error(
+            f"this needs the SDK of the Model Context Protocol: pip install 'tandem-emotions[mcp]' ({error})"
+        )
         raise typer.Exit(EXIT_FAILURE) from None
 
     create_server(url or DEFAULT_URL, api_key).run()

@@ -13,7 +13,8 @@ from google.protobuf import text_format  # type: ignore[import-untyped]
 from tritonclient.grpc import model_config_pb2
 
 CONFIG = "config.pbtxt"
-WEIGHTS = "model.pt"
+WEIGHTS = ("model.pt", "model.onnx")
+"""A version has one of these, or both: wheels bring only the second."""
 
 VersionPolicy = tuple[int, ...]
 """The versions to load, the active one first; empty for the newest version only, which is Triton's default."""
@@ -56,7 +57,8 @@ class VersionedModel:
     @property
     def versions(self) -> list[int]:
         """The versions that have weights, oldest first."""
-        return sorted(int(path.parent.name) for path in self.folder.glob(f"[0-9]*/{WEIGHTS}"))
+        found = {path.parent.name for weights in WEIGHTS for path in self.folder.glob(f"[0-9]*/{weights}")}
+        return sorted(map(int, found))
 
     @property
     def policy_state(self) -> PolicyState:
@@ -114,7 +116,7 @@ class VersionedModel:
         if policy:
             return policy[0]
         if not self.versions:
-            raise VersionChangeRefused(f"{self.folder} has no version with a {WEIGHTS}")
+            raise VersionChangeRefused(f"{self.folder} has no version with a {' or '.join(WEIGHTS)}")
         return self.versions[-1]
 
     def _read(self) -> tuple[str, PolicyState]:
@@ -133,7 +135,7 @@ class VersionedModel:
             if version not in self.versions:
                 existing = ", ".join(map(str, self.versions)) or "none"
                 raise VersionChangeRefused(
-                    f"{self.folder} has no version {version} with a {WEIGHTS}; it has {existing}"
+                    f"{self.folder} has no version {version} with a {' or '.join(WEIGHTS)}; it has {existing}"
                 )
         text, state = self._read()
         old, new = self._active_of(state.current), self._active_of(policy)

@@ -112,7 +112,7 @@ def log_path(out: Path) -> Path:
         try:
             import pyarrow.parquet  # noqa: F401 - an optional dependency
         except ImportError:
-            raise OutputUnusable("writing .parquet needs pyarrow: pip install 'tandem[tables]'") from None
+            raise OutputUnusable("writing .parquet needs pyarrow: pip install 'tandem-emotions[tables]'") from None
     return out.with_name(out.name + LOG_SUFFIX)
 
 

@@ -127,7 +127,7 @@ def create_tracing(otlp_endpoint: str | None, *, version: str) -> Tracing:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     except ImportError as error:
         raise TracingUnavailable(
-            f"TANDEM_OTLP_ENDPOINT is set, but {error.name} is not installed: pip install 'tandem[otel]'"
+            f"TANDEM_OTLP_ENDPOINT is set, but {error.name} is not installed: pip install 'tandem-emotions[otel]'"
         ) from None
     provider = TracerProvider(resource=Resource.create({"service.name": "tandem", "service.version": version}))
     exporter = OTLPSpanExporter(endpoint=f"{otlp_endpoint.rstrip('/')}/v1/traces")

@@ -16,6 +16,8 @@ from service.settings import (
     origin_of,
 )
 
+ROOT = Path(__file__).parents[2]
+
 
 def test_every_setting_is_described_and_has_a_default() -> None:
     settings = Settings()
@@ -46,6 +48,18 @@ def test_request_timeout_must_exceed_upload_timeout(given: dict[str, float]) -> 
     (line,) = format_errors(raised.value)
     assert line.startswith(f"TANDEM_REQUEST_TIMEOUT_S is {given.get('request_timeout_s', 30.0)}: ")
     assert f"{given.get('upload_timeout_s', 20):g} s (TANDEM_UPLOAD_TIMEOUT_S)" in line
+
+
+def test_outside_a_checkout_data_is_in_the_users_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (Settings().model_repository / "tandem").is_dir()
+    assert Settings().triton_home == ROOT / ".triton"
+    monkeypatch.setattr("service.settings.CHECKOUT", None)
+    monkeypatch.setenv("XDG_DATA_HOME", "/data")
+    assert service.settings.default_triton_home() == Path("/data/tandem")
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert service.settings.default_triton_home() == Path("/home/ann/.local/share/tandem")
+    assert service.settings.default_model_repository() == ROOT / "service" / "model_repository"
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +40,16 @@ def test_the_source_has_no_violations() -> None:
 
 HTML_SINKS = re.compile(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|srcdoc|\beval\(|new Function")
 """What turns text into markup or code. File names, labels and problems are texts that others choose."""
+
+
+def test_hints_name_our_own_package() -> None:
+    name = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["name"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    sources = [path.read_text() for folder in ("service", "training") for path in (ROOT / folder).rglob("*.py")]
+    hints = {hint for source in sources for hint in re.findall(r"pip install '([^']*)'", source)}
+    assert hints
+    # In some the name of the extra is filled in.
+    assert hints <= {f"{name}[{extra}]" for extra in (*extras, "{extra}", "{missing[0]}")}
 
 
 def test_the_page_writes_texts_only_as_text() -> None:

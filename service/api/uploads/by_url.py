@@ -264,6 +264,6 @@ def _s3_client() -> Any:
         from botocore.session import Session  # noqa: PLC0415
     except ImportError:
         raise FetchingUnavailable(
-            "TANDEM_FETCH_HOSTS names a bucket, but botocore is not installed: pip install 'tandem[s3]'"
+            "TANDEM_FETCH_HOSTS names a bucket, but botocore is not installed: pip install 'tandem-emotions[s3]'"
         ) from None
     return Session().create_client("s3", config=Config(signature_version="s3v4"))

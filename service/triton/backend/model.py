@@ -86,6 +86,7 @@ class TritonPythonModel:
             os.environ.get(RUNTIME_VARIABLE) or "auto",
             on_gpu=args["model_instance_kind"] == "GPU" and gpu_works(),
             has_onnx=os.path.exists(onnx),
+            has_torchscript=os.path.exists(torchscript),
         )
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
         self.runtime: Runtime
@@ -175,7 +176,7 @@ class TritonPythonModel:
         )
 
 
-def choose_runtime(wanted: str, *, on_gpu: bool, has_onnx: bool) -> tuple[str, str]:
+def choose_runtime(wanted: str, *, on_gpu: bool, has_onnx: bool, has_torchscript: bool) -> tuple[str, str]:
     """Return ``onnx`` or ``torchscript``, and why.
 
     Raises:
@@ -189,8 +190,15 @@ def choose_runtime(wanted: str, *, on_gpu: bool, has_onnx: bool) -> tuple[str, s
         raise pb_utils.TritonModelException(
             f"{RUNTIME_VARIABLE} is onnx, and the version has no {ONNX_FILE}; `training export` writes it"
         )
+    if wanted == "torchscript" and not has_torchscript:
+        raise pb_utils.TritonModelException(
+            f"{RUNTIME_VARIABLE} is torchscript, and the version has no model.pt, which wheels leave out; "
+            "set TANDEM_MODEL_REPOSITORY to the model_repository of the source code"
+        )
     if wanted != "auto":
         return wanted, f"{RUNTIME_VARIABLE}={wanted}"
+    if on_gpu and not has_torchscript and has_onnx:
+        return "onnx", "there is a GPU, but the version has no model.pt, so it runs on the CPU"
     if on_gpu:
         return "torchscript", "on a GPU"
     if has_onnx:
@@ -201,7 +209,7 @@ def choose_runtime(wanted: str, *, on_gpu: bool, has_onnx: bool) -> tuple[str, s
 def gpu_works() -> bool:
     """Return whether torch is installed and can use the GPU that Triton sees."""
     if importlib.util.find_spec("torch") is None:
-        pb_utils.Logger.log_warn("there is a GPU but no torch, which the extra torchscript installs")
+        pb_utils.Logger.log_warn("there is a GPU but no torch: pip install 'tandem-emotions[torchscript]'")
         return False
     import torch  # noqa: PLC0415 - takes seconds, and a CPU does not need it
 
@@ -214,7 +222,7 @@ def gpu_works() -> bool:
 def require(module: str, extra: str) -> None:
     """Raise an error that says what to install if a module is missing."""
     if importlib.util.find_spec(module) is None:
-        raise pb_utils.TritonModelException(f"{module} is not installed; install the extra {extra}")
+        raise pb_utils.TritonModelException(f"{module} is not installed: pip install 'tandem-emotions[{extra}]'")
 
 
 def read_checked(path: str, key: str) -> bytes:

@@ -1,5 +1,6 @@
 """Both runtimes of the local Triton, ONNX Runtime and TorchScript, on the committed network."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,6 +112,13 @@ def test_a_version_without_model_onnx_uses_torchscript_unless_onnx_is_required(
     required = LocalTriton(home=triton_home, model_repository=toy_repository, runtime="onnx")
     with pytest.raises(StartFailed, match=r"TANDEM_RUNTIME is onnx.*no model\.onnx"):
         required.start()
+
+
+def test_torchscript_needs_the_file_that_wheels_leave_out(triton_home: Path, tmp_path: Path) -> None:
+    shutil.copytree(MODELS, tmp_path, ignore=lambda *_: ["model.pt"], dirs_exist_ok=True)
+    triton = LocalTriton(home=triton_home, model_repository=tmp_path, runtime="torchscript")
+    with pytest.raises(StartFailed, match=r"TANDEM_RUNTIME is torchscript.*no model\.pt"):
+        triton.start()
 
 
 def test_an_unknown_runtime_is_rejected(triton_home: Path) -> None:

@@ -28,6 +28,14 @@ def test_the_committed_model_and_the_face_networks_are_intact(monkeypatch: pytes
     assert "tandem version 1 (model.onnx, model.pt)" in found("model").text
 
 
+def test_a_wheels_model_has_no_torchscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(ROOT / "model_repository", tmp_path, ignore=lambda *_: ["model.pt"], dirs_exist_ok=True)
+    monkeypatch.setenv("TANDEM_MODEL_REPOSITORY", str(tmp_path))
+    for gpu, state in ((False, "ok"), (True, "note")):
+        monkeypatch.setattr("service.cli.doctor.has_gpu", lambda gpu=gpu: gpu)
+        assert (found("model").state, "(model.onnx)" in found("model").text) == (state, True)
+
+
 def test_weights_that_are_not_those_of_the_card_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(ROOT / "model_repository", tmp_path / "models")
     with (tmp_path / "models/tandem/1/model.onnx").open("ab") as file:

@@ -38,4 +38,4 @@ except TracingUnavailable as error:
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    assert "pip install 'tandem[otel]'" in ended.stdout
+    assert "pip install 'tandem-emotions[otel]'" in ended.stdout

@@ -32,7 +32,6 @@ Object = dict[str, Any]
 @functools.cache
 def render(variant: str) -> list[Object]:
     """Render an overlay with components, such as "cpu+keda"; returns its objects."""
-    kustomize = find_tool("kustomize build", "kubectl kustomize")
     overlay, *components = variant.split("+")
     with tempfile.TemporaryDirectory() as folder:
         # kustomize does not accept absolute paths.
@@ -44,7 +43,13 @@ def render(variant: str) -> list[Object]:
             "components": [f"{base}/components/{component}" for component in components],
         }
         Path(folder, "kustomization.yaml").write_text(yaml.safe_dump(content))
-        result = subprocess.run([*kustomize, folder], capture_output=True, text=True, check=False)
+        return render_folder(Path(folder))
+
+
+def render_folder(folder: Path) -> list[Object]:
+    """Render the kustomization in a folder; returns its objects."""
+    kustomize = find_tool("kustomize build", "kubectl kustomize")
+    result = subprocess.run([*kustomize, str(folder)], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return list(yaml.safe_load_all(result.stdout))
 

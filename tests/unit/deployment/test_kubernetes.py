@@ -1,9 +1,25 @@
 """Checks of the rendered manifests that a schema cannot make."""
 
+import re
+import shutil
+from pathlib import Path
+
 import pytest
 import yaml
 from deployment_tools import ROOT
-from manifests import K8S, VARIANTS, Object, containers, named, of, pods, port_names, quantity, render
+from manifests import (
+    K8S,
+    VARIANTS,
+    Object,
+    containers,
+    named,
+    of,
+    pods,
+    port_names,
+    quantity,
+    render,
+    render_folder,
+)
 from programs import missing
 
 from service.settings import Settings, environment_name
@@ -287,3 +303,19 @@ def test_triton_is_scaled_on_its_queue_if_the_metric_is_available() -> None:
     for variant in ("cpu+keda", "gpu+keda"):
         trigger = named(render(variant), "ScaledObject", "tandem-triton")["spec"]["triggers"][0]
         assert "nv_inference_queue_duration_us" in trigger["metadata"]["query"]
+
+
+@pytest.mark.parametrize("overlay", ["cpu", "gpu"])
+def test_queries_follow_the_namespace(overlay: str, tmp_path: Path) -> None:
+    shutil.copytree(K8S, tmp_path / "k8s")
+    folder = tmp_path / "k8s" / "overlays" / overlay
+    with (folder / "kustomization.yaml").open("a") as file:
+        file.write("namespace: faces\ncomponents: [../../components/keda]\n")
+    queries = [
+        trigger["metadata"]["query"]
+        for scaler in of(render_folder(folder), "ScaledObject")
+        for trigger in scaler["spec"]["triggers"]
+        if trigger["type"] == "prometheus"
+    ]
+    assert [re.findall(r'namespace="(.*?)"', query) for query in queries] == [["faces"], ["faces", "faces"]]
+    assert [re.findall(r'model="(.*?)"', query) for query in queries] == [[], ["tandem", "tandem"]]

@@ -615,6 +615,7 @@ def test_a_film_is_read_frame_by_frame(open_page: Open, files: Path, tmp_path: P
     page.wait_for_text("#status", "The film was read: 2 faces.")
     assert page.texts("#timeline li span:first-child") == ["Face 1", "Face 2"]
     assert page.texts("#timeline .end") == ["1.0 s"]
+    assert "happiness" in page.texts("#timeline .legend span")
     for row in page.all("#timeline canvas"):
         colored = """const canvas = arguments[0];
             const { data } = canvas.getContext("2d").getImageData(0, 9, canvas.width, 1);

@@ -12,7 +12,9 @@ export class Timeline {
     this.root = root;
     this.list = root.querySelector("ol");
     this.end = root.querySelector(".end");
+    this.legend = root.querySelector(".legend");
     this.rows = new Map();
+    this.explained = new Set();
   }
 
   start(duration, step) {
@@ -25,7 +27,9 @@ export class Timeline {
 
   clear() {
     this.rows.clear();
+    this.explained.clear();
     this.list.replaceChildren();
+    this.legend.replaceChildren();
     this.root.hidden = true;
   }
 
@@ -40,7 +44,19 @@ export class Timeline {
       row.counts[face.emotion] = (row.counts[face.emotion] ?? 0) + 1;
       row.canvas.setAttribute("aria-label", describe(row.counts));
       row.likeliest.textContent = mostFrequent(row.counts)[0][0];
+      if (!this.explained.has(face.emotion)) this.explain(face);
     }
+  }
+
+  /** Say which emotion has the color that a face now has for the first time. */
+  explain(face) {
+    this.explained.add(face.emotion);
+    const dot = document.createElement("i");
+    dot.className = "dot";
+    dot.style.setProperty("--emotion", colorOf(face).background);
+    const entry = document.createElement("span");
+    entry.append(dot, face.emotion);
+    this.legend.append(entry);
   }
 
   addRow(track) {

@@ -17,6 +17,9 @@ BUGS = ("internal", "photo-process-ended", "wrong-answer")
 CLOSE_CODES = (1000, 1001, 1002, 1003, 1005, 1007, 1008, 1009, 1013)
 """How a stream may end; 1011 would be a bug."""
 
+NO_PONG = b"keepalive ping timeout"
+"""The reason why who answers no ping for 20 s is disconnected, with the code 1011."""
+
 CLOSE, TEXT = 8, 1
 """Opcodes of frames (RFC 6455, section 5.2)."""
 
@@ -165,6 +168,6 @@ def stream_outcomes(frames: bytes) -> Iterator[str]:
             yield f"frame {message.get('status', 200)} {slug}".strip()
         elif opcode == CLOSE:
             code = int.from_bytes(content[:2]) if content else 1005
-            if code not in CLOSE_CODES:
+            if code not in CLOSE_CODES and content[2:] != NO_PONG:
                 raise Wrong(f"closed with {code} {content[2:]!r}")
             yield f"closed {code}"

@@ -634,15 +634,17 @@ def test_a_film_is_read_frame_by_frame(open_page: Open, files: Path, tmp_path: P
 
 
 def test_a_film_can_be_stopped(open_page: Open, tmp_path: Path) -> None:
-    film = write_video(tmp_path / "film.mp4", moving_faces(30), times_ms=range(0, 60_000, 2000))
     page = open_page()
+    (tmp_path / "text.mp4").write_text("This is a text file, despite its name.")
+    page.choose(tmp_path / "text.mp4")
+    page.wait_for_text("#problem", "The browser cannot play this film.")
+    film = write_video(tmp_path / "film.mp4", moving_faces(30), times_ms=range(0, 60_000, 2000))
     page.choose(film)
     page.wait_for_faces(2)
     page.find("#stop").click()
     assert re.match(r"Stopped after \d+\.\d of \d+\.\d s: 2 faces\.", page.texts("#status")[0])
     assert page.all("#timeline canvas")
-    (tmp_path / "film.mp4").write_text("This is a text file, despite its name.")
-    page.choose(film)
+    page.choose(tmp_path / "text.mp4")
     page.wait_for_text("#problem", "The browser cannot play this film.")
     assert page.find("#camera").text == "Use the webcam"
     assert not page.find("#timeline").is_displayed()

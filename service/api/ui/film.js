@@ -23,7 +23,7 @@ export class Film extends FrameStream {
 
   async start(file) {
     this.running = true;
-    this.finished = false;
+    this.started = this.finished = false;
     this.url = URL.createObjectURL(file);
     this.video.src = this.url;
     try {
@@ -40,6 +40,7 @@ export class Film extends FrameStream {
       throw new Problem("Not readable", UNREADABLE);
     }
     if (!this.running) return;
+    this.started = true;
     this.handlers.started();
     this.attempts = 0;
     this.connect();
@@ -70,7 +71,7 @@ export class Film extends FrameStream {
     if (!this.running) return;
     this.running = false;
     this.disconnect();
-    this.handlers.stopped();
+    if (this.started) this.handlers.stopped();
   }
 
   /** Forget the film. */

@@ -5,10 +5,13 @@ Rotation, zoom, shift and flip are a single resampling, because each resampling 
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from training.crop_spec import CROP_SIZE
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,23 @@ class Augmentation:
             if not 0 <= value <= 1:
                 raise ValueError(f"augmentation.{name} is {value}; it must be between 0 and 1")
 
-    def __call__(self, crops: Tensor, generator: torch.Generator) -> Tensor:
-        """Map uint8 [N, 1, H, W] -> float [N, 1, H, W] in 0..255."""
-        x = self._resample(crops.float(), generator)
+    def __call__(
+        self, images: Tensor, generator: torch.Generator | None, placements: Tensor | None = None
+    ) -> Tensor:
+        """Map uint8 [N, 1, H, W] -> float crops [N, 1, H, W] in 0..255.
+
+        Args:
+            images: Crops, or larger images of which ``placements`` says where the crops lie.
+            generator: Source of the random numbers. One on the CPU gives the same changes on every device; None
+                draws on the device of the images, which waits for nothing and can be captured in a CUDA graph.
+            placements: For each image, [N, 2, 3], what ``affine_grid`` needs to cut its crop out; the crop is cut
+                out and changed in one resampling.
+        """
+        x = self._resample(images.float(), generator, placements)
         x = self._change_light(x, generator)
         return self._erase(x, generator).clamp(0, 255)
 
-    def _resample(self, x: Tensor, generator: torch.Generator) -> Tensor:
+    def _resample(self, x: Tensor, generator: torch.Generator | None, placements: Tensor | None) -> Tensor:
         n = len(x)
         angle = _uniform(n, generator, x) * math.radians(self.rotation)
         zoom = 1 / (1 + _uniform(n, generator, x) * self.scale)
@@ -57,16 +70,18 @@ class Augmentation:
         cosine, sine = angle.cos() * zoom, angle.sin() * zoom
         matrix = torch.stack([cosine * mirror, -sine, sine * mirror, cosine], dim=1).view(n, 2, 2)
         theta = torch.cat([matrix, shift[:, :, None]], dim=2)  # [N, 2, 3]
-        grid = functional.affine_grid(theta, list(x.shape), align_corners=False)
-        moved = functional.grid_sample(x, grid, "bilinear", "border", align_corners=False)
+        if placements is None:
+            grid = functional.affine_grid(theta, list(x.shape), align_corners=False)
+            moved = functional.grid_sample(x, grid, "bilinear", "border", align_corners=False)
+        else:
+            corner = functional.pad(placements[:, :, 2:], (2, 0))  # the translation alone, [N, 2, 3]
+            moved = cut_crops(x, placements[:, :, :2] @ theta + corner)
         if self.blur:
-            size = int(x.shape[-1] * (0.5 + 0.5 * torch.rand((), generator=generator).item()))
-            coarse = functional.interpolate(moved, size=size, mode="area")
-            coarse = functional.interpolate(coarse, size=x.shape[-1], mode="bilinear", align_corners=False)
+            coarse = _blur(moved, torch.rand(1, generator=generator, device=_device(generator, x)).to(x.device))
             moved = torch.where(_bernoulli(n, generator, x, self.blur).view(n, 1, 1, 1), coarse, moved)
         return moved
 
-    def _change_light(self, x: Tensor, generator: torch.Generator) -> Tensor:
+    def _change_light(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         n = len(x)
 
         def draw(width: float) -> Tensor:
@@ -78,35 +93,71 @@ class Augmentation:
         strength = draw(self.noise).abs()
         return x + strength * torch.randn(x.shape, generator=_generator_beside(x, generator), device=x.device)
 
-    def _erase(self, x: Tensor, generator: torch.Generator) -> Tensor:
+    def _erase(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         n, _, height, width = x.shape
-        area = 0.02 + 0.18 * torch.rand(n, generator=generator)
-        ratio = torch.exp(_uniform(n, generator) * math.log(3))  # height / width from 1/3 to 3
+
+        def draw() -> Tensor:
+            return torch.rand(n, generator=generator, device=_device(generator, x)).to(x.device)
+
+        area = 0.02 + 0.18 * draw()
+        ratio = torch.exp(_uniform(n, generator, x) * math.log(3))  # height / width from 1/3 to 3
         high, wide = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
-        top, left = (torch.rand(n, generator=generator) * (1 - side) for side in (high, wide))
-        rows, columns = torch.arange(height) / height, torch.arange(width) / width
+        top, left = (draw() * (1 - side) for side in (high, wide))
+        rows, columns = (torch.arange(side, device=x.device) / side for side in (height, width))
         in_rows = (rows >= top[:, None]) & (rows < (top + high)[:, None])  # [N, H]
         in_columns = (columns >= left[:, None]) & (columns < (left + wide)[:, None])  # [N, W]
         hole = in_rows[:, None, :, None] & in_columns[:, None, None, :]
-        hole &= _bernoulli(n, generator, None, self.erase).view(n, 1, 1, 1)
+        hole &= _bernoulli(n, generator, x, self.erase).view(n, 1, 1, 1)
         fill = torch.rand(x.shape, generator=_generator_beside(x, generator), device=x.device) * 255
-        return torch.where(hole.to(x.device), fill, x)
+        return torch.where(hole, fill, x)
 
 
-def _generator_beside(x: Tensor, generator: torch.Generator) -> torch.Generator:
+def cut_crops(images: Tensor, placements: Tensor) -> Tensor:
+    """Cut a crop, float [N, 1, *CROP_SIZE] in 0..255, out of each image [N, 1, H, W], as the service does.
+
+    Args:
+        images: Gray values in 0..255; what lies outside of an image repeats its border.
+        placements: For each crop, [N, 2, 3], what ``affine_grid`` needs to cut it out.
+    """
+    grid = functional.affine_grid(placements, [len(images), 1, *CROP_SIZE], align_corners=False)
+    crops = functional.grid_sample(images.float(), grid, "bicubic", "border", align_corners=False)
+    return crops.clamp(0, 255)
+
+
+def _blur(x: Tensor, share: Tensor) -> Tensor:
+    """Downsample square crops to half up to the full resolution, by ``share`` [1] from 0 to 1, and back."""
+    side = x.shape[-1]
+    size = (side * (0.5 + 0.5 * share)).long() - side // 2
+    blur = _blur_matrices(side, x.device).index_select(0, size)  # [1, side, side]; indexing with size would wait
+    return blur @ x @ blur.transpose(1, 2)
+
+
+@cache
+def _blur_matrices(side: int, device: torch.device) -> Tensor:
+    """Return what resampling a row to side // 2 up to side pixels and back does, [sizes, side, side]."""
+    rows = torch.eye(side)[:, None]
+    coarse = (functional.interpolate(rows, size=size, mode="area") for size in range(side // 2, side + 1))
+    back = [functional.interpolate(each, size=side, mode="linear", align_corners=False) for each in coarse]
+    return torch.cat(back, dim=1).permute(1, 2, 0).contiguous().to(device)
+
+
+def _device(generator: torch.Generator | None, x: Tensor) -> torch.device:
+    return generator.device if generator else x.device
+
+
+def _generator_beside(x: Tensor, generator: torch.Generator | None) -> torch.Generator | None:
     """Return a generator on the device of ``x``, because drawing a value for each pixel on the CPU is slow."""
-    if x.device == generator.device:
+    if generator is None or x.device == generator.device:
         return generator
     return torch.Generator(x.device).manual_seed(generator.initial_seed())
 
 
-def _uniform(n: int, generator: torch.Generator, like: Tensor | None = None) -> Tensor:
-    """Draw [n] uniformly from -1..1; always on the CPU, so that a seed gives the same values on every device."""
-    drawn = torch.rand(n, generator=generator) * 2 - 1
-    return drawn if like is None else drawn.to(like)
+def _uniform(n: int, generator: torch.Generator | None, like: Tensor) -> Tensor:
+    """Draw [n] uniformly from -1..1, where the generator is."""
+    return (torch.rand(n, generator=generator, device=_device(generator, like)) * 2 - 1).to(like)
 
 
-def _bernoulli(n: int, generator: torch.Generator, like: Tensor | None, prob: float) -> Tensor:
+def _bernoulli(n: int, generator: torch.Generator | None, like: Tensor, prob: float) -> Tensor:
     """Draw bool [n], True with probability ``prob``."""
-    drawn = torch.rand(n, generator=generator) < prob
-    return drawn if like is None else drawn.to(like.device)
+    drawn = torch.rand(n, generator=generator, device=_device(generator, like)) < prob
+    return drawn.to(like.device)

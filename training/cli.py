@@ -2,13 +2,16 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+MISSING = "training needs more packages than serving: pip install 'tandem-emotions[training]'"
 
 try:
-    from jsonargparse import ArgumentParser, set_parsing_settings
+    import torch  # noqa: F401 - the settings need it
 except ImportError as error:
-    sys.exit(f"training needs more packages than serving: pip install 'tandem-emotions[training]' ({error})")
+    sys.exit(f"{MISSING} ({error})")
 
+from training.settings.bundle import BundleSettings, UnbundleSettings
 from training.settings.commands import (
     ExportSettings,
     PrepareSettings,
@@ -25,13 +28,16 @@ from training.settings.evaluation import (
 )
 from training.settings.stages import EmotionSettings, IdentitySettings, JointSettings
 
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
 
 def prepare(settings: PrepareSettings) -> None:
     """Prepare one data set."""
     from training.preparation.prepare import PREPARATIONS
 
     options: dict[str, dict[str, Any]] = {
-        "identity": {"teacher": settings.teacher},
+        "identity": {"teacher": settings.teacher, "wide": settings.wide},
         "ckplus": {"neutral": settings.neutral},
     }
     extra = options.get(settings.kind, {})
@@ -71,6 +77,20 @@ def restore(settings: RestoreSettings) -> None:
     from training.export.restore import restore
 
     restore(settings)
+
+
+def bundle(settings: BundleSettings) -> None:
+    """Write a bundle."""
+    from training.bundle.pack import pack
+
+    pack(settings)
+
+
+def unbundle(settings: UnbundleSettings) -> None:
+    """Write the runs of a bundle."""
+    from training.bundle.parts import unbundle
+
+    unbundle(settings)
 
 
 def evaluate(settings: EvaluateSettings) -> None:
@@ -129,6 +149,8 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "joint": (JointSettings, joint),
     "export": (ExportSettings, export),
     "restore": (RestoreSettings, restore),
+    "bundle": (BundleSettings, bundle),
+    "unbundle": (UnbundleSettings, unbundle),
     "evaluate": (EvaluateSettings, evaluate),
     "verify": (VerifySettings, verify),
     "crossvalidate": (CrossvalidateSettings, crossvalidate),
@@ -139,8 +161,15 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
 }
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> "ArgumentParser":
     """Build the parser of all sub-commands; the options of each are the fields of its settings class."""
+    try:
+        from jsonargparse import ArgumentParser, set_parsing_settings
+    except ImportError as error:
+        sys.exit(f"{MISSING} ({error})")
+
+    from training.bundle.command import RUN_BUNDLE
+
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(prog="training", description=__doc__)
     commands = parser.add_subcommands()
@@ -149,11 +178,17 @@ def build_parser() -> ArgumentParser:
         command.add_argument("--config", action="config", help="YAML file with these options.")
         command.add_class_arguments(settings, fail_untyped=True)
         commands.add_subcommand(name, command, help=(settings.__doc__ or "").partition("\n")[0])
+    commands.add_subcommand("run-bundle", ArgumentParser(), help=RUN_BUNDLE)
     return parser
 
 
 def app(arguments: Sequence[str] | None = None) -> int:
     """Run one sub-command and return its exit status: 1 if its input is invalid."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["run-bundle"]:  # without jsonargparse, which a machine that is lent need not have
+        from training.bundle.command import main
+
+        return main(arguments[1:])
     parser = build_parser()
     parsed = parser.parse_args(arguments)
     name = parsed.subcommand

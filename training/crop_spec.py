@@ -8,3 +8,6 @@ CROP_SIZE = (48, 48)
 TEMPLATE = np.array([[14.48, 18.64], [32.52, 18.64], [23.50, 28.86], [16.11, 37.55], [30.89, 37.55]]) / 48
 """Eyes, nose and mouth corners, (x, y) as fractions of the crop: their median position in the images of FER2013,
 made symmetric."""
+
+MARGIN = 8
+"""Pixels that a wide crop has around the crop, so that turned and shifted crops can be cut out of it."""

@@ -67,6 +67,22 @@ def finish_run(settings: StageSettings, weights: Mapping[str, Tensor], result: M
     (settings.out / RESULT).write_text(json.dumps(result, indent=2) + "\n")
 
 
+def write_run(
+    folder: Path,
+    settings: Mapping[str, Any],
+    result: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    weights: Mapping[str, Tensor] | None,
+) -> None:
+    """Write the folder of a run that was made elsewhere; without weights it can be named, but not loaded."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
+    _write(folder / PROVENANCE, json.dumps(provenance, indent=2) + "\n")
+    if weights is not None:
+        torch.save(dict(weights), folder / WEIGHTS)
+    _write(folder / RESULT, json.dumps(result, indent=2) + "\n")
+
+
 def is_complete(run: Path) -> bool:
     """Return whether the run has written its result."""
     return (run / RESULT).is_file()

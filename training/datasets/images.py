@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-import cv2
 import numpy as np
 
 
@@ -31,6 +30,8 @@ class PixelImage:
         """Encode the image as PNG, so that it is processed like any other; no bytes if there are no pixels."""
         if not self.pixels:
             return b""
+        import cv2  # a machine that trains from a bundle has none
+
         side = round(len(self.pixels) ** 0.5)
         return cv2.imencode(".png", np.frombuffer(self.pixels, np.uint8).reshape(side, side))[1].tobytes()
 

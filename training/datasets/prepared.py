@@ -39,12 +39,16 @@ class Crops:
             black if the image is unreadable.
         outcomes: ``ALIGNED``, ``NO_FACE`` or ``UNREADABLE``, uint8 [n].
         unaligned: The middle of each image whether or not a face was found, uint8 [n, 48, 48].
+        matrices: The transform of each from pixels of ``unaligned`` to those of ``pixels``, float32 [n, 2, 3].
+        wide: Each aligned face with a margin of ``MARGIN`` pixels, uint8 [n, 64, 64]; black if there is none.
         embeddings: A teacher's embedding of each face, float16 [n, size]; zero if there is none.
     """
 
     pixels: NDArray[np.uint8]
     outcomes: NDArray[np.uint8]
     unaligned: NDArray[np.uint8] | None = None
+    matrices: NDArray[np.float32] | None = None
+    wide: NDArray[np.uint8] | None = None
     embeddings: NDArray[np.float16] | None = None
 
     def counts(self) -> dict[str, int]:

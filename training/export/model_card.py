@@ -96,6 +96,8 @@ def _command(settings: dict[str, Any]) -> str:
     if "restored_from" in settings:
         out, data = Path(settings["out"]).parent, settings["restored_with"]
         return f"training restore --version {settings['restored_from']} --data {data} --out {out}"
+    if "command" in settings:  # a run of a bundle
+        return str(settings["command"])
     options = {key: value for key, value in settings.items() if key not in NOT_SHOWN and value not in (None, [])}
     for name in ("distill_from", "parts"):
         if name in options:

@@ -15,14 +15,16 @@ In training, every PReLU fades into a ReLU, which costs nothing, because runtime
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 import torch
-from onnx import numpy_helper
 from torch import Tensor, nn
 
 from training.networks.blocks import ConvNorm, FadingPReLU
+
+if TYPE_CHECKING:
+    import onnx
 
 SIDE = 64
 """Pixels that a crop is enlarged to: a multiple of 16, because the networks halve it four times."""
@@ -95,9 +97,11 @@ class OnnxBackbone(nn.Module):
                 values[step.output] = inputs[0].flatten(1)
         return values[self._steps[-1].output].flatten(1)
 
-    def _read_steps(self, graph: onnx.GraphProto, path: Path) -> None:
+    def _read_steps(self, graph: "onnx.GraphProto", path: Path) -> None:
+        import onnx  # only such a file needs it
+
         weights = {
-            each.name: torch.from_numpy(np.array(numpy_helper.to_array(each))) for each in graph.initializer
+            each.name: torch.from_numpy(np.array(onnx.numpy_helper.to_array(each))) for each in graph.initializer
         }
         for number, node in enumerate(graph.node):
             inputs = tuple(name for name in node.input if name and name not in weights)
@@ -196,7 +200,9 @@ def _bias(convolution: nn.Conv2d) -> Tensor:
     return convolution.bias
 
 
-def _read_graph(path: Path) -> onnx.GraphProto:
+def _read_graph(path: Path) -> "onnx.GraphProto":
+    import onnx  # only such a file needs it
+
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     try:
@@ -207,7 +213,9 @@ def _read_graph(path: Path) -> onnx.GraphProto:
     return model.graph
 
 
-def _module(node: onnx.NodeProto, weights: list[Tensor], given: dict[str, "int | list[int]"]) -> nn.Module | None:
+def _module(
+    node: "onnx.NodeProto", weights: list[Tensor], given: dict[str, "int | list[int]"]
+) -> nn.Module | None:
     """Return the module of a node with weights; None for one without."""
     if node.op_type == "Conv":
         weight, groups = weights[0].float(), int(given.get("group", 1))  # type: ignore[arg-type]

@@ -15,16 +15,20 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from service.errors import TandemError
-from service.vision.alignment import crop_faces
+from service.vision.alignment import AffineMatrix, crop_faces, similarity_transform
 from service.vision.decoding import Pixels, decode_photo
 from service.vision.face import Face
 from service.vision.face_pipeline import FacePipeline
-from training.crop_spec import CROP_SIZE, TEMPLATE
+from training.crop_spec import CROP_SIZE, MARGIN, TEMPLATE
 from training.datasets.images import EncodedImage, image_key
 from training.datasets.prepared import ALIGNED, NO_FACE, UNREADABLE, Crops
 from training.preparation.teacher import Teacher
 
 MAX_PIXELS = 50_000_000
+WIDE_SIZE = (CROP_SIZE[0] + 2 * MARGIN, CROP_SIZE[1] + 2 * MARGIN)
+WIDE_TEMPLATE = (TEMPLATE * CROP_SIZE[::-1] + MARGIN) / WIDE_SIZE[::-1]
+"""Where the landmarks are in a wide crop, (x, y) as fractions of it."""
+
 PART_SIZE = 512
 """Images in a part. An interrupted preparation resumes after the parts that are complete."""
 
@@ -37,6 +41,7 @@ def crop_images(
     workers: int | None = None,
     teacher: Path | None = None,
     unaligned: bool = False,
+    wide: bool = False,
 ) -> Crops:
     """Crop the largest face of each image.
 
@@ -46,13 +51,14 @@ def crop_images(
         title: Title of the progress bar.
         workers: Worker processes; None starts one for each core.
         teacher: ONNX network to compute an embedding of each face with.
-        unaligned: Whether to keep the middle of each image, too.
+        unaligned: Whether to keep the middle of each image, too, and where the aligned crop lies in it.
+        wide: Whether to keep a wider crop of each face, too.
 
     Raises:
         ValueError: The teacher cannot be used, or there are no images.
     """
     parts.mkdir(parents=True, exist_ok=True)
-    options = f"{Teacher(teacher).sha256 if teacher else ''} {unaligned}"
+    options = f"{Teacher(teacher).sha256 if teacher else ''} {unaligned}{' wide' if wide else ''}"
     chunks = [list(images[start : start + PART_SIZE]) for start in range(0, len(images), PART_SIZE)]
     targets = [parts / f"{index:05d}-{_fingerprint(chunk, options)}.npz" for index, chunk in enumerate(chunks)]
     todo = [(chunk, target) for chunk, target in zip(chunks, targets, strict=True) if not target.exists()]
@@ -62,12 +68,16 @@ def crop_images(
         tqdm(total=len(images), initial=len(images) - left, desc=title, unit=" images") as progress,
         ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), _start_worker, (teacher,)) as pool,
     ):
-        for future in as_completed([pool.submit(_crop_chunk, chunk, target, unaligned) for chunk, target in todo]):
+        for future in as_completed(
+            [pool.submit(_crop_chunk, chunk, target, unaligned, wide) for chunk, target in todo]
+        ):
             progress.update(future.result())
     return Crops(
         _join(targets, "pixels", len(images)),
         _join(targets, "outcomes", len(images)),
         unaligned=_join(targets, "unaligned", len(images)) if unaligned else None,
+        matrices=_join(targets, "matrices", len(images)) if unaligned else None,
+        wide=_join(targets, "wide", len(images)) if wide else None,
         embeddings=_join(targets, "embeddings", len(images)) if teacher else None,
     )
 
@@ -105,7 +115,7 @@ def _start_worker(teacher: Path | None) -> None:
     _teacher = Teacher(teacher) if teacher else None
 
 
-def _crop_chunk(images: Sequence[EncodedImage], target: Path, unaligned: bool) -> int:
+def _crop_chunk(images: Sequence[EncodedImage], target: Path, unaligned: bool, wide: bool) -> int:
     assert _pipeline is not None  # noqa: S101 - _start_worker ran
     arrays: dict[str, NDArray[Any]] = {
         "pixels": np.zeros((len(images), *CROP_SIZE), np.uint8),
@@ -113,6 +123,9 @@ def _crop_chunk(images: Sequence[EncodedImage], target: Path, unaligned: bool) -
     }
     if unaligned:
         arrays["unaligned"] = np.zeros((len(images), *CROP_SIZE), np.uint8)
+        arrays["matrices"] = np.tile(np.eye(2, 3, dtype=np.float32), (len(images), 1, 1))
+    if wide:
+        arrays["wide"] = np.zeros((len(images), *WIDE_SIZE), np.uint8)
     if _teacher:
         arrays["embeddings"] = np.zeros((len(images), _teacher.size), np.float16)
     for index, image in enumerate(images):
@@ -120,6 +133,10 @@ def _crop_chunk(images: Sequence[EncodedImage], target: Path, unaligned: bool) -
         arrays["pixels"][index], arrays["outcomes"][index] = _crop(pixels, face)
         if unaligned and pixels is not None:
             arrays["unaligned"][index] = _crop_middle(pixels)
+            if face:
+                arrays["matrices"][index] = _from_middle(pixels, face)
+        if wide and pixels is not None and face:
+            arrays["wide"][index] = crop_faces(pixels, [face], template=WIDE_TEMPLATE, size=WIDE_SIZE)[0, 0]
         if _teacher and pixels is not None and face:
             arrays["embeddings"][index] = _teacher.embed(pixels, face)
     unfinished = target.with_suffix(".unfinished.npz")
@@ -158,8 +175,21 @@ def _crop(pixels: Pixels | None, face: Face | None) -> tuple[NDArray[np.uint8], 
     return _crop_middle(pixels), NO_FACE
 
 
-def _crop_middle(pixels: Pixels) -> NDArray[np.uint8]:
+def _middle(pixels: Pixels) -> tuple[int, int, int]:
+    """Return the side, top and left of the square in the middle of a photo."""
     side = min(pixels.shape[:2])
-    top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
+    return side, (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
+
+
+def _crop_middle(pixels: Pixels) -> NDArray[np.uint8]:
+    side, top, left = _middle(pixels)
     middle = cv2.cvtColor(pixels[top : top + side, left : left + side], cv2.COLOR_RGB2GRAY)
     return np.asarray(cv2.resize(middle, CROP_SIZE, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _from_middle(pixels: Pixels, face: Face) -> AffineMatrix:
+    """Return the transform [2, 3] from pixels of the middle, as ``_crop_middle`` cuts it, to those of the crop."""
+    side, top, left = _middle(pixels)
+    scale = CROP_SIZE[0] / side
+    landmarks = (face.landmarks - (left, top) + 0.5) * scale - 0.5  # pixel centers
+    return similarity_transform(landmarks, TEMPLATE * CROP_SIZE[::-1])

@@ -22,7 +22,7 @@ def prepare_ferplus(source: Path, out: Path, workers: int | None = None) -> None
     """Prepare FER+ as ``out``/train, ``out``/valid and, if its images are present, ``out``/test.
 
     Training images whose crops also occur in another split are dropped. The array ``unaligned`` holds each image
-    as FER+ frames it.
+    as FER+ frames it, and ``matrices`` the transform from there to its crop.
     """
     known: set[bytes] = set()
     for split in ("test", "valid", "train"):
@@ -48,10 +48,14 @@ def prepare_ferplus(source: Path, out: Path, workers: int | None = None) -> None
         arrays: dict[str, NDArray[Any]] = {"votes": rows.votes, "files": files}
         if crops.unaligned is not None:
             arrays["unaligned"] = crops.unaligned
+        if crops.matrices is not None:
+            arrays["matrices"] = crops.matrices
         write_prepared(out / split, source, crops, kept, arrays, counts)
 
 
-def prepare_identity(source: Path, out: Path, workers: int | None = None, *, teacher: Path | None = None) -> None:
+def prepare_identity(
+    source: Path, out: Path, workers: int | None = None, *, teacher: Path | None = None, wide: bool = False
+) -> None:
     """Prepare faces by person: a folder for each person, or MXNet's ``train.rec`` with its index.
 
     Args:
@@ -59,12 +63,15 @@ def prepare_identity(source: Path, out: Path, workers: int | None = None, *, tea
         out: Folder of the prepared set.
         workers: Worker processes; None starts one for each core.
         teacher: ONNX face embedding network; its embeddings become the array ``teacher``.
+        wide: Also store wider crops, as the array ``wide``.
     """
     people = read_recorded_people(source) if (source / RECORDS).is_file() else read_people(source)
-    crops = crop_images(people.images, out / PARTS, title="identity", workers=workers, teacher=teacher)
+    crops = crop_images(people.images, out / PARTS, title="identity", workers=workers, teacher=teacher, wide=wide)
     kept = crops.outcomes == ALIGNED  # a crop without a face teaches no identity
     arrays: dict[str, NDArray[Any]] = {"labels": people.labels}
     facts: dict[str, Any] = {"people": len(people.names)}
+    if crops.wide is not None:
+        arrays["wide"] = crops.wide
     if teacher and crops.embeddings is not None:
         arrays["teacher"] = crops.embeddings
         facts |= {"teacher": teacher.name, "teacher_sha256": Teacher(teacher).sha256}

@@ -8,7 +8,6 @@ one reading alone rewards a network for what holds for these very pixels only.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -110,6 +109,8 @@ def _score(
 
 def _moved(crops: NDArray[np.uint8], zoom: float, right: int, down: int) -> NDArray[np.uint8]:
     """Zoom crops [n, H, W] about their middle and move them; edges are repeated."""
+    import cv2  # a machine that trains from a bundle has none
+
     height, width = crops.shape[1:]
     across, along = (width - 1) / 2 * (1 - zoom) + right, (height - 1) / 2 * (1 - zoom) + down
     matrix = np.array([[zoom, 0, across], [0, zoom, along]], np.float32)

@@ -25,6 +25,8 @@ class PrepareSettings:
     teacher: Path | None = None
     """ONNX face embedding network whose embedding of each face is stored as a second target; for kind identity
     only. Its input is [1, 3, 112, 112]: RGB, aligned to ArcFace's template, (value - 127.5) / 128."""
+    wide: bool = False
+    """Also store each face with a margin, which `training bundle` needs; for kind identity only."""
     neutral: bool = False
     """Add the first frame of each sequence as neutral; for kind ckplus only."""
 
@@ -33,6 +35,8 @@ class PrepareSettings:
             raise ValueError(f"kind is {self.kind!r}; it must be one of {', '.join(KINDS)}")
         if self.teacher and self.kind != "identity":
             raise ValueError(f"teacher is {self.teacher}; it needs kind identity, not {self.kind}")
+        if self.wide and self.kind != "identity":
+            raise ValueError(f"wide is set; it needs kind identity, not {self.kind}")
         if self.neutral and self.kind != "ckplus":
             raise ValueError(f"neutral is set; it needs kind ckplus, not {self.kind}")
         if not self.source.is_dir():

@@ -47,15 +47,18 @@ class Stage(LightningModule):
         self.log("loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(crops), sync_dist=True)
         return loss
 
+    def build_optimizer(self, *, fused: bool | None = None) -> torch.optim.Optimizer:
+        """Build the optimizer at the peak learning rate; ``fused`` updates all weights in one kernel on a GPU."""
+        settings = self.settings
+        groups = [part for group in self.parameter_groups() for part in self._by_decay(group)]
+        if settings.optimizer == "adamw":
+            return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
+        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=0.9, nesterov=True, fused=fused)
+
     def configure_optimizers(self) -> Any:
         """Let the rate of the optimizer rise linearly and decay along a cosine, step by step."""
         settings = self.settings
-        groups = [part for group in self.parameter_groups() for part in self._by_decay(group)]
-        optimizer: torch.optim.Optimizer
-        if settings.optimizer == "adamw":
-            optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
-        else:
-            optimizer = torch.optim.SGD(groups, lr=settings.learning_rate, momentum=0.9, nesterov=True)
+        optimizer = self.build_optimizer()
         total = settings.epochs * self.steps_per_epoch
         warmup = min(settings.warmup_epochs * self.steps_per_epoch, total - 1)
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total - warmup)

@@ -1,0 +1,73 @@
+"""Choose what a training run needs from the prepared sets, and write it into a bundle."""
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.bundle.file import write_bundle
+from training.crop_spec import CROP_SIZE, MARGIN
+from training.datasets.ferplus import DROPPED, argmax_labels, vote_distributions
+from training.datasets.prepared import PreparedSet, load_prepared
+from training.protocols.readings import choosing_half
+from training.runs import current_commit
+from training.settings.bundle import BundleSettings
+
+
+def pack(settings: BundleSettings) -> None:
+    """Write a bundle.
+
+    Raises:
+        FileNotFoundError: A prepared set is missing.
+        ValueError: A set lacks what a bundle needs, or the bundle is too large.
+    """
+    train, valid = load_prepared(settings.ferplus / "train"), load_prepared(settings.ferplus / "valid")
+    faces = load_prepared(settings.faces)
+    for name, prepared in (("train", train), ("valid", valid)):
+        if not {"unaligned", "matrices"} <= set(prepared.arrays):
+            raise ValueError(f"{settings.ferplus / name} has no array 'matrices'; prepare it again")
+    if "wide" not in faces.arrays:
+        raise ValueError(f"{settings.faces} has no array 'wide'; prepare it with --wide true")
+    votes = train.arrays["votes"]
+    kept = (argmax_labels(votes) != DROPPED) & (vote_distributions(votes).sum(axis=1) > 0)
+    cut = MARGIN - settings.margin
+    side = CROP_SIZE[0] + 2 * MARGIN
+    images = {
+        "train": (train.arrays["unaligned"][kept], settings.loss),
+        "faces": (faces.arrays["wide"][:, cut : side - cut, cut : side - cut], settings.loss),
+        "valid": (valid.arrays["unaligned"], settings.valid_loss),
+    }
+    arrays: dict[str, NDArray[Any]] = {
+        "train_matrices": train.arrays["matrices"][kept],
+        "train_votes": votes[kept].astype(np.uint8),
+        "valid_matrices": valid.arrays["matrices"],
+        "valid_votes": valid.arrays["votes"].astype(np.uint8),
+        "valid_outcomes": valid.arrays["outcomes"],
+        "valid_choosing": choosing_half(valid),
+        "people": np.unique(faces.arrays["labels"], return_inverse=True)[1].astype(np.int32),
+    }
+    arrays |= _reduced_embeddings(faces, settings.teacher_size)
+    facts = {"settings": asdict(settings), "commit": current_commit()}
+    write_bundle(settings.out, _plain(facts), images, arrays, max_mib=settings.max_mib)
+
+
+def _plain(value: Any) -> Any:
+    """Turn paths into strings, so that the value can be written as JSON."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    return value if isinstance(value, str | int | float | bool | list) else str(value)
+
+
+def _reduced_embeddings(faces: PreparedSet, size: int) -> dict[str, NDArray[Any]]:
+    """Project the teacher's embeddings to their principal components, of which each is 8 bits of a unit vector."""
+    if "teacher" not in faces.arrays:
+        return {}
+    embeddings = faces.arrays["teacher"].astype(np.float32)
+    centered = embeddings - embeddings.mean(axis=0)
+    _, components = np.linalg.eigh(centered.T @ centered)
+    reduced = centered @ components[:, ::-1][:, :size]
+    kept = float((reduced**2).sum() / (centered**2).sum())
+    print(f"{reduced.shape[1]} numbers hold {kept:.1%} of the variance of the teacher's embeddings")
+    largest = np.abs(reduced).max(axis=1, keepdims=True)
+    return {"embeddings": np.round(reduced / np.maximum(largest, 1e-12) * 127).astype(np.int8)}

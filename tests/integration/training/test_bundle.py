@@ -17,8 +17,8 @@ from training.networks.inference import predict_probabilities
 from training.protocols.ferplus import score_prepared
 from training.runs import load_expression, load_identity, load_result, load_settings
 
-MISSING = ("cv2", "onnx", "onnxruntime", "jsonargparse", "simplejpeg", "rich", "typer", "tensorboard")
-"""Libraries that the machine is not expected to have."""
+MISSING = ("cv2", "onnx", "onnxruntime", "jsonargparse", "simplejpeg", "typer")
+"""Libraries that the machine need not have. Lightning asks for the metadata of others, so those cannot be hidden."""
 
 PROGRAM = f"""
 import runpy, sys
@@ -38,7 +38,13 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 SMALL = {"identity_network": "deepid", "teacher_network": "small-resnet", "network": "small-resnet"}
 SMALL |= {f"{phase}_phase.batch_size": 8 for phase in ("identity", "teacher", "student", "joint")}
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+# Raised by torch, when the export calls it; none concerns this code.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-MISSING = "training needs more packages than serving: pip install 'tandem-emotions[training]'"
-
 try:
     import torch  # noqa: F401 - the settings need it
 except ImportError as error:
-    sys.exit(f"{MISSING} ({error})")
+    sys.exit(f"training needs more packages than serving: pip install 'tandem-emotions[training]' ({error})")
 
 from training.settings.bundle import BundleSettings, UnbundleSettings
 from training.settings.commands import (
@@ -166,7 +164,7 @@ def build_parser() -> "ArgumentParser":
     try:
         from jsonargparse import ArgumentParser, set_parsing_settings
     except ImportError as error:
-        sys.exit(f"{MISSING} ({error})")
+        sys.exit(f"training needs more packages than serving: pip install 'tandem-emotions[training]' ({error})")
 
     from training.bundle.command import RUN_BUNDLE
 

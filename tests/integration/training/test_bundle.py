@@ -18,7 +18,7 @@ from training.protocols.ferplus import score_prepared
 from training.runs import load_expression, load_identity, load_result, load_settings
 
 MISSING = ("cv2", "onnx", "onnxruntime", "jsonargparse", "simplejpeg", "typer")
-"""Libraries that the machine need not have. Lightning asks for the metadata of others, so those cannot be hidden."""
+"""Libraries that the machine need not have. Lightning asks for metadata of others, so those cannot be hidden."""
 
 PROGRAM = f"""
 import runpy, sys

@@ -100,6 +100,7 @@ def train_for(
         log(f"{pace * 1000:.1f} ms a step, {left} steps, {left * batches.size / len(rows):.1f} epochs")
     every = max(1, left // REPORTS)
     done, share = 0, 0.0
+    shown: list[float] = []
     started = time.monotonic()
     for update in updates:
         update.start_average(left)
@@ -117,7 +118,7 @@ def train_for(
     for update in updates:
         update.finish()
     names = [member.name for member in members]
-    return Outcome(done, done * batches.size / len(rows), dict(zip(names, losses.tolist(), strict=True)))
+    return Outcome(done, done * batches.size / len(rows), dict(zip(names, shown, strict=True)))
 
 
 def _measure(step: Callable[[float], Tensor], device: torch.device) -> float:

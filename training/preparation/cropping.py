@@ -58,7 +58,8 @@ def crop_images(
         ValueError: The teacher cannot be used, or there are no images.
     """
     parts.mkdir(parents=True, exist_ok=True)
-    options = f"{Teacher(teacher).sha256 if teacher else ''} {unaligned}{' wide' if wide else ''}"
+    extra = ("unaligned matrices" if unaligned else "") + (" wide" if wide else "")
+    options = f"{Teacher(teacher).sha256 if teacher else ''} {extra or False}"
     chunks = [list(images[start : start + PART_SIZE]) for start in range(0, len(images), PART_SIZE)]
     targets = [parts / f"{index:05d}-{_fingerprint(chunk, options)}.npz" for index, chunk in enumerate(chunks)]
     todo = [(chunk, target) for chunk, target in zip(chunks, targets, strict=True) if not target.exists()]

@@ -1,8 +1,7 @@
 """Train several networks at once for a given time, with no step that waits for the device.
 
 On a GPU, drawing the crops and the forward and backward passes of all networks are one CUDA graph, because kernels
-for 48x48 pixels end sooner than Python can start the next. ``torch.compile`` is not used: it compiles for longer
-than such a phase could gain.
+for 48x48 pixels end sooner than Python can start the next.
 """
 
 import math

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from photos import astronaut, encoded
 from toy_model import write_repository, write_version
+from waiting import wait_until
 
 from service.api.app import create_app
 from service.api.dependencies import AppState
@@ -120,13 +121,12 @@ async def test_a_gateway_stays_ready_while_calls_queue(
     with LocalTriton(home=triton_home, model_repository=repository) as triton:
         async with connected(triton) as client:
             spec = await client.model_spec()
-            calls = [asyncio.create_task(client.infer(request(crops(1), spec, 60))) for _ in range(400)]
+            calls = [asyncio.create_task(client.infer(request(crops(1), spec, 5))) for _ in range(400)]
             await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
             for _ in range(3):
                 await client.ready(max_age_s=0)
             assert not all(call.done() for call in calls), "the queue was too short for this test"
-            for call in calls:
-                call.cancel()
+            # Not cancelled, because what gRPC says later of such calls would reach the next test's event loop.
             await asyncio.gather(*calls, return_exceptions=True)
 
 
@@ -234,10 +234,19 @@ async def test_a_photo_is_given_up_at_its_deadline(toy_triton: LocalTriton) -> N
             await gateway.analyzer.analyze(encoded(astronaut()), options, deadline=time.monotonic())
 
 
+def is_stopped(process: int) -> bool:
+    """Return whether each thread of a process is stopped, which takes its time after a signal."""
+    states = [
+        file.read_text().rpartition(")")[2].split()[0] for file in Path(f"/proc/{process}/task").glob("*/stat")
+    ]
+    return set(states) == {"T"}
+
+
 async def test_a_frozen_triton_is_left_alone_until_it_answers_again(toy_triton: LocalTriton) -> None:
     async with connected(toy_triton) as client:
         spec = await client.model_spec()
         os.kill(toy_triton.pid, signal.SIGSTOP)
+        wait_until(lambda: is_stopped(toy_triton.pid), "Triton is stopped", 10)
         try:
             calls = [client.infer(request(crops(1), spec, MIN_TIMEOUT_S + 0.2)) for _ in range(MAX_FAILURES)]
             outcomes = await asyncio.gather(*calls, return_exceptions=True)

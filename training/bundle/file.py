@@ -32,7 +32,7 @@ def write_bundle(
 
     Args:
         file: File to write.
-        facts: What else the run needs to know, as JSON.
+        facts: What else the run needs to know, as JSON; paths become strings.
         images: Images by name, with the largest change of a gray value.
         arrays: Other arrays by name.
         max_mib: Largest size of the file in MiB.
@@ -49,7 +49,7 @@ def write_bundle(
         for source in sorted(package.rglob("*.py")):
             archive.write(source, source.relative_to(package.parent))
         layout = {name: {"shape": each.shape, "loss": loss} for name, (each, loss) in images.items()}
-        archive.writestr(FACTS, json.dumps({"format": FORMAT, "images": layout, **facts}))
+        archive.writestr(FACTS, json.dumps({"format": FORMAT, "images": layout, **facts}, default=str))
         for name, (each, loss) in images.items():
             packed = pack_images(each, loss)
             sizes[name] = len(packed)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from training.bundle.file import write_bundle
 from training.crop_spec import CROP_SIZE, MARGIN
-from training.datasets.ferplus import DROPPED, argmax_labels, vote_distributions
+from training.datasets.ferplus import training_rows
 from training.datasets.prepared import PreparedSet, load_prepared
 from training.protocols.readings import choosing_half
 from training.runs import current_commit
@@ -30,7 +30,7 @@ def pack(settings: BundleSettings) -> None:
     if "wide" not in faces.arrays:
         raise ValueError(f"{settings.faces} has no array 'wide'; prepare it with --wide true")
     votes = train.arrays["votes"]
-    kept = (argmax_labels(votes) != DROPPED) & (vote_distributions(votes).sum(axis=1) > 0)
+    kept = training_rows(votes)
     cut = MARGIN - settings.margin
     side = CROP_SIZE[0] + 2 * MARGIN
     images = {
@@ -49,14 +49,7 @@ def pack(settings: BundleSettings) -> None:
     }
     arrays |= _reduced_embeddings(faces, settings.teacher_size)
     facts = {"settings": asdict(settings), "commit": current_commit()}
-    write_bundle(settings.out, _plain(facts), images, arrays, max_mib=settings.max_mib)
-
-
-def _plain(value: Any) -> Any:
-    """Turn paths into strings, so that the value can be written as JSON."""
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    return value if isinstance(value, str | int | float | bool | list) else str(value)
+    write_bundle(settings.out, facts, images, arrays, max_mib=settings.max_mib)
 
 
 def _reduced_embeddings(faces: PreparedSet, size: int) -> dict[str, NDArray[Any]]:

@@ -4,22 +4,19 @@ import json
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.bundle.faces import Faces, join_faces, load_faces, predict_faces
+from training.bundle.data import BundleData, TaughtTargets, load_data
+from training.bundle.faces import predict_faces
 from training.bundle.file import read_bundle
 from training.bundle.loop import Log, Member, Outcome, train_for
 from training.bundle.parts import RUNS, Parts, round_to_half
-from training.crop_spec import CROP_SIZE
-from training.datasets.ferplus import EMOTIONS, vote_distributions
-from training.datasets.prepared import PreparedSet
+from training.datasets.ferplus import EMOTIONS
 from training.networks.tandem import EmotionNet, TandemNet
 from training.protocols.ferplus import score_prepared
 from training.settings.bundle import PHASES, BundleSettings, PhaseSettings, command, settings_from
@@ -62,7 +59,7 @@ def run_bundle(
     machine = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
     provenance = {"commit": facts["commit"], "torch": str(torch.__version__), "machine": machine}
     torch.manual_seed(settings.seed)
-    data = _load(arrays, limit, device)
+    data = load_data(arrays, limit, device)
     log(
         f"{len(data.votes):,} images of FER+, {len(data.people):,} faces by person, {machine}, "
         f"torch {torch.__version__}"
@@ -91,63 +88,12 @@ def _log_into(file: Path) -> Log:
     return log
 
 
-@dataclass(frozen=True, eq=False)
-class _Data:
-    """Everything on the device.
-
-    Attributes:
-        faces: FER+ train, and behind it the faces by person.
-        votes: Distribution of the votes for each image of FER+ train, [n, 8].
-        people: Person of each face by person, [m].
-        embeddings: The teacher's embedding of each, [m, size]; None if there is none.
-        valid: FER+ Valid.
-        scored: Its votes and outcomes.
-        choosing: Which of its images models are chosen on, [v].
-    """
-
-    faces: Faces
-    votes: Tensor
-    people: Tensor
-    embeddings: Tensor | None
-    valid: Faces
-    scored: PreparedSet
-    choosing: NDArray[np.bool_]
-
-    @property
-    def of_ferplus(self) -> Tensor:
-        """Rows of FER+ train."""
-        return torch.arange(len(self.votes), device=self.votes.device)
-
-    @property
-    def of_people(self) -> Tensor:
-        """Rows of the faces by person."""
-        return torch.arange(len(self.votes), len(self.faces), device=self.votes.device)
-
-
-def _load(arrays: Mapping[str, NDArray[Any]], limit: int | None, device: torch.device) -> _Data:
-    known = {name: array[:limit] for name, array in arrays.items()}
-    side = max(known["train"].shape[1], known["faces"].shape[1])
-    border = (known["faces"].shape[1] - CROP_SIZE[0]) / 2
-    within = np.tile(np.array([[1, 0, -border], [0, 1, -border]], np.float32), (len(known["faces"]), 1, 1))
-    train = load_faces(known["train"], known["train_matrices"], side, device)
-    people = load_faces(known["faces"], within, side, device)
-    embeddings = known.get("embeddings")
-    scored = {"votes": known["valid_votes"].astype(np.int64), "outcomes": known["valid_outcomes"]}
-    return _Data(
-        faces=join_faces(train, people),
-        votes=torch.from_numpy(vote_distributions(known["train_votes"].astype(np.int64))).to(device),
-        people=torch.from_numpy(known["people"].astype(np.int64)).to(device),
-        embeddings=None if embeddings is None else torch.from_numpy(embeddings).to(device),
-        valid=load_faces(known["valid"], known["valid_matrices"], side, device),
-        scored=PreparedSet(known["valid"], scored, {}),
-        choosing=known["valid_choosing"],
-    )
-
-
 class _Run:
     """The phases of a bundle, each of which uses what those before it have trained."""
 
-    def __init__(self, settings: BundleSettings, data: _Data, parts: Parts, log: Log, steps: int | None) -> None:
+    def __init__(
+        self, settings: BundleSettings, data: BundleData, parts: Parts, log: Log, steps: int | None
+    ) -> None:
         self.settings, self.data, self.parts, self.log, self.steps = settings, data, parts, log, steps
         self.device = data.votes.device
 
@@ -155,14 +101,14 @@ class _Run:
         """Train all phases."""
         identities = self._train_identities()
         teachers = self._train_teachers(identities[self.settings.teacher_network])
-        targets = self._Student(self.data, teachers, self.settings.distill_weight)
+        targets = TaughtTargets(self.data, teachers, self.settings.distill_weight)
         student = self._train_student(identities[self.settings.network], targets)
         self._train_joint(identities[self.settings.identity_network], student, targets)
 
     def _train_identities(self) -> dict[str, nn.Module]:
         """Return the trained backbones by the name of their network."""
         settings, data = self.settings, self.data
-        first = len(data.votes)
+        first, people_count = len(data.votes), int(data.people.max()) + 1
 
         def targets(rows: Tensor, crops: Tensor) -> tuple[Tensor, ...]:
             people = data.people[rows - first]
@@ -180,13 +126,13 @@ class _Run:
                 **self._common(settings.identity_phase),
             )
             size = 0 if data.embeddings is None else data.embeddings.shape[1]
-            stage = IdentityStage(stage_settings, int(data.people.max()) + 1, 1, None, size)
+            stage = IdentityStage(stage_settings, people_count, 1, None, size)
             stages[network] = stage
             members.append(Member(str(stage_settings.out), stage, stage.backbone, targets))
         outcome = self._phase("identity", settings.identity_phase, members, data.of_people)
         for network, stage in stages.items():
             kept = stage.backbone if network == settings.identity_network else None
-            facts = {"people": int(data.people.max()) + 1, "images": len(data.people)}
+            facts = {"people": people_count, "images": len(data.people)}
             self._add(stage.settings, outcome, facts, kept)
         self.parts.write()
         return {network: stage.backbone for network, stage in stages.items()}
@@ -225,30 +171,7 @@ class _Run:
         self.parts.write()
         return [member.network for member in members]
 
-    class _Student:
-        """The targets of a network that learns from teachers: their answers, and on FER+ the votes, too."""
-
-        def __init__(self, data: _Data, teachers: list[nn.Module], weight: float) -> None:
-            self._teachers, self._weight = [teacher.eval().requires_grad_(False) for teacher in teachers], weight
-            self._votes = torch.cat([data.votes, data.votes.new_zeros(len(data.people), len(EMOTIONS))])
-            self._of_ferplus = len(data.votes)
-            # What they answer without augmentation, over both framings, is more certain than one answer.
-            answers = [
-                predict_faces(teacher, data.faces, unaligned=unaligned)
-                for teacher in self._teachers
-                for unaligned in (False, True)
-            ]
-            self._certain = torch.stack(answers).mean(dim=0)
-
-        @torch.no_grad()
-        def __call__(self, rows: Tensor, crops: Tensor) -> tuple[Tensor, ...]:
-            """Return distributions [N, 8] for the faces of rows [N] and their crops [N, 1, H, W]."""
-            answers = [teacher(crops).float().softmax(dim=1) for teacher in self._teachers]
-            taught = (torch.stack(answers).mean(dim=0) + self._certain[rows]) / 2
-            weight = torch.where(rows < self._of_ferplus, self._weight, 1.0)[:, None]
-            return (weight * taught + (1 - weight) * self._votes[rows],)
-
-    def _train_student(self, backbone: nn.Module, targets: "_Run._Student") -> EmotionNet:
+    def _train_student(self, backbone: nn.Module, targets: TaughtTargets) -> EmotionNet:
         settings, data = self.settings, self.data
         stage_settings = EmotionSettings(
             out=Path(STUDENT),
@@ -267,7 +190,7 @@ class _Run:
         self.parts.write()
         return network
 
-    def _train_joint(self, identity: nn.Module, student: EmotionNet, targets: "_Run._Student") -> None:
+    def _train_joint(self, identity: nn.Module, student: EmotionNet, targets: TaughtTargets) -> None:
         settings, data = self.settings, self.data
         stage_settings = JointSettings(
             out=Path(JOINT),

@@ -136,3 +136,9 @@ def vote_distributions(votes: Votes) -> NDArray[np.float32]:
     total = counted.sum(axis=1, keepdims=True)
     shares: NDArray[np.float32] = np.divide(counted, total, out=np.zeros_like(counted), where=total > 0)
     return shares
+
+
+def training_rows(votes: Votes) -> NDArray[np.bool_]:
+    """Return which images to train on, [rows]: not those that most took for no face or no known emotion."""
+    rows: NDArray[np.bool_] = (argmax_labels(votes) != DROPPED) & (vote_distributions(votes).sum(axis=1) > 0)
+    return rows

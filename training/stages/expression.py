@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.datasets.batches import Batch, CropBatches, OrderedBatches, ShuffledBatches, batches
-from training.datasets.ferplus import DROPPED, EMOTIONS, argmax_labels, vote_distributions
+from training.datasets.ferplus import EMOTIONS, training_rows, vote_distributions
 from training.datasets.prepared import PreparedSet, calibration_crops, load_prepared
 from training.networks.blocks import calibrate
 from training.networks.inference import EVALUATION_BATCH_SIZE, predict_probabilities
@@ -229,10 +229,8 @@ def _views_and_targets(
     settings: ExpressionSettings, train: PreparedSet
 ) -> tuple[list[NDArray[np.uint8]], NDArray[np.float32]]:
     """Select the views [n, H, W] of each face to train on, and its target distribution [n, 8]."""
-    targets = vote_distributions(train.arrays["votes"])
-    # Leave out images that most voters took for no face or for no known emotion.
-    kept = (argmax_labels(train.arrays["votes"]) != DROPPED) & (targets.sum(axis=1) > 0)
-    targets = targets[kept]
+    kept = training_rows(train.arrays["votes"])
+    targets = vote_distributions(train.arrays["votes"])[kept]
     views = [train.crops[kept]]
     if settings.unaligned_prob:
         if "unaligned" not in train.arrays:

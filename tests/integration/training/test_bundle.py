@@ -7,7 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from stripes import flat, stripes, votes, write_set
+from stripes import TRAINING_MARKS, flat, stripes, votes, write_set
 
 from training.bundle.command import main
 from training.bundle.parts import PART
@@ -38,13 +38,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 SMALL = {"identity_network": "deepid", "teacher_network": "small-resnet", "network": "small-resnet"}
 SMALL |= {f"{phase}_phase.batch_size": 8 for phase in ("identity", "teacher", "student", "joint")}
 
-# Raised by torch, when the export calls it; none concerns this code.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.usefixtures("one_thread"),
-]
+pytestmark = TRAINING_MARKS
 
 
 @pytest.fixture(scope="module")

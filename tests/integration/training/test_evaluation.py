@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from stripes import COMMON, STEADY, flat, stripes, votes, write_set, write_sets
+from stripes import COMMON, STEADY, TRAINING_MARKS, flat, stripes, votes, write_set, write_sets
 
 from training.cli import app
 from training.datasets.prepared import Crops, load_prepared, write_prepared
@@ -24,13 +24,7 @@ from training.runs import (
     predict_expressions,
 )
 
-# Raised by Lightning's calls into torch, and its advice on loaders and logging; none concerns this code.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.usefixtures("one_thread"),
-]
+pytestmark = TRAINING_MARKS
 
 SMALL = ["--batch_size", "16", "--precision", "32-true", "--accelerator", "cpu"]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stripes import flat, write_sets
+from stripes import TRAINING_MARKS, flat, write_sets
 
 from training.augmentation import Augmentation
 from training.cli import app
@@ -28,13 +28,7 @@ from training.runs import load_result, load_weights
 from training.settings.stages import EmotionSettings
 from training.stages.expression import ExpressionStage
 
-# Raised by Lightning's calls into torch, and its advice on loaders and logging; none concerns this code.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.usefixtures("one_thread"),
-]
+pytestmark = TRAINING_MARKS
 
 TRAINING = Path(sys.executable).parent / "training"
 NONE = Augmentation(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from face_network import write_face_network
 from google.protobuf import text_format
-from stripes import COMMON, STEADY, flat, write_sets
+from stripes import COMMON, STEADY, TRAINING_MARKS, flat, write_sets
 from tritonclient.grpc import model_config_pb2
 from waiting import wait_until
 
@@ -24,13 +24,7 @@ from training.export.onnx import OnnxNetwork
 from training.export.torchscript import MAX_DIFFERENCE
 from training.runs import load_expression, load_result, load_tandem, load_weights
 
-# Raised by Lightning's calls into torch, and its advice on loaders and logging; none concerns this code.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.usefixtures("one_thread"),
-]
+pytestmark = TRAINING_MARKS
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ Rotation, zoom, shift and flip are a single resampling, because each resampling 
 """
 
 import math
-from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -12,104 +11,80 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.crop_spec import CROP_SIZE
+from training.settings.augmentation import Augmentation
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """Random changes to each sample. Ranges are symmetric and drawn uniformly; zeros turn everything off."""
+def augment(
+    images: Tensor, ranges: Augmentation, generator: torch.Generator | None, placements: Tensor | None = None
+) -> Tensor:
+    """Map uint8 [N, 1, H, W] -> float crops [N, 1, H, W] in 0..255.
 
-    rotation: float = 15.0
-    """Largest angle in degrees, in either direction."""
-    scale: float = 0.15
-    """Zoom by 1 - scale to 1 + scale; 0 to 1."""
-    shift: float = 0.08
-    """Largest shift along each axis, as a fraction of the crop; 0 to 1."""
-    flip: bool = True
-    """Mirror each sample with a probability of one half."""
-    brightness: float = 0.25
-    """Largest change of brightness, as a fraction of the full range."""
-    contrast: float = 0.35
-    """Scale gray values about their mean by 1 - contrast to 1 + contrast; 0 to 1."""
-    gamma: float = 0.35
-    """Gamma correction with an exponent of e to the power of -gamma to +gamma."""
-    blur: float = 0.25
-    """Probability of downsampling to half up to the full resolution; 0 to 1."""
-    noise: float = 6.0
-    """Largest standard deviation of added noise, in gray values of 0..255."""
-    erase: float = 0.5
-    """Probability of filling a rectangle of 2 to 20 % of the crop with noise; 0 to 1."""
+    Args:
+        images: Crops, or larger images of which ``placements`` says where the crops lie.
+        ranges: How much to change.
+        generator: Source of the random numbers. One on the CPU gives the same changes on every device; None
+            draws on the device of the images, which waits for nothing and can be captured in a CUDA graph.
+        placements: For each image, [N, 2, 3], what ``affine_grid`` needs to cut its crop out; the crop is cut
+            out and changed in one resampling.
+    """
+    x = _resample(images.float(), ranges, generator, placements)
+    x = _change_light(x, ranges, generator)
+    return _erase(x, ranges, generator).clamp(0, 255)
 
-    def __post_init__(self) -> None:
-        for name in ("scale", "shift", "contrast", "blur", "erase"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise ValueError(f"augmentation.{name} is {value}; it must be between 0 and 1")
 
-    def __call__(
-        self, images: Tensor, generator: torch.Generator | None, placements: Tensor | None = None
-    ) -> Tensor:
-        """Map uint8 [N, 1, H, W] -> float crops [N, 1, H, W] in 0..255.
+def _resample(
+    x: Tensor, ranges: Augmentation, generator: torch.Generator | None, placements: Tensor | None
+) -> Tensor:
+    n = len(x)
+    angle = _uniform(n, generator, x) * math.radians(ranges.rotation)
+    zoom = 1 / (1 + _uniform(n, generator, x) * ranges.scale)
+    mirror = torch.where(_bernoulli(n, generator, x, 0.5 if ranges.flip else 0.0), -1.0, 1.0)
+    shift = torch.stack([_uniform(n, generator, x), _uniform(n, generator, x)], dim=1) * 2 * ranges.shift
+    cosine, sine = angle.cos() * zoom, angle.sin() * zoom
+    matrix = torch.stack([cosine * mirror, -sine, sine * mirror, cosine], dim=1).view(n, 2, 2)
+    theta = torch.cat([matrix, shift[:, :, None]], dim=2)  # [N, 2, 3]
+    if placements is None:
+        grid = functional.affine_grid(theta, list(x.shape), align_corners=False)
+        moved = functional.grid_sample(x, grid, "bilinear", "border", align_corners=False)
+    else:
+        corner = functional.pad(placements[:, :, 2:], (2, 0))  # the translation alone, [N, 2, 3]
+        moved = cut_crops(x, placements[:, :, :2] @ theta + corner)
+    if ranges.blur:
+        coarse = _blur(moved, torch.rand(1, generator=generator, device=_device(generator, x)).to(x.device))
+        moved = torch.where(_bernoulli(n, generator, x, ranges.blur).view(n, 1, 1, 1), coarse, moved)
+    return moved
 
-        Args:
-            images: Crops, or larger images of which ``placements`` says where the crops lie.
-            generator: Source of the random numbers. One on the CPU gives the same changes on every device; None
-                draws on the device of the images, which waits for nothing and can be captured in a CUDA graph.
-            placements: For each image, [N, 2, 3], what ``affine_grid`` needs to cut its crop out; the crop is cut
-                out and changed in one resampling.
-        """
-        x = self._resample(images.float(), generator, placements)
-        x = self._change_light(x, generator)
-        return self._erase(x, generator).clamp(0, 255)
 
-    def _resample(self, x: Tensor, generator: torch.Generator | None, placements: Tensor | None) -> Tensor:
-        n = len(x)
-        angle = _uniform(n, generator, x) * math.radians(self.rotation)
-        zoom = 1 / (1 + _uniform(n, generator, x) * self.scale)
-        mirror = torch.where(_bernoulli(n, generator, x, 0.5 if self.flip else 0.0), -1.0, 1.0)
-        shift = torch.stack([_uniform(n, generator, x), _uniform(n, generator, x)], dim=1) * 2 * self.shift
-        cosine, sine = angle.cos() * zoom, angle.sin() * zoom
-        matrix = torch.stack([cosine * mirror, -sine, sine * mirror, cosine], dim=1).view(n, 2, 2)
-        theta = torch.cat([matrix, shift[:, :, None]], dim=2)  # [N, 2, 3]
-        if placements is None:
-            grid = functional.affine_grid(theta, list(x.shape), align_corners=False)
-            moved = functional.grid_sample(x, grid, "bilinear", "border", align_corners=False)
-        else:
-            corner = functional.pad(placements[:, :, 2:], (2, 0))  # the translation alone, [N, 2, 3]
-            moved = cut_crops(x, placements[:, :, :2] @ theta + corner)
-        if self.blur:
-            coarse = _blur(moved, torch.rand(1, generator=generator, device=_device(generator, x)).to(x.device))
-            moved = torch.where(_bernoulli(n, generator, x, self.blur).view(n, 1, 1, 1), coarse, moved)
-        return moved
+def _change_light(x: Tensor, ranges: Augmentation, generator: torch.Generator | None) -> Tensor:
+    n = len(x)
 
-    def _change_light(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        n = len(x)
+    def draw(width: float) -> Tensor:
+        return (_uniform(n, generator, x) * width).view(n, 1, 1, 1)
 
-        def draw(width: float) -> Tensor:
-            return (_uniform(n, generator, x) * width).view(n, 1, 1, 1)
+    x = 255 * (x / 255).pow(draw(ranges.gamma).exp())
+    mean = x.mean(dim=(2, 3), keepdim=True)
+    x = (x - mean) * (1 + draw(ranges.contrast)) + mean + 255 * draw(ranges.brightness)
+    strength = draw(ranges.noise).abs()
+    return x + strength * torch.randn(x.shape, generator=_generator_beside(x, generator), device=x.device)
 
-        x = 255 * (x / 255).pow(draw(self.gamma).exp())
-        mean = x.mean(dim=(2, 3), keepdim=True)
-        x = (x - mean) * (1 + draw(self.contrast)) + mean + 255 * draw(self.brightness)
-        strength = draw(self.noise).abs()
-        return x + strength * torch.randn(x.shape, generator=_generator_beside(x, generator), device=x.device)
 
-    def _erase(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        n, _, height, width = x.shape
+def _erase(x: Tensor, ranges: Augmentation, generator: torch.Generator | None) -> Tensor:
+    n, _, height, width = x.shape
 
-        def draw() -> Tensor:
-            return torch.rand(n, generator=generator, device=_device(generator, x)).to(x.device)
+    def draw() -> Tensor:
+        return torch.rand(n, generator=generator, device=_device(generator, x)).to(x.device)
 
-        area = 0.02 + 0.18 * draw()
-        ratio = torch.exp(_uniform(n, generator, x) * math.log(3))  # height / width from 1/3 to 3
-        high, wide = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
-        top, left = (draw() * (1 - side) for side in (high, wide))
-        rows, columns = (torch.arange(side, device=x.device) / side for side in (height, width))
-        in_rows = (rows >= top[:, None]) & (rows < (top + high)[:, None])  # [N, H]
-        in_columns = (columns >= left[:, None]) & (columns < (left + wide)[:, None])  # [N, W]
-        hole = in_rows[:, None, :, None] & in_columns[:, None, None, :]
-        hole &= _bernoulli(n, generator, x, self.erase).view(n, 1, 1, 1)
-        fill = torch.rand(x.shape, generator=_generator_beside(x, generator), device=x.device) * 255
-        return torch.where(hole, fill, x)
+    area = 0.02 + 0.18 * draw()
+    ratio = torch.exp(_uniform(n, generator, x) * math.log(3))  # height / width from 1/3 to 3
+    high, wide = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+    top, left = (draw() * (1 - side) for side in (high, wide))
+    rows, columns = (torch.arange(side, device=x.device) / side for side in (height, width))
+    in_rows = (rows >= top[:, None]) & (rows < (top + high)[:, None])  # [N, H]
+    in_columns = (columns >= left[:, None]) & (columns < (left + wide)[:, None])  # [N, W]
+    hole = in_rows[:, None, :, None] & in_columns[:, None, None, :]
+    hole &= _bernoulli(n, generator, x, ranges.erase).view(n, 1, 1, 1)
+    fill = torch.rand(x.shape, generator=_generator_beside(x, generator), device=x.device) * 255
+    return torch.where(hole, fill, x)
 
 
 def cut_crops(images: Tensor, placements: Tensor) -> Tensor:

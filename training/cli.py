@@ -4,11 +4,6 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-try:
-    import torch  # noqa: F401 - the settings need it
-except ImportError as error:
-    sys.exit(f"training needs more packages than serving: pip install 'tandem-emotions[training]' ({error})")
-
 from training.settings.bundle import BundleSettings, UnbundleSettings
 from training.settings.commands import (
     ExportSettings,
@@ -159,12 +154,15 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
 }
 
 
+MISSING = "training needs more packages than serving: pip install 'tandem-emotions[training]'"
+
+
 def build_parser() -> "ArgumentParser":
     """Build the parser of all sub-commands; the options of each are the fields of its settings class."""
     try:
         from jsonargparse import ArgumentParser, set_parsing_settings
     except ImportError as error:
-        sys.exit(f"training needs more packages than serving: pip install 'tandem-emotions[training]' ({error})")
+        sys.exit(f"{MISSING} ({error})")
 
     from training.bundle.command import RUN_BUNDLE
 
@@ -195,6 +193,9 @@ def app(arguments: Sequence[str] | None = None) -> int:
     settings, run = COMMANDS[name]
     try:
         run(settings(**options))
+    except ModuleNotFoundError as error:
+        print(f"training {name}: {MISSING} ({error})", file=sys.stderr)
+        return 1
     except (ValueError, FileNotFoundError) as error:
         print(f"training {name}: {error}", file=sys.stderr)
         return 1

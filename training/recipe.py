@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-from training.augmentation import Augmentation
 from training.datasets.prepared import MANIFEST
 from training.export.repository import export
 from training.preparation.prepare import PREPARATIONS
 from training.runs import is_complete
+from training.settings.augmentation import Augmentation
 from training.settings.commands import ExportSettings, RecipeSettings
 from training.settings.stages import EmotionSettings, IdentitySettings, JointSettings, StageSettings
 from training.stages.expression import train_emotion, train_joint

@@ -8,9 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.augmentation import Augmentation, cut_crops
+from training.augmentation import augment, cut_crops
 from training.crop_spec import CROP_SIZE
 from training.networks.inference import EVALUATION_BATCH_SIZE
+from training.settings.augmentation import Augmentation
 
 SIDE = CROP_SIZE[0]
 
@@ -39,7 +40,7 @@ class Faces:
             unaligned = torch.rand(len(rows), device=rows.device) < unaligned_prob
             placements = torch.where(unaligned[:, None, None], self.middle, placements)
         with torch.autocast(rows.device.type, enabled=False):  # bfloat16 would move crops by a tenth of a pixel
-            return augmentation(self.images[rows], None, placements)
+            return augment(self.images[rows], augmentation, None, placements)
 
     def crops(self, rows: Tensor, *, unaligned: bool = False) -> Tensor:
         """Cut out the crops of some rows [N], float [N, 1, H, W] in 0..255."""

@@ -11,10 +11,10 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from training.augmentation import Augmentation
 from training.datasets.prepared import load_prepared
 from training.protocols.readings import ReadingsScore
 from training.runs import lineage, load_provenance, load_result, load_settings
+from training.settings.augmentation import Augmentation
 
 CARD_TEMPLATE = Path(__file__).parent / "model_card.md.template"
 NOT_SHOWN = ("stage", "augmentation", "accelerator", "devices")

@@ -8,12 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from training.networks.blocks import ConvNorm, Normalize
-
-WIDTHS = {
-    "deepid": (20, 40, 60, 80),  # as in the paper
-    "deepid-wide": (30, 60, 90, 120),
-}
-"""Channels of the four convolutions, by preset."""
+from training.networks.presets import WIDTHS
 
 
 class DeepID(nn.Module):

@@ -3,29 +3,11 @@
 He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, with a 3x3 stem that keeps the resolution.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
 from training.networks.blocks import ConvNorm, Normalize
-
-
-@dataclass(frozen=True)
-class ResNetShape:
-    """Channels of each stage and number of blocks in it; if ``halved``, the stem halves the resolution."""
-
-    widths: tuple[int, ...]
-    blocks: int
-    halved: bool = False
-
-
-PRESETS = {
-    "small-resnet": ResNetShape((16, 32, 64), 3),  # 0.27 M parameters; trains on two cores
-    # Half the resolution and half the channels of resnet18: 2.8 M parameters, but faster than small-resnet.
-    "resnet18-half": ResNetShape((32, 64, 128, 256), 2, halved=True),
-    "resnet18": ResNetShape((64, 128, 256, 512), 2),  # 11.2 M parameters; needs a GPU
-}
+from training.networks.presets import ResNetShape
 
 
 class BasicBlock(nn.Module):

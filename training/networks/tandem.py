@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.networks.deepid import WIDTHS, DeepID
+from training.networks.deepid import DeepID
 from training.networks.onnx_backbone import OnnxBackbone
-from training.networks.resnet import PRESETS, ResNet
-
-BACKBONES = (*WIDTHS, *PRESETS)
+from training.networks.presets import BACKBONES, PRESETS, WIDTHS
+from training.networks.resnet import ResNet
 
 
 class JoinedBackbones(nn.Module):

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from training.augmentation import Augmentation
-from training.networks.tandem import BACKBONES
+from training.networks.presets import BACKBONES
+from training.settings.augmentation import Augmentation
 from training.settings.stages import check_network
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.networks.resnet import PRESETS
+from training.networks.presets import PRESETS
 from training.settings.stages import check_network
 
 KINDS = ("ferplus", "identity", "lfw", "ckplus")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from training.networks.resnet import PRESETS
+from training.networks.presets import PRESETS
 from training.settings.stages import check_network
 
 

@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from training.augmentation import Augmentation
-from training.networks.resnet import PRESETS
-from training.networks.tandem import BACKBONES
+from training.networks.presets import BACKBONES, PRESETS
+from training.settings.augmentation import Augmentation
 
 
 @dataclass(frozen=True, kw_only=True)

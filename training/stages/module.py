@@ -6,6 +6,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
+from training.augmentation import augment
 from training.datasets.batches import Batch
 from training.networks.blocks import CosineClassifier
 from training.settings.stages import StageSettings
@@ -42,7 +43,7 @@ class Stage(LightningModule):
         torch.manual_seed(seed)  # for dropout
         generator = torch.Generator().manual_seed(seed)
         with torch.autocast(crops.device.type, enabled=False):  # bfloat16 would move crops by a tenth of a pixel
-            crops = self.settings.augmentation(self.choose_view(crops, generator), generator)
+            crops = augment(self.choose_view(crops, generator), self.settings.augmentation, generator)
         loss = self.loss(crops.contiguous(memory_format=torch.channels_last), *targets)
         self.log("loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(crops), sync_dist=True)
         return loss

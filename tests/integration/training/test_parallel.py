@@ -18,13 +18,13 @@ import pytest
 import torch
 from stripes import TRAINING_MARKS, flat, write_sets
 
-from training.augmentation import Augmentation
 from training.cli import app
 from training.datasets.batches import ShuffledBatches
 from training.datasets.ferplus import EMOTIONS, vote_distributions
 from training.datasets.prepared import load_prepared
 from training.networks.tandem import EmotionNet
 from training.runs import load_result, load_weights
+from training.settings.augmentation import Augmentation
 from training.settings.stages import EmotionSettings
 from training.stages.expression import ExpressionStage
 

@@ -4,10 +4,11 @@ from PIL import Image
 from skimage import data
 
 from service.vision.face_pipeline import FacePipeline
-from training.augmentation import Augmentation
+from training.augmentation import augment
 from training.bundle.faces import load_faces
 from training.crop_spec import MARGIN
 from training.preparation.cropping import crop_images
+from training.settings.augmentation import Augmentation
 
 NOTHING = Augmentation(
     rotation=0, scale=0, shift=0, flip=False, brightness=0, contrast=0, gamma=0, blur=0, noise=0, erase=0
@@ -49,7 +50,7 @@ def test_an_augmented_crop_is_an_augmented_prepared_crop(tmp_path):
     within = np.array([[[1, 0, -MARGIN], [0, 1, -MARGIN]]], np.float32)
     faces = load_faces(crops.wide, within, 64, CPU)
     turned = Augmentation(**{**NOTHING.__dict__, "rotation": 20, "scale": 0.1, "flip": True})
-    at_once = turned(faces.images, torch.Generator().manual_seed(4), faces.placements)[0, 0]
-    twice = turned(torch.from_numpy(crops.pixels[:, None]), torch.Generator().manual_seed(4))[0, 0]
+    at_once = augment(faces.images, turned, torch.Generator().manual_seed(4), faces.placements)[0, 0]
+    twice = augment(torch.from_numpy(crops.pixels[:, None]), turned, torch.Generator().manual_seed(4))[0, 0]
     inside = (slice(12, 36), slice(12, 36))  # at the edges the prepared crop has no pixels to turn in
     assert np.corrcoef(at_once[inside].ravel(), twice[inside].ravel())[0, 1] > 0.98

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from deployment_tools import ROOT, find_tool
+from deployment_tools import ROOT, find_tool, helm
 
 K8S = ROOT / "k8s"
 VARIANTS = (
@@ -25,6 +25,21 @@ VARIANTS = (
     "cpu+models-pvc",
     "gpu+models-object-store",
 )
+
+CHART = K8S / "chart"
+CHART_VALUES: dict[str, list[str]] = {
+    "cpu": [],
+    "gpu": ["--set=triton.gpu=true"],
+    "local": [f"--values={CHART}/values-local.yaml"],
+    "cpu+keda": ["--set=autoscaling=keda"],
+    "gpu+keda": ["--set=triton.gpu=true,autoscaling=keda"],
+    "cpu+prometheus-adapter": ["--set=autoscaling=prometheus-adapter"],
+    "gpu+prometheus-adapter": ["--set=triton.gpu=true,autoscaling=prometheus-adapter"],
+    "cpu+api-keys+servicemonitor": ["--set=apiKeysSecret=tandem-api-keys,monitoring=true"],
+    "cpu+models-pvc": ["--set=models.from=volume"],
+    "gpu+models-object-store": ["--set=triton.gpu=true,models.from=object-store"],
+}
+"""The chart's values that give what a variant of the overlays and components gives."""
 
 Object = dict[str, Any]
 
@@ -52,6 +67,15 @@ def render_folder(folder: Path) -> list[Object]:
     result = subprocess.run([*kustomize, str(folder)], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return list(yaml.safe_load_all(result.stdout))
+
+
+@functools.cache
+def render_chart(*arguments: str, chart: Path = CHART) -> list[Object]:
+    """Render the Helm chart into the namespace tandem; returns its objects."""
+    command = [helm(), "template", "tandem", str(chart), "--namespace=tandem", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return [each for each in yaml.safe_load_all(result.stdout) if each]
 
 
 def of(objects: list[Object], *kinds: str) -> list[Object]:

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from deployment_tools import ROOT
 from manifests import (
+    CHART_VALUES,
     K8S,
     VARIANTS,
     Object,
@@ -18,6 +19,7 @@ from manifests import (
     port_names,
     quantity,
     render,
+    render_chart,
     render_folder,
 )
 from programs import missing
@@ -30,9 +32,10 @@ FOREIGN = {"ScaledObject", "ServiceMonitor", "PrometheusRule"}
 """Kinds of KEDA and the Prometheus operator, whose schemas are not available."""
 
 
-@pytest.fixture(params=VARIANTS)
+@pytest.fixture(params=[*VARIANTS, *(f"chart:{variant}" for variant in VARIANTS)])
 def objects(request: pytest.FixtureRequest) -> list[Object]:
-    return render(request.param)
+    kind, _, variant = request.param.rpartition(":")
+    return render_chart(*CHART_VALUES[variant]) if kind else render(variant)
 
 
 def test_schemas() -> None:
@@ -40,7 +43,8 @@ def test_schemas() -> None:
         import kubernetes_validate  # noqa: PLC0415
     except ImportError:
         missing("kubernetes-validate is not installed")
-    distinct = {yaml.safe_dump(each): each for variant in VARIANTS for each in render(variant)}
+    rendered = [each for variant in VARIANTS for each in render(variant) + render_chart(*CHART_VALUES[variant])]
+    distinct = {yaml.safe_dump(each): each for each in rendered}
     for each in distinct.values():
         if each["kind"] not in FOREIGN:
             # Raises for unknown fields, kinds and versions.
@@ -126,9 +130,13 @@ def test_requests_are_within_limits(objects: list[Object]) -> None:
             assert quantity(request) <= quantity(resources["limits"][name]), (container["name"], name)
 
 
-def test_pods_are_restricted(objects: list[Object]) -> None:
-    (namespace,) = of(objects, "Namespace")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_namespace_refuses_other_pods(variant: str) -> None:
+    (namespace,) = of(render(variant), "Namespace")
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def test_pods_are_restricted(objects: list[Object]) -> None:
     for account in of(objects, "ServiceAccount"):
         assert account["automountServiceAccountToken"] is False
     for workload in of(objects, "Deployment", "Job"):

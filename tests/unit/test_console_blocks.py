@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deployment_tools import find_tool
+from deployment_tools import find_tool, helm
 from typer.main import get_command
 
 from service.cli.main import app
@@ -67,6 +67,15 @@ def check_kubectl(words: list[str]) -> None:
         assert any(f"name: {name}" in file.read_text() for file in (ROOT / "k8s" / "base").rglob("*.yaml")), name
 
 
+def check_helm(words: list[str]) -> None:
+    """Check that the chart can be rendered with these options."""
+    assert words[0] in ("install", "upgrade")
+    options = [word for word in words[1:] if word != "--reuse-values"]
+    command = [helm(), "template", *options]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+
+
 def check_make(words: list[str]) -> None:
     process = subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
@@ -80,7 +89,13 @@ def check_docker(words: list[str]) -> None:
 @pytest.mark.parametrize(("document", "line"), LINES, ids=[f"{n}-{name}" for n, (name, _) in enumerate(LINES)])
 def test_a_command_is_valid(document: str, line: str) -> None:
     subprocess.run(["bash", "-nc", line], check=True)
-    checks = {"tandem": check_tandem, "kubectl": check_kubectl, "make": check_make, "docker": check_docker}
+    checks = {
+        "tandem": check_tandem,
+        "kubectl": check_kubectl,
+        "helm": check_helm,
+        "make": check_make,
+        "docker": check_docker,
+    }
     for program, *words in commands(line):
         if check := checks.get(Path(program).name):
             check(words)

@@ -15,6 +15,7 @@ from service.inference.client import TritonClient
 from service.inference.micro_batcher import MicroBatcher
 from service.inference.model_spec import ModelSpec
 from service.inference.request import InferenceRequest
+from service.inference.views import read_views
 from service.observability.metrics import Metrics, exemplar
 from service.observability.timing import StageTimer
 from service.observability.tracing import Tracing
@@ -123,7 +124,7 @@ class Analyzer:
         self, photo: bytes, options: DetectionOptions, deadline: float, draw_as: str | None, timer: StageTimer
     ) -> Analysis:
         spec = await self._triton.model_spec()
-        crop = _crop_spec(spec)
+        crop = self._crop_spec(spec)
         max_pixels = self._settings.max_pixels
         found = await self._queue.run(
             partial(find_faces, max_pixels=max_pixels, options=options, crop=crop, waiting_since=timer.last),
@@ -154,35 +155,39 @@ class Analyzer:
         changes = 0
         while True:
             try:
-                return spec, crops, await self._infer(crops.pixels, spec, deadline)
+                return spec, crops, await self._infer(crops, spec, deadline)
             except ModelChanged:
                 changes += 1
                 if changes > MAX_MODEL_CHANGES:
                     raise
             spec = await self._triton.model_spec()
-            crop = _crop_spec(spec)
+            crop = self._crop_spec(spec)
             crops = await self._queue.run(
                 partial(recrop, max_pixels=self._settings.max_pixels, faces=found.faces, crop=crop),
                 photo,
                 partial(FaceCrops.from_reply, crop=crop),
             )
 
-    async def _infer(self, crops: NDArray[np.uint8], spec: ModelSpec, deadline: float) -> NDArray[np.float32]:
+    async def _infer(self, crops: FaceCrops, spec: ModelSpec, deadline: float) -> NDArray[np.float32]:
         started = time.perf_counter()
         attributes: dict[str, str | int] = {"rpc.system": "grpc", "tandem.model": spec.name}
-        with self._tracing.client_span("triton", attributes | {"tandem.faces": len(crops)}) as headers:
+        with self._tracing.client_span("triton", attributes | {"tandem.faces": len(crops.aligned)}) as headers:
+
+            async def infer(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+                return await self._batcher.infer(InferenceRequest(pixels, spec, deadline, headers))
+
             try:
                 with self._inferring.reserved():
-                    return await self._batcher.infer(InferenceRequest(crops, spec, deadline, headers))
+                    return await read_views(infer, crops.aligned, crops.boxed)
             except TandemError as error:
                 self._metrics.triton_errors.labels(error.slug).inc()
                 raise
             finally:
                 self._metrics.triton.observe(time.perf_counter() - started, exemplar())
 
-
-def _crop_spec(spec: ModelSpec) -> CropSpec:
-    return CropSpec(spec.crop_size, spec.alignment_template)
+    def _crop_spec(self, spec: ModelSpec) -> CropSpec:
+        box_template = spec.box_template if self._settings.more_views else None
+        return CropSpec(spec.crop_size, spec.alignment_template, box_template)
 
 
 def compose(found: WorkerResult, probabilities: NDArray[np.float32], spec: ModelSpec) -> PhotoEmotions:

@@ -23,6 +23,8 @@ class ModelSpec:
     Attributes:
         crop_size: (height, width) of the grayscale crops, in pixels.
         alignment_template: float64 [5, 2], where a face's landmarks should lie, x and y as fractions of the crop.
+        box_template: float64 [4], where a face's box should lie in a second crop: left, top, right and bottom as
+            fractions of it. None where the model knows no second framing.
         max_batch_size: Crops that one call may have.
         provenance: The parameters that identify the weights: commit, data, metrics.
     """
@@ -34,6 +36,7 @@ class ModelSpec:
     crop_size: tuple[int, int]
     output_name: str
     alignment_template: NDArray[np.float64]
+    box_template: NDArray[np.float64] | None
     max_batch_size: int
     provenance: Mapping[str, str]
 
@@ -67,6 +70,7 @@ class ModelSpec:
             crop_size=(height, width),
             output_name=probabilities.name,
             alignment_template=reader.template(),
+            box_template=reader.box_template(),
             max_batch_size=config.max_batch_size,
             provenance=MappingProxyType(reader.provenance()),
         )
@@ -130,9 +134,26 @@ class _Reader:
         template.setflags(write=False)
         return template
 
+    def box_template(self) -> NDArray[np.float64] | None:
+        text = self._parameters.get("box_template")
+        if text is None:
+            return None
+        try:
+            left, top, right, bottom = box = [float(number) for number in text.split(",")]
+            fits = 0 <= left < right <= 1 and 0 <= top < bottom <= 1
+        except ValueError:
+            fits = False
+        if not fits:
+            raise self.wrong(
+                f'parameter "box_template" is {text!r}; it must be "left,top,right,bottom", fractions from 0 to 1'
+            )
+        template = np.array(box, np.float64)
+        template.setflags(write=False)
+        return template
+
     def provenance(self) -> dict[str, str]:
         # Triton's backends take options of their own as uppercase parameters; those say nothing about the weights.
-        own = ("labels", "alignment_template")
+        own = ("labels", "alignment_template", "box_template")
         return {k: v for k, v in sorted(self._parameters.items()) if k not in own and not k.isupper()}
 
     def _parameter(self, name: str) -> str:

@@ -98,10 +98,53 @@ def crop_faces(
         size: (height, width) of a crop in pixels.
         divisor: By what factor ``pixels`` is smaller than the full-size photo.
     """
-    height, width = size
-    target = np.asarray(template, np.float64) * (width, height)
-    crops = np.empty((len(faces), 1, height, width), np.uint8)
-    for crop, face in zip(crops, faces, strict=True):
-        landmarks = (face.landmarks + 0.5) / divisor - 0.5  # pixel centers
-        crop[0] = cv2.cvtColor(warp(pixels, similarity_transform(landmarks, target), size), cv2.COLOR_RGB2GRAY)
+    target = np.asarray(template, np.float64) * size[::-1]
+    return _cut(pixels, [_align(face, target, divisor) for face in faces], size)
+
+
+def crop_boxes(
+    pixels: NDArray[np.uint8],
+    faces: Sequence[Face],
+    *,
+    template: ArrayLike,
+    box_template: ArrayLike,
+    size: tuple[int, int],
+    divisor: int = 1,
+) -> NDArray[np.uint8]:
+    """Cut out gray crops, uint8 [faces, 1, height, width], as upright as aligned ones, but framed by the boxes.
+
+    Args:
+        pixels: RGB, [H, W, 3].
+        faces: Faces in the photo, in pixels of the full-size photo.
+        template: As for ``crop_faces``; it tells how far a face is rotated.
+        box_template: Where the box of an upright face should lie: left, top, right and bottom as fractions of the
+            crop.
+        size: (height, width) of a crop in pixels.
+        divisor: By what factor ``pixels`` is smaller than the full-size photo.
+    """
+    target = np.asarray(template, np.float64) * size[::-1]
+    left, top, right, bottom = np.asarray(box_template, np.float64) * (*size[::-1], *size[::-1])
+    center = np.array([left + right, top + bottom]) / 2
+    matrices = []
+    for face in faces:
+        rotation = _align(face, target, divisor)[:, :2]
+        rotation = rotation / np.hypot(*rotation[0])
+        box = face.box
+        # The box is upright even where the face is not. What is the height of an upright face is the width of one
+        # that lies on its side.
+        length = (rotation[0, 0] ** 2 * box.height + rotation[0, 1] ** 2 * box.width) / divisor
+        middle = (np.array([box.x + box.width / 2, box.y + box.height / 2]) + 0.5) / divisor - 0.5
+        linear = rotation * (bottom - top) / max(length, 1.0)
+        matrices.append(np.column_stack([linear, center - linear @ middle]))
+    return _cut(pixels, matrices, size)
+
+
+def _align(face: Face, target: NDArray[np.float64], divisor: int) -> AffineMatrix:
+    return similarity_transform((face.landmarks + 0.5) / divisor - 0.5, target)  # pixel centers
+
+
+def _cut(pixels: NDArray[np.uint8], matrices: Sequence[AffineMatrix], size: tuple[int, int]) -> NDArray[np.uint8]:
+    crops = np.empty((len(matrices), 1, *size), np.uint8)
+    for crop, matrix in zip(crops, matrices, strict=True):
+        crop[0] = cv2.cvtColor(warp(pixels, matrix, size), cv2.COLOR_RGB2GRAY)
     return crops

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from service.observability.timing import StageTimer, StageTiming
 from service.schemas import PhotoEmotions
-from service.vision.alignment import crop_faces
+from service.vision.alignment import crop_boxes, crop_faces
 from service.vision.cutout import cut_out, data_url
 from service.vision.decoding import EncodedPhoto, open_photo
 from service.vision.drawing import annotate, check_sides
@@ -54,22 +54,30 @@ class CropSpec:
     Attributes:
         size: (height, width) in pixels.
         template: float64 [5, 2], where the landmarks should lie, x and y as fractions of the crop.
+        box_template: float64 [4], where the box should lie in a second crop: left, top, right and bottom as
+            fractions of it. None if no second crop is wanted.
     """
 
     size: tuple[int, int]
     template: NDArray[np.float64]
+    box_template: NDArray[np.float64] | None
 
 
 @dataclass(frozen=True, eq=False)
 class FaceCrops:
-    """Aligned grayscale crops of faces, uint8 [N, 1, height, width], and the quality of each."""
+    """Grayscale crops of faces, uint8 [N, 1, height, width], and the quality of each.
 
-    pixels: NDArray[np.uint8]
+    ``aligned`` are cut by the landmarks; ``boxed`` by the boxes, if the model has a template for them.
+    """
+
+    aligned: NDArray[np.uint8]
+    boxed: NDArray[np.uint8] | None
     qualities: list[FaceQuality]
 
     def to_reply(self) -> Reply:
         """Return the reply that ``from_reply`` reads."""
-        return [astuple(each) for each in self.qualities], self.pixels.tobytes()
+        raw = self.aligned.tobytes() + (b"" if self.boxed is None else self.boxed.tobytes())
+        return [astuple(each) for each in self.qualities], raw
 
     @classmethod
     def from_reply(cls, fields: Any, raw: bytes, *, crop: CropSpec) -> "FaceCrops":
@@ -78,7 +86,9 @@ class FaceCrops:
             FaceQuality(float(roll), float(yaw), float(size), float(sharpness), float(brightness), tuple(reasons))
             for roll, yaw, size, sharpness, brightness, reasons in fields
         ]
-        return cls(np.frombuffer(raw, np.uint8).reshape(len(qualities), 1, *crop.size), qualities)
+        framings = 1 if crop.box_template is None else 2
+        pixels = np.frombuffer(raw, np.uint8).reshape(framings, len(qualities), 1, *crop.size)
+        return cls(pixels[0], pixels[1] if framings == 2 else None, qualities)
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +215,16 @@ def select(faces: Sequence[Face], options: DetectionOptions) -> list[Face]:
 def _crop(
     pixels: NDArray[np.uint8], faces: Sequence[Face], crop: CropSpec, size: tuple[int, int], divisor: int = 1
 ) -> FaceCrops:
-    crops = crop_faces(pixels, faces, template=crop.template, size=crop.size, divisor=divisor)
-    return FaceCrops(
-        crops, [measure_quality(face, each[0], size) for face, each in zip(faces, crops, strict=True)]
-    )
+    aligned = crop_faces(pixels, faces, template=crop.template, size=crop.size, divisor=divisor)
+    boxed = None
+    if crop.box_template is not None:
+        boxed = crop_boxes(
+            pixels,
+            faces,
+            template=crop.template,
+            box_template=crop.box_template,
+            size=crop.size,
+            divisor=divisor,
+        )
+    qualities = [measure_quality(face, each[0], size) for face, each in zip(faces, aligned, strict=True)]
+    return FaceCrops(aligned, boxed, qualities)

@@ -28,7 +28,7 @@ MAX_CPU_S = 4.0
 SIDE = 7000
 WIDE = (SIDE, SIDE)
 OPTIONS = DetectionOptions(max_faces=100, min_face_size=0, threshold=0.6)
-CROP = CropSpec((48, 48), np.array(TEMPLATE))
+CROP = CropSpec((48, 48), np.array(TEMPLATE), None)
 
 
 def flat(mode: str = "RGB") -> Image.Image:

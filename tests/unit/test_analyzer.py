@@ -17,6 +17,7 @@ SPEC = ModelSpec(
     crop_size=(48, 48),
     output_name="probabilities__0",
     alignment_template=np.full((5, 2), 0.5),
+    box_template=None,
     max_batch_size=8,
     provenance={},
 )
@@ -29,7 +30,7 @@ def face(width: float, height: float) -> Face:
 
 def found(one: Face, size: tuple[int, int], gray: int = 0) -> WorkerResult:
     crop = np.full((48, 48), gray, np.uint8)
-    crops = FaceCrops(crop[None, None], [measure_quality(one, crop, size)])
+    crops = FaceCrops(crop[None, None], None, [measure_quality(one, crop, size)])
     return WorkerResult(size, [one], crops, [], ["data:image/jpeg;base64,AA=="])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from training.crop_spec import CROP_SIZE, TEMPLATE
+from training.crop_spec import BOX_TEMPLATE, CROP_SIZE, TEMPLATE
 from training.datasets.ferplus import EMOTIONS
 from training.datasets.prepared import load_prepared
 from training.export.model_card import write_card
@@ -94,6 +94,7 @@ def render_config(name: str, run: Path, scores: dict[str, ReadingsScore], checks
         "classes": len(EMOTIONS),
         "labels": ",".join(EMOTIONS),
         "alignment_template": ";".join(f"{x:.6f},{y:.6f}" for x, y in TEMPLATE),
+        "box_template": ",".join(f"{edge:.6f}" for edge in BOX_TEMPLATE),
         "commit": load_provenance(run)["commit"],
         "data": "FER+ train; faces by person",
         "metrics": ", ".join(f"{key} {value}" for key, value in metrics.items()),

@@ -15,18 +15,21 @@ import anyio
 import httpx
 import numpy as np
 import pytest
+import torch
 import tritonclient.grpc as triton_grpc
 from gateways import app_state_of, gateway, post, problem
 from https_server import https_server, make_certificate
 from photos import astronaut, encoded, oriented, png_bomb, tiles
 from PIL import Image, ImageChops
-from toy_model import write_repository
+from toy_model import TEMPLATE, write_repository
 from waiting import wait_until
 
 from service.api.uploads import by_url
 from service.api.uploads.by_url import PhotoFetcher
 from service.settings import MEBIBYTE
 from service.triton.server import LocalTriton
+from service.vision.alignment import crop_boxes, crop_faces
+from service.vision.face_pipeline import FacePipeline
 from service.workers import process as process_module
 
 pytestmark = pytest.mark.anyio
@@ -87,6 +90,26 @@ async def test_the_same_bytes_get_the_same_answer_whatever_else_is_read(local_tr
         alone = [(await post(client, photo)).json() for photo in photos]
         together = await asyncio.gather(*(post(client, photo) for photo in photos * 3))
     assert [response.json() for response in together] == alone * 3
+
+
+@pytest.mark.filterwarnings(r"ignore:`torch\.jit\.:DeprecationWarning")
+async def test_a_face_in_doubt_is_read_from_four_views(triton_home: Path, tmp_path: Path) -> None:
+    """The toy model, which is not trained, is never sure."""
+    repository = write_repository(tmp_path, box_template="0.1,0.0,0.9,1.0")
+    pixels = np.asarray(astronaut())
+    faces = FacePipeline().find_faces(pixels)
+    template = [[float(number) for number in point.split(",")] for point in TEMPLATE.split(";")]
+    aligned = crop_faces(pixels, faces, template=template, size=(48, 48))
+    boxed = crop_boxes(pixels, faces, template=template, box_template=[0.1, 0, 0.9, 1], size=(48, 48))
+    views = np.concatenate([aligned, aligned[..., ::-1], boxed, boxed[..., ::-1]])
+    with torch.inference_mode():
+        expected = torch.jit.load(repository / "tandem" / "1" / "model.pt")(torch.from_numpy(views)).numpy()
+    assert np.ptp(expected, axis=0).max() > 0.01, "one view would be noticed"
+    with LocalTriton(home=triton_home, model_repository=repository) as triton:
+        for more_views, answer in ((True, expected.mean(axis=0)), (False, expected[0])):
+            async with gateway(triton_url=triton.grpc_url, more_views=more_views) as client:
+                (face,) = (await post(client, encoded(astronaut(), "PNG"), "image/png")).json()["faces"]
+            np.testing.assert_allclose(list(face["emotions"].values()), answer, atol=1e-4)
 
 
 async def test_all_faces_of_a_photo_are_one_request_to_triton(

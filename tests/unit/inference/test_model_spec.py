@@ -34,7 +34,25 @@ def test_reads_everything_that_the_gateway_needs() -> None:
     np.testing.assert_array_equal(
         spec.alignment_template, [[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]]
     )
+    assert spec.box_template is None
     assert spec.provenance == {"commit": "abc123"}
+
+
+def test_reads_where_the_box_of_a_second_crop_lies() -> None:
+    framed = config()
+    framed.parameters["box_template"].string_value = "0.1, 0,0.9,1"
+    spec = ModelSpec.from_config(framed, "7")
+    np.testing.assert_array_equal(spec.box_template, [0.1, 0, 0.9, 1])
+    assert not spec.says_the_same_as(ModelSpec.from_config(config(), "7"))
+    assert "box_template" not in spec.provenance
+
+
+@pytest.mark.parametrize("text", ["", "0.1,0,0.9", "0.9,0,0.1,1", "0.1,0,0.9,1.1", "0.1,0,nan,1", "a,b,c,d"])
+def test_refuses_a_box_that_is_none(text: str) -> None:
+    framed = config()
+    framed.parameters["box_template"].string_value = text
+    with pytest.raises(ContractUnreadable, match="box_template"):
+        ModelSpec.from_config(framed, "7")
 
 
 @pytest.mark.parametrize(

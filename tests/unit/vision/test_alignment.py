@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.vision.alignment import crop_faces, invert_transform, similarity_transform, transform_points, warp
+from service.vision.alignment import (
+    crop_boxes,
+    crop_faces,
+    invert_transform,
+    similarity_transform,
+    transform_points,
+    warp,
+)
 from service.vision.face import Box, Face
 
 TEMPLATE = np.array([[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]])
@@ -86,6 +93,36 @@ def test_crops_are_gray_with_the_landmarks_on_the_template():
     for x, y in transform_points(fitted, landmarks):
         assert crops[0, 0, round(y), round(x)] > 120
     assert crops[0].mean() < 30
+
+
+@pytest.mark.parametrize("angle", [0, 30, 90, 180])
+@pytest.mark.parametrize("divisor", [1, 2])
+def test_crops_by_the_box_are_upright_and_have_the_box_where_it_belongs(angle: int, divisor: int) -> None:
+    """A face of 120 by 150 pixels, rotated about (300, 300); the detector's box is upright all the same."""
+    c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    rotation = np.array([[c, -s], [s, c]])
+    # A bright spot between eyes and mouth, and one at the middle of the chin.
+    photo = np.zeros((600 // divisor, 600 // divisor, 3), np.uint8)
+    for point in ([0, 0], [0, 70]):
+        x, y = (rotation @ point + 300) / divisor
+        cv2.circle(photo, (round(x), round(y)), 6 // divisor, (255, 255, 255), -1)
+    landmarks = (rotation @ ((TEMPLATE - TEMPLATE.mean(axis=0)) * 140).T).T + 300
+    width, height = (150, 120) if angle == 90 else (120, 150)
+    box = Box(300 - width / 2, 300 - height / 2, width, height)
+    crops = crop_boxes(
+        photo,
+        [Face(box, 0.9, landmarks.astype(np.float32))],
+        template=TEMPLATE,
+        box_template=[0.1, 0.0, 0.9, 1.0],
+        size=(48, 48),
+        divisor=divisor,
+    )
+    assert crops.shape == (1, 1, 48, 48)
+    length = np.cos(np.radians(angle)) ** 2 * height + np.sin(np.radians(angle)) ** 2 * width
+    rows, columns = np.nonzero(crops[0, 0] > 100)
+    assert abs(columns.mean() - 24) < 1.5
+    assert abs(rows[rows < 36].mean() - 24) < 1.5
+    assert abs(rows[rows >= 36].mean() - (24 + 70 * 48 / length)) < 1.5
 
 
 def test_no_faces_give_no_crops():

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -8,19 +9,21 @@ from service.vision.face import Box, Face
 from service.vision.quality import FaceQuality
 from service.workers.tasks import CropSpec, DetectionOptions, FaceCrops, WorkerResult, select
 
-CROP = CropSpec((48, 40), np.full((5, 2), 0.5))
+CROP = CropSpec((48, 40), np.full((5, 2), 0.5), None)
+TWO_CROPS = replace(CROP, box_template=np.array([0.1, 0.0, 0.9, 1.0]))
 
 
 def face(width: float, height: float) -> Face:
     return Face(Box(1.0, 2.0, width, height), 0.9, np.arange(10, dtype=np.float32).reshape(5, 2))
 
 
-def result(count: int) -> WorkerResult:
-    pixels = np.random.default_rng(0).integers(0, 256, (count, 1, 48, 40), np.uint8)
+def result(count: int, crop: CropSpec = CROP) -> WorkerResult:
+    aligned, boxed = np.random.default_rng(0).integers(0, 256, (2, count, 1, 48, 40), np.uint8)
     quality = FaceQuality(1.0, 2.0, 3.0, 0.5, 0.25, ("small",))
     stages = [("wait", 0.0, 0.5), ("decode", 0.5, 0.75)]
     cutouts: list[str | None] = ["data:image/jpeg;base64,AA==", None, None, None][:count]
-    return WorkerResult((30, 40), [face(9, 9)] * count, FaceCrops(pixels, [quality] * count), stages, cutouts)
+    crops = FaceCrops(aligned, None if crop.box_template is None else boxed, [quality] * count)
+    return WorkerResult((30, 40), [face(9, 9)] * count, crops, stages, cutouts)
 
 
 def test_selects_by_the_shorter_side_and_by_number() -> None:
@@ -43,8 +46,18 @@ def test_a_result_survives_its_way_to_the_gateway(count: int) -> None:
     for one, other in zip(received.faces, sent.faces, strict=True):
         np.testing.assert_array_equal(one.landmarks, other.landmarks)
     assert received.crops.qualities == sent.crops.qualities
-    np.testing.assert_array_equal(received.crops.pixels, sent.crops.pixels)
+    np.testing.assert_array_equal(received.crops.aligned, sent.crops.aligned)
+    assert received.crops.boxed is None
     assert received.cutouts == sent.cutouts
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_both_crops_of_a_face_survive_their_way(count: int) -> None:
+    sent = result(count, TWO_CROPS)
+    received = WorkerResult.from_reply(*sent.to_reply(), crop=TWO_CROPS).crops
+    np.testing.assert_array_equal(received.aligned, sent.crops.aligned)
+    assert sent.crops.boxed is not None
+    np.testing.assert_array_equal(received.boxed, sent.crops.boxed)
 
 
 def test_a_reply_whose_parts_disagree_is_malformed() -> None:

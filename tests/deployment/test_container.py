@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
-from toy import write_toy_repository
 from toy_model import write_repository
 from tritonclient.utils import InferenceServerException
 from waiting import wait_until
@@ -50,8 +49,7 @@ def shared_memory(pid: int) -> set[Path]:
 
 @pytest.fixture
 def triton(tmp_path: Path) -> Iterator[Running]:
-    write_toy_repository(tmp_path / "models")
-    with running(tmp_path / "models") as started:
+    with running(write_repository(tmp_path)) as started:
         yield started
 
 
@@ -88,7 +86,7 @@ def running(models: Path) -> Iterator[Running]:
         process.wait()
 
 
-def until(probe: Callable[[], None], limit_s: float = 30) -> None:
+def until(probe: Callable[[], None], limit_s: float = 120) -> None:
     """Call ``probe`` until it succeeds."""
     deadline = time.monotonic() + limit_s
     while True:
@@ -145,17 +143,17 @@ def test_it_ends_when_its_model_has_died_but_not_when_it_is_removed(triton: Runn
 
 
 def test_probes_stay_green_while_requests_queue(tmp_path: Path) -> None:
-    with running(write_repository(tmp_path, max_batch_size=1, work=4)) as triton:
+    with running(write_repository(tmp_path, max_batch_size=1, work=6)) as triton:
         crop = triton_grpc.InferInput("face", [1, 1, 48, 48], "UINT8")
         crop.set_data_from_numpy(np.zeros((1, 1, 48, 48), np.uint8))
         answered: list[object] = []
         calls = [
             triton.client.async_infer("tandem", [crop], lambda result, error: answered.append(error))
-            for _ in range(400)
+            for _ in range(600)
         ]
         wait_until(lambda: len(answered) > 0, "the first request is answered")
-        for _ in range(3):
-            container.probe("tandem", port=triton.http, timeout_s=0.5)
+        for _ in range(2):
+            container.probe("tandem", port=triton.http, timeout_s=1.5)
             container.live(port=triton.http)
         assert len(answered) < len(calls), "the queue was too short for this test"
         assert triton.process.poll() is None

@@ -98,7 +98,7 @@ def test_a_broken_new_version_has_no_effect(tandem: Service, row: FaultRow) -> N
         for number, break_it in ((2, True), (3, False)):
             write_version(staged, seed=number)
             if break_it:
-                (staged / "model.pt").write_bytes(b"not TorchScript")
+                (staged / "model.onnx").write_bytes(b"not ONNX")
             staged.rename(tandem.repository / "tandem" / str(number))
         # When the good version after it is live, Triton has skipped the broken one.
         wait_until(lambda: served_version(tandem) == "3", "version 3 is live", TIMEOUT_S)

@@ -86,6 +86,7 @@ def verbose(
 ) -> Iterator[Service]:
     """`tandem serve` with its log on a full disk, and a clock that can be shifted."""
     repository = write_repository(tmp_path_factory.mktemp("verbose"))
+    (repository / "tandem" / "1" / "model.onnx").unlink()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.jit\.", DeprecationWarning)
         torch.jit.script(VerboseModel().eval()).save(str(repository / "tandem" / "1" / "model.pt"))

@@ -15,7 +15,6 @@ import anyio
 import httpx
 import numpy as np
 import pytest
-import torch
 import tritonclient.grpc as triton_grpc
 from gateways import app_state_of, gateway, post, problem
 from https_server import https_server, make_certificate
@@ -30,6 +29,7 @@ from service.settings import MEBIBYTE
 from service.triton.server import LocalTriton
 from service.vision.alignment import crop_boxes, crop_faces
 from service.vision.face_pipeline import FacePipeline
+from service.vision.onnx import open_session
 from service.workers import process as process_module
 
 pytestmark = pytest.mark.anyio
@@ -92,7 +92,6 @@ async def test_the_same_bytes_get_the_same_answer_whatever_else_is_read(local_tr
     assert [response.json() for response in together] == alone * 3
 
 
-@pytest.mark.filterwarnings(r"ignore:`torch\.jit\.:DeprecationWarning")
 async def test_a_face_in_doubt_is_read_from_four_views(triton_home: Path, tmp_path: Path) -> None:
     """The toy model, which is not trained, is never sure."""
     repository = write_repository(tmp_path, box_template="0.1,0.0,0.9,1.0")
@@ -102,8 +101,9 @@ async def test_a_face_in_doubt_is_read_from_four_views(triton_home: Path, tmp_pa
     aligned = crop_faces(pixels, faces, template=template, size=(48, 48))
     boxed = crop_boxes(pixels, faces, template=template, box_template=[0.1, 0, 0.9, 1], size=(48, 48))
     views = np.concatenate([aligned, aligned[..., ::-1], boxed, boxed[..., ::-1]])
-    with torch.inference_mode():
-        expected = torch.jit.load(repository / "tandem" / "1" / "model.pt")(torch.from_numpy(views)).numpy()
+    (expected,) = open_session((repository / "tandem" / "1" / "model.onnx").read_bytes()).run(
+        None, {"face": views}
+    )
     assert np.ptp(expected, axis=0).max() > 0.01, "one view would be noticed"
     with LocalTriton(home=triton_home, model_repository=repository) as triton:
         for more_views, answer in ((True, expected.mean(axis=0)), (False, expected[0])):

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 import tritonclient.grpc as triton_grpc
+from toy_model import write_repository
 from tritonclient.utils import InferenceServerException
 from waiting import wait_until
 
@@ -81,6 +82,11 @@ def shared_memory_of(process: int) -> set[Path]:
 
 def is_gone(group: int, files: set[Path]) -> Callable[[], bool]:
     return lambda: not members(group) and not any(path.exists() for path in files)
+
+
+@pytest.fixture
+def toy_repository(tmp_path: Path) -> Path:
+    return write_repository(tmp_path)
 
 
 @pytest.fixture
@@ -211,10 +217,10 @@ def test_other_ports_are_tried_when_one_is_taken(
 
 
 def test_the_error_names_a_model_that_cannot_be_loaded_and_why(triton_home: Path, toy_repository: Path) -> None:
-    (toy_repository / "tandem" / "1" / "model.pt").write_bytes(b"not TorchScript")
+    (toy_repository / "tandem" / "1" / "model.onnx").write_bytes(b"not ONNX")
     triton = LocalTriton(home=triton_home, model_repository=toy_repository)
 
-    with pytest.raises(StartFailed, match=r"(?s)failed to load.*model\.pt|PytorchStreamReader"):
+    with pytest.raises(StartFailed, match=r"(?s)failed to load.*protobuf parsing failed"):
         triton.start()
 
     assert not triton.alive()

@@ -73,7 +73,7 @@ def serve(triton: LocalTriton, **settings: str) -> Iterator[str]:
             process.wait(60)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def guarded(triton: LocalTriton) -> Iterator[tuple[str, str]]:
     """Run a gateway that requires an API key; its base URL and a valid key."""
     key = create_key("visitor")

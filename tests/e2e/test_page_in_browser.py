@@ -227,30 +227,36 @@ def covered(a: tuple[float, ...], b: tuple[float, ...]) -> float:
     return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
-@pytest.mark.parametrize("size", [(1280, 900), (768, 1024), (390, 844)], ids=["desktop", "tablet", "phone"])
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_axe_finds_nothing_in_any_state(open_page: Open, files: Path, size: tuple[int, int], dark: bool) -> None:
-    page = open_page(size=size, dark=dark)
+LOOKS = [(size, dark) for size in ((1280, 900), (768, 1024), (390, 844)) for dark in (False, True)]
+"""Viewports of a desktop, a tablet and a phone, light and dark."""
+
+
+def test_axe_finds_nothing_in_any_state(open_page: Open, files: Path) -> None:
+    page = open_page()
     page.expected_errors = ("/v1/emotions - Failed to load resource: the server responded with a status of 415",)
-    name = f"{size[0]}-{'dark' if dark else 'light'}"
-    page.check_accessibility()
+
+    def check(state: str) -> None:
+        for size, dark in LOOKS:
+            page.look(size, dark=dark)
+            page.screenshot(f"{state}-{size[0]}-{'dark' if dark else 'light'}")
+            page.check_accessibility()
+            assert page.run("return document.documentElement.scrollWidth") <= size[0], (state, size)
+
+    check("start")
     page.choose(files / "one.jpg")
     page.wait_for_faces(1)
-    page.check_accessibility()
+    check("photo")
     page.choose(files / "doubtful.jpg")
     page.wait_for_faces(2)
     page.find(".card .head").click()
-    page.screenshot(f"group-{name}")
-    page.check_accessibility()
+    check("group")
     page.choose(files / "text.jpg")
     page.wait_for_text("#problem", "JPEG")
-    page.check_accessibility()
+    check("problem")
     page.choose(files / "four.jpg", files / "doubtful.jpg", files / "text.jpg", files / "nobody.png")
     wait_until(lambda: len(page.all(".tile.answered, .tile.failed")) == 4, "four photos are done")
     page.wait_for_faces(4)
-    page.screenshot(f"photos-{name}")
-    page.check_accessibility()
-    assert page.run("return document.documentElement.scrollWidth") <= size[0]
+    check("photos")
 
 
 def test_says_that_no_face_was_found(open_page: Open, files: Path) -> None:

@@ -26,9 +26,9 @@ def triton_home() -> Path:
     return home
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def anyio_backend() -> str:
-    """Run asynchronous tests on asyncio, like the service."""
+    """Run asynchronous tests on asyncio, like the service; fixtures of a whole module too."""
     return "asyncio"
 
 

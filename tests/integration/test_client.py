@@ -28,7 +28,7 @@ KEY = create_key("client")
 
 @pytest.fixture(scope="module")
 def url(toy_triton: LocalTriton) -> Iterator[str]:
-    with served(Settings(triton_url=toy_triton.grpc_url, api_keys=(KEY.line,))) as url:
+    with served(Settings(triton_url=toy_triton.grpc_url, workers=1, api_keys=(KEY.line,))) as url:
         yield url
 
 

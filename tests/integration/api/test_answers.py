@@ -3,25 +3,17 @@
 import base64
 import io
 import json
-from collections.abc import AsyncIterator
 
 import httpx
 import numpy as np
 import pytest
-from gateways import gateway, post, problem
+from gateways import post, problem
 from photos import astronaut, encoded, tiles
 from PIL import Image, ImageFilter
 
 from service.schemas import FACE_FIELDS
-from service.triton.server import LocalTriton
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def client(toy_triton: LocalTriton) -> AsyncIterator[httpx.AsyncClient]:
-    async with gateway(triton_url=toy_triton.grpc_url) as client:
-        yield client
 
 
 async def only_face(client: httpx.AsyncClient, photo: Image.Image) -> dict[str, object]:

@@ -24,12 +24,6 @@ pytestmark = pytest.mark.anyio
 PHOTO = encoded(astronaut())
 
 
-@pytest.fixture
-async def client(toy_triton: LocalTriton) -> AsyncIterator[httpx.AsyncClient]:
-    async with gateway(triton_url=toy_triton.grpc_url) as client:
-        yield client
-
-
 def mixed() -> tuple[list[tuple[str, bytes]], set[int]]:
     """Return 100 photos of many kinds, and the indices of five broken ones."""
     kinds = [

@@ -18,7 +18,6 @@ from waiting import wait_until
 from service.api.app import create_app
 from service.api.dependencies import AppState
 from service.errors import (
-    ContractUnreadable,
     DeadlineExceeded,
     ModelChanged,
     Overloaded,
@@ -116,14 +115,14 @@ async def test_a_full_queue_and_a_deadline_are_told_apart(triton_home: Path, tmp
 async def test_a_gateway_stays_ready_while_calls_queue(
     triton_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.inference.client.PROBE_TIMEOUT_S", 0.5)
-    repository = write_repository(tmp_path, max_batch_size=1, work=4)
+    monkeypatch.setattr("service.inference.client.PROBE_TIMEOUT_S", 1.5)
+    repository = write_repository(tmp_path, max_batch_size=1, work=6)
     with LocalTriton(home=triton_home, model_repository=repository) as triton:
         async with connected(triton) as client:
             spec = await client.model_spec()
-            calls = [asyncio.create_task(client.infer(request(crops(1), spec, 5))) for _ in range(400)]
+            calls = [asyncio.create_task(client.infer(request(crops(1), spec, 5))) for _ in range(600)]
             await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
-            for _ in range(3):
+            for _ in range(2):
                 await client.ready(max_age_s=0)
             assert not all(call.done() for call in calls), "the queue was too short for this test"
             # Not cancelled, because what gRPC says later of such calls would reach the next test's event loop.
@@ -215,14 +214,6 @@ async def test_a_new_version_goes_live_without_a_failed_photo(triton_home: Path,
             with pytest.raises(ModelChanged):
                 await gateway.triton.infer(request(crops(1), stale))
             assert (await gateway.triton.ready()).version == "2"
-
-
-async def test_a_spec_that_contradicts_itself_is_refused(triton_home: Path, tmp_path: Path) -> None:
-    repository = write_repository(tmp_path, labels="neutral")
-    with LocalTriton(home=triton_home, model_repository=repository) as triton:
-        async with connected(triton) as client:
-            with pytest.raises(ContractUnreadable, match='"labels"'):
-                await client.model_spec()
 
 
 async def test_a_photo_is_given_up_at_its_deadline(toy_triton: LocalTriton) -> None:

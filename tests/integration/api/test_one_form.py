@@ -1,26 +1,17 @@
 """The routes with one form of body and of answer, with a real Triton."""
 
 import json
-from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from gateways import gateway, problem
+from gateways import problem
 from photos import astronaut, encoded
 from zips import packed
-
-from service.triton.server import LocalTriton
 
 pytestmark = pytest.mark.anyio
 
 PHOTO = encoded(astronaut())
 OCTETS = {"Content-Type": "application/octet-stream"}
-
-
-@pytest.fixture
-async def client(toy_triton: LocalTriton) -> AsyncIterator[httpx.AsyncClient]:
-    async with gateway(triton_url=toy_triton.grpc_url) as client:
-        yield client
 
 
 async def test_photos_are_answered_as_on_the_route_with_all_forms(client: httpx.AsyncClient) -> None:

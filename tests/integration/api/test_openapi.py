@@ -82,7 +82,7 @@ def test_answers_are_as_documented(url: str, mode: GenerationMode) -> None:
 
         @given(case=operation.as_strategy(generation_mode=mode))
         @settings(
-            max_examples=40,
+            max_examples=20,
             deadline=None,
             derandomize=True,
             database=None,

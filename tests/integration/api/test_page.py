@@ -1,6 +1,7 @@
 """The page's files, served by the gateway."""
 
 import re
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
@@ -9,13 +10,14 @@ from gateways import gateway
 pytestmark = pytest.mark.anyio
 
 
-async def get(path: str, **headers: str) -> httpx.Response:
+@pytest.fixture(scope="module")
+async def client() -> AsyncIterator[httpx.AsyncClient]:
     async with gateway(triton_url="127.0.0.1:9") as client:  # the page works without Triton
-        return await client.get(path, headers=headers)
+        yield client
 
 
-async def test_serves_the_page_and_every_file_it_links_to() -> None:
-    response = await get("/")
+async def test_serves_the_page_and_every_file_it_links_to(client: httpx.AsyncClient) -> None:
+    response = await client.get("/")
     assert response.headers["Content-Type"] == "text/html; charset=utf-8"
     linked = set(re.findall(r'(?:src|href)="(/page/[^"]+)"', response.text))
     documents = {path for path in linked if path.endswith(".html")}
@@ -23,12 +25,12 @@ async def test_serves_the_page_and_every_file_it_links_to() -> None:
     linked -= documents
     assert linked == {"/page/page.css", "/page/page.js", "/page/icon.svg"}
     for name in ("page", "album", "faces", "camera", "large_photos", "live", "film"):
-        script = await get(f"/page/{name}.js")
+        script = await client.get(f"/page/{name}.js")
         linked |= set(re.findall(r'from "(/page/[^"]+)"', script.text))
     assert {"/page/album.js", "/page/emotions.js", "/page/downloads.js", "/page/frame_stream.js"} <= linked
     kinds = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
     for path in linked:
-        response = await get(path)
+        response = await client.get(path)
         assert response.status_code == 200
         assert response.headers["Content-Type"] == kinds[path.rpartition(".")[2]]
 
@@ -37,17 +39,17 @@ async def test_serves_the_page_and_every_file_it_links_to() -> None:
     ("name", "text"),
     [("responsible-use", "<strong>A label says what a face shows, not what a person"), ("model", 'id="model"')],
 )
-async def test_serves_documents_as_html(name: str, text: str) -> None:
-    response = await get(f"/page/{name}.html")
+async def test_serves_documents_as_html(client: httpx.AsyncClient, name: str, text: str) -> None:
+    response = await client.get(f"/page/{name}.html")
     assert response.headers["Content-Type"] == "text/html; charset=utf-8"
     assert text in response.text
     assert "CONTENT" not in response.text
     for path in re.findall(r'(?:src|href)="(/page/[^"]+)"', response.text):
-        assert (await get(path)).status_code == 200, path
+        assert (await client.get(path)).status_code == 200, path
 
 
-async def test_the_policy_allows_nothing_inline_and_nothing_from_other_origins() -> None:
-    response = await get("/")
+async def test_the_policy_allows_nothing_inline_and_nothing_from_other_origins(client: httpx.AsyncClient) -> None:
+    response = await client.get("/")
     policy = dict(part.partition(" ")[::2] for part in response.headers["Content-Security-Policy"].split("; "))
     assert policy["default-src"] == "'none'"
     assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
@@ -62,22 +64,21 @@ async def test_the_policy_allows_nothing_inline_and_nothing_from_other_origins()
     assert not re.search(r"<script(?![^>]* src=)|\son\w+=|https?://(?!127\.0\.0\.1)", response.text)
 
 
-async def test_an_unchanged_file_is_not_sent_again() -> None:
-    response = await get("/page/page.css")
+async def test_an_unchanged_file_is_not_sent_again(client: httpx.AsyncClient) -> None:
+    response = await client.get("/page/page.css")
     assert response.headers["Cache-Control"] == "no-cache"
-    again = await get("/page/page.css", **{"If-None-Match": response.headers["ETag"]})
+    again = await client.get("/page/page.css", headers={"If-None-Match": response.headers["ETag"]})
     assert (again.status_code, again.content) == (304, b"")
 
 
 @pytest.mark.parametrize(
     "path", ["/page/", "/page/__init__.py", "/page/../settings.py", "/page/index.html", "/page/document.html"]
 )
-async def test_serves_nothing_else(path: str) -> None:
-    assert (await get(path)).status_code == 404
+async def test_serves_nothing_else(client: httpx.AsyncClient, path: str) -> None:
+    assert (await client.get(path)).status_code == 404
 
 
-async def test_answers_head_requests() -> None:
-    async with gateway(triton_url="127.0.0.1:9") as client:
-        response = await client.head("/")
+async def test_answers_head_requests(client: httpx.AsyncClient) -> None:
+    response = await client.head("/")
     assert response.status_code == 200
     assert response.content == b""

@@ -60,7 +60,7 @@ class Served:
 
 @asynccontextmanager
 async def served(**settings: object) -> AsyncIterator[Served]:
-    app = create_app(Settings(**settings))  # type: ignore[arg-type]
+    app = create_app(Settings(**{"workers": 1, **settings}))  # type: ignore[arg-type]
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", ws_max_size=64 * 1024 * 1024))
     with listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
@@ -74,8 +74,9 @@ async def served(**settings: object) -> AsyncIterator[Served]:
             await serving
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def tandem(toy_triton: LocalTriton) -> AsyncIterator[Served]:
+    """A gateway that the tests share; those of limits start their own."""
     async with served(triton_url=toy_triton.grpc_url) as tandem:
         yield tandem
 
@@ -360,18 +361,21 @@ async def test_frames_count_towards_the_rate_limit(toy_triton: LocalTriton) -> N
         assert [(await ask(stream, PHOTO)).get("status", 200) for _ in range(3)] == [200, 200, 429]
 
 
-async def test_nothing_is_left_of_a_client_that_vanishes(tandem: Served, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="tandem.requests"):
-        stream = await connect(tandem.url, compression=None)
-        await stream.send(PHOTO)
-        await until(lambda: len(tandem.gateway.streams) == 1)
-        stream.transport.abort()
-        await until(lambda: len(tandem.gateway.streams) == 0)
-        await until(lambda: any(record.message == "stream" for record in caplog.records))
-    (record,) = [record for record in caplog.records if record.message == "stream"]
-    assert record.fields["reason"] == "closed by the client"  # type: ignore[attr-defined]
-    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert (await tandem.get("/readyz")).status_code == 200
+async def test_nothing_is_left_of_a_client_that_vanishes(
+    toy_triton: LocalTriton, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served(triton_url=toy_triton.grpc_url) as tandem:
+        with caplog.at_level(logging.INFO, logger="tandem.requests"):
+            stream = await connect(tandem.url, compression=None)
+            await stream.send(PHOTO)
+            await until(lambda: len(tandem.gateway.streams) == 1)
+            stream.transport.abort()
+            await until(lambda: len(tandem.gateway.streams) == 0)
+            await until(lambda: any(record.message == "stream" for record in caplog.records))
+        (record,) = [record for record in caplog.records if record.message == "stream"]
+        assert record.fields["reason"] == "closed by the client"  # type: ignore[attr-defined]
+        assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+        assert (await tandem.get("/readyz")).status_code == 200
 
 
 async def test_half_a_request_is_not_a_stream(tandem: Served) -> None:

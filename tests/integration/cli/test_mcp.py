@@ -23,7 +23,7 @@ PHOTO = encoded(astronaut())
 
 @pytest.fixture(scope="module")
 def url(toy_triton: LocalTriton) -> Iterator[str]:
-    with served(Settings(triton_url=toy_triton.grpc_url)) as url:
+    with served(Settings(triton_url=toy_triton.grpc_url, workers=1)) as url:
         yield url
 
 

@@ -29,7 +29,7 @@ PALETTE = np.array([ImageColor.getrgb(color) for color in COLORS])
 
 @pytest.fixture(scope="module")
 def url(toy_triton: LocalTriton) -> Iterator[str]:
-    with served(Settings(triton_url=toy_triton.grpc_url)) as url:
+    with served(Settings(triton_url=toy_triton.grpc_url, workers=1)) as url:
         yield url
 
 
@@ -122,7 +122,7 @@ def test_frames_are_sampled_and_the_others_keep_the_last_faces(source: Path, tmp
 def test_a_frame_with_no_face_or_no_answer_has_a_row(tmp_path: Path, toy_triton: LocalTriton) -> None:
     frames = [np.full((120, 160, 3), level, np.uint8) for level in (40, 80, 120)]
     source, table = write_video(tmp_path / "film.mp4", frames), tmp_path / "out.csv"
-    with served(Settings(triton_url=toy_triton.grpc_url)) as url:
+    with served(Settings(triton_url=toy_triton.grpc_url, workers=1)) as url:
         assert video(source, "--csv", table, url=url).exit_code == 0
     assert [(row["frame"], row["face"], row["error"]) for row in rows_of(table)] == [
         (f"{n}", "", "") for n in range(3)

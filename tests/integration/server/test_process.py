@@ -8,8 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import pytest
 from photos import astronaut, encoded, tiles
 from PIL import Image
 from toy_model import write_repository
+from waiting import wait_until
 
 from service.cli.gateway import is_listening
 from service.client import DEFAULT_URL
@@ -69,7 +69,7 @@ class Served:
 
     def end(self, signal_number: int = signal.SIGTERM) -> int:
         self.process.send_signal(signal_number)
-        status = self.process.wait(30)
+        status = self.process.wait(60)
         self._reader.join(10)
         return status
 
@@ -84,20 +84,12 @@ def child(pid: int, command: str = "") -> int:
     return int((found.stdout.split() or ["0"])[0])
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 40.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"timed out after {timeout_s:g} s: {what}")
-        time.sleep(0.05)
-
-
 @contextmanager
 def serving(*, launcher: Sequence[str] = (), **settings: object) -> Iterator[Served]:
     process = subprocess.Popen(
         [*launcher, *TANDEM, "serve"],
         cwd=ROOT,
-        env=environment(port=0, **settings),
+        env=environment(port=0, workers=1, **settings),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -120,7 +112,7 @@ def is_running(pid: int) -> bool:
 
 def test_serves_and_stops_gracefully(triton_home: Path, repository: Path, photo: Path) -> None:
     with serving(triton_home=triton_home, model_repository=repository) as served:
-        response = httpx.post(f"{served.url}/v1/emotions", files={"image": photo.read_bytes()}, timeout=30)
+        response = httpx.post(f"{served.url}/v1/emotions", files={"image": photo.read_bytes()}, timeout=60)
         assert len(response.json()["faces"]) == 1
         triton = served.triton()
         assert is_running(triton)
@@ -143,11 +135,11 @@ def test_operations_routes_can_have_a_separate_port(triton_home: Path, repositor
         message = next(str(e["message"]) for e in served.entries() if "operations routes" in str(e["message"]))
         operations = message.rpartition(" ")[2]
         assert operations != served.url
-        assert httpx.get(f"{operations}/readyz", timeout=30).json()["status"] == "ready"
-        assert "tandem_in_flight" in httpx.get(f"{operations}/metrics", timeout=30).text
-        assert httpx.get(f"{operations}/v1/model", timeout=30).status_code == 404
-        assert httpx.get(f"{served.url}/metrics", timeout=30).status_code == 404
-        assert httpx.get(f"{served.url}/v1/model", timeout=30).status_code == 200
+        assert httpx.get(f"{operations}/readyz", timeout=60).json()["status"] == "ready"
+        assert "tandem_in_flight" in httpx.get(f"{operations}/metrics", timeout=60).text
+        assert httpx.get(f"{operations}/v1/model", timeout=60).status_code == 404
+        assert httpx.get(f"{served.url}/metrics", timeout=60).status_code == 404
+        assert httpx.get(f"{served.url}/v1/model", timeout=60).status_code == 200
         assert served.end() == 0
 
 
@@ -167,12 +159,12 @@ def test_a_triton_that_dies_or_stops_working_is_restarted(
         wait_until(lambda: served.has_logged("Triton was restarted"), "Triton is restarted")
         second = served.triton()
         assert second != first
-        answer = httpx.post(f"{served.url}/v1/emotions", files={"image": photo.read_bytes()}, timeout=30)
+        answer = httpx.post(f"{served.url}/v1/emotions", files={"image": photo.read_bytes()}, timeout=60)
         assert answer.status_code == 200
         os.kill(child(second), signal.SIGKILL)  # the stub: Triton itself keeps running and reports ready
         wait_until(lambda: served.has_logged("Triton does not work"), "Triton is restarted again")
         wait_until(
-            lambda: httpx.get(f"{served.url}/readyz", timeout=30).status_code == 200 and served.triton() != second,
+            lambda: httpx.get(f"{served.url}/readyz", timeout=60).status_code == 200 and served.triton() != second,
             "the new Triton works",
         )
 
@@ -206,9 +198,9 @@ def test_draining_answers_and_fails_readiness(
 ) -> None:
     with serving(triton_home=triton_home, model_repository=repository, drain_s=30) as served:
         served.process.send_signal(signal_number)
-        wait_until(lambda: httpx.get(f"{served.url}/readyz", timeout=30).status_code == 503, "readiness fails")
-        assert httpx.get(f"{served.url}/readyz", timeout=30).json()["type"] == "urn:tandem:problem:draining"
-        answer = httpx.post(f"{served.url}/v1/emotions", files={"image": photo.read_bytes()}, timeout=30)
+        wait_until(lambda: httpx.get(f"{served.url}/readyz", timeout=60).status_code == 503, "readiness fails")
+        assert httpx.get(f"{served.url}/readyz", timeout=60).json()["type"] == "urn:tandem:problem:draining"
+        answer = httpx.post(f"{served.url}/v1/emotions", files={"image": photo.read_bytes()}, timeout=60)
         assert answer.status_code == 200
         assert served.end() == 0  # a second signal skips the rest of drain_s
 

@@ -73,18 +73,24 @@ def test_the_log_says_which_runtime_and_why(
     assert ("on a CPU" if runtime == "auto" else "TANDEM_RUNTIME=torchscript") in line
 
 
-def test_memory_does_not_grow_with_the_sizes_of_batches(triton_home: Path) -> None:
-    with LocalTriton(home=triton_home, model_repository=MODELS, runtime="onnx") as running:
+@pytest.mark.parametrize("triton", ["onnx"], indirect=True)
+def test_memory_does_not_grow_with_the_sizes_of_batches(triton: LocalTriton) -> None:
+    def round_of_sizes() -> int:
+        """Run batch sizes up to the maximum; returns the memory of the model's process in bytes."""
+        for count in (*range(1, 128, 7), 128):
+            infer(triton, np.zeros((count, 1, 48, 48), np.uint8))
+        return sum(resident_bytes(process) for process in stubs(triton.pid))
 
-        def round_of_sizes() -> int:
-            """Run batch sizes up to the maximum; returns the memory of the model's process in bytes."""
-            for count in (*range(1, 128, 7), 128):
-                infer(running, np.zeros((count, 1, 48, 48), np.uint8))
-            return sum(resident_bytes(process) for process in stubs(running.pid))
+    first = round_of_sizes()
+    assert first > 0
+    assert round_of_sizes() - first < 8 * MEBIBYTE
 
-        first = round_of_sizes()
-        assert first > 0
-        assert round_of_sizes() - first < 8 * MEBIBYTE
+
+@pytest.mark.parametrize("triton", ["onnx"], indirect=True)
+def test_onnx_needs_no_torch(triton: LocalTriton) -> None:
+    loaded = "".join(Path(f"/proc/{process}/maps").read_text() for process in stubs(triton.pid))
+    assert "onnxruntime" in loaded
+    assert "torch" not in loaded
 
 
 def stubs(server: int) -> list[int]:
@@ -126,10 +132,3 @@ def test_an_unknown_runtime_is_rejected(triton_home: Path) -> None:
         StartFailed, match="TANDEM_RUNTIME is 'tensorrt'; it must be one of auto, onnx, torchscript"
     ):
         LocalTriton(home=triton_home, model_repository=MODELS, runtime="tensorrt").start()
-
-
-def test_onnx_needs_no_torch(triton_home: Path) -> None:
-    with LocalTriton(home=triton_home, model_repository=MODELS, runtime="onnx") as running:
-        loaded = "".join(Path(f"/proc/{process}/maps").read_text() for process in stubs(running.pid))
-    assert "onnxruntime" in loaded
-    assert "torch" not in loaded

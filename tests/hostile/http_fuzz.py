@@ -4,7 +4,7 @@
 
 Starts `tandem serve` with a local Triton and short time limits, and sends it the cases of http_cases.py on several
 connections at a time. Every answer must be a success or a typed problem that a caller can cause, every stream must
-close with a proper code, and every connection must be closed in time. Meanwhile `/livez` answers within LIVEZ_S.
+close with a proper code, and every connection must be closed in time. Meanwhile `/livez` answers.
 In the end a photo is answered as at the beginning, and the memory is given back. Prints a table of what was
 answered, and exits with 1 if anything was wrong. ``--kind`` and ``--number`` repeat a case that the report names.
 """
@@ -46,16 +46,16 @@ CONNECTIONS = 12
 CLOSED_WITHIN_S = 60.0
 """Far more than the time limits above, for a busy machine."""
 
-LIVEZ_S = 2.0
-"""How long `/livez` may take at most. Its p99 is printed; how fast it is, is a matter for benchmarks."""
+LIVEZ_S = 20.0
+"""Longer, and the event loop hangs. The p99 of `/livez` is printed; how fast it is, is a matter for benchmarks."""
 
 KEPT_MIB = 96.0
 """Memory that may stay, for the allocator and decoders that have not been used before."""
 
-GIVEN_BACK_WITHIN_S = 20.0
+GIVEN_BACK_WITHIN_S = 60.0
 
 WARM_UP = 0.3
-"""Share of the time before the memory is measured first."""
+"""Share of the time and of the cases before the memory is measured first."""
 
 
 @dataclass
@@ -90,16 +90,21 @@ class Fuzzer:
         self._numbers: collections.Counter[str] = collections.Counter()
         self.report = Report()
 
-    def run(self, seconds: float) -> Report:
-        """Send all kinds of cases for so long."""
+    def run(self, *, seconds: float = 0, cases: int = 0) -> Report:
+        """Send all kinds of cases for so long, and so many of each kind."""
         good, started = self._good_answer(), time.monotonic()
-        self._send_until(lambda: time.monotonic() > started + seconds * WARM_UP)
+
+        def is_over(share: float) -> bool:
+            is_sent = all(self._numbers[kind] >= share * cases for kind in KINDS)
+            return is_sent and time.monotonic() > started + share * seconds
+
+        self._send_until(lambda: is_over(WARM_UP))
         self.report.before_mib = self._memory_mib()
         ended = threading.Event()
         watcher = threading.Thread(target=self._watch_livez, args=(ended,))
         watcher.start()
         try:
-            self._send_until(lambda: time.monotonic() > started + seconds)
+            self._send_until(lambda: is_over(1))
         finally:
             ended.set()
             watcher.join()
@@ -222,7 +227,7 @@ def main() -> None:
             fuzzer.send(options.kind, options.number)
             report = fuzzer.report
         else:
-            report = fuzzer.run(options.seconds)
+            report = fuzzer.run(seconds=options.seconds)
     print(report.table())
     if report.livez_s:
         times = sorted(report.livez_s)

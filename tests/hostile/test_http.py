@@ -239,7 +239,9 @@ def test_500_idle_connections_keep_nobody_out(served: Served) -> None:
         ]
         for number, connection in enumerate(idle):
             connection.sendall(b"GET / HTTP/1.1\r\n" if number % 2 else b"")
-        answer = httpx.post(f"{served.url}/v1/emotions", content=PHOTO, headers={"Content-Type": "image/jpeg"})
+        answer = httpx.post(
+            f"{served.url}/v1/emotions", content=PHOTO, headers={"Content-Type": "image/jpeg"}, timeout=60
+        )
         assert answer.status_code == 200
         for connection in idle:  # upload_timeout_s after they were opened
             assert connection.recv(65_536).startswith(b"HTTP/1.1 408")

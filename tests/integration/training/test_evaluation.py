@@ -65,7 +65,7 @@ def runs(data, tmp_path_factory):
     expressions = ["--data", str(data / "ferplus"), *COMMON]
     assert app(["emotion", *expressions, "--out", str(folder / "emotion"), *flat(STEADY)]) == 0
     joint = ["joint", *expressions, "--identity", str(folder / "identity"), "--emotion", str(folder / "emotion")]
-    options = {"epochs": 2, "learning_rate": 0.001, "ema_decay": 0.8}
+    options = {"epochs": 1, "learning_rate": 0.001, "ema_decay": 0.8}
     assert app([*joint, "--out", str(folder / "joint"), *flat(options)]) == 0
     return folder
 
@@ -163,7 +163,7 @@ def comparison(data, runs, tmp_path_factory):
     command = ["compare", "--data", str(data / "ferplus"), "--out", str(out), *SMALL, "--ema_decay", "0.8"]
     command += ["--people", str(data / "identity"), "--lfw", str(data / "lfw"), "--seeds", "2"]
     # From what has been learned: at the rate of this command a few small batches alone teach little.
-    command += ["--start", str(runs / "emotion"), "--emotion_epochs", "4"]
+    command += ["--start", str(runs / "emotion"), "--emotion_epochs", "2"]
     command += ["--identity_epochs", "1", "--probe_epochs", "1", "--joint_epochs", "1"]
     assert app(command) == 0
     return out

@@ -72,7 +72,7 @@ def apart(data, tmp_path_factory):
 
 def test_two_processes_match_one_with_fixed_batch_statistics(data, apart, tmp_path):
     options = {"data": data / "ferplus", "identity": apart / "identity", "emotion": apart / "emotion"}
-    options |= {"identity_rate": 0, "emotion_rate": 0, "epochs": 3, "ema_decay": 0.7, "learning_rate": 0.05}
+    options |= {"identity_rate": 0, "emotion_rate": 0, "epochs": 2, "ema_decay": 0.7, "learning_rate": 0.05}
     one = train("joint", tmp_path / "one", batch_size=16, **options)
     two = train("joint", tmp_path / "two", batch_size=8, devices=2, **options)
     assert one.keys() == two.keys()

@@ -10,6 +10,7 @@ from hashlib import sha256
 import numpy as np
 import pytest
 import torch
+from cards import card_of
 from face_network import write_face_network
 from google.protobuf import text_format
 from stripes import COMMON, STEADY, TRAINING_MARKS, flat, write_sets
@@ -127,7 +128,7 @@ def test_the_export_predicts_like_the_trained_network(data, runs, repository):
 
 
 def test_an_exported_model_is_restored_to_runs_that_predict_alike_and_can_be_trained_on(
-    data, runs, repository, tmp_path, capsys
+    data, runs, repository, tmp_path
 ):
     version, ferplus, restored = repository / "tandem" / "3", str(data / "ferplus"), tmp_path / "restored"
     restore = ["restore", "--version", str(version), "--data", ferplus, "--out", str(restored)]
@@ -145,10 +146,7 @@ def test_an_exported_model_is_restored_to_runs_that_predict_alike_and_can_be_tra
     # Training takes new statistics even at this rate, which may well help.
     accuracy = load_result(tmp_path / "on")["valid"]["majority"]["accuracy"]
     assert accuracy > load_result(runs / "joint")["valid"]["majority"]["accuracy"] - 0.1
-    assert app(["export", "--run", str(tmp_path / "on"), "--repository", str(tmp_path / "models")]) == 0
-    assert "differs from eager mode by at most" in capsys.readouterr().out
-    card = (tmp_path / "models" / "tandem" / "1" / "MODEL_CARD.md").read_text()
-    assert " ".join(["training", *restore[:5]]) in card
+    assert " ".join(["training", *restore[:5]]) in card_of(tmp_path / "on", tmp_path)
 
 
 def test_a_restored_file_that_does_not_fit_its_card_is_named(data, repository, tmp_path, capsys):
@@ -191,8 +189,8 @@ def test_the_gateway_reads_the_exported_configuration(repository):
     assert np.allclose(spec.alignment_template, TEMPLATE, atol=1e-6)
 
 
-def test_a_killed_run_resumes_to_the_same_weights(data, tmp_path):
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
+    data, whole, cut = write_sets(tmp_path / "few", 32), tmp_path / "whole", tmp_path / "cut"
     options = {"epochs": 4, "ema_decay": 0.8}
     assert app(emotion(data, whole, **options)) == 0
 

@@ -3,7 +3,12 @@
 from collections.abc import Generator
 
 import pytest
+from hypothesis import HealthCheck, settings
 from programs import packages_to_install
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("any machine", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

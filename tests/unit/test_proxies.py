@@ -66,7 +66,7 @@ def test_grpc_uses_a_proxy_only_if_told_to(proxy: str | None, reached: bool) -> 
     async def status() -> str:
         client = InferenceServerClient(f"127.0.0.1:{port}", channel_args=channel_options(proxy))
         try:
-            await client.is_server_live(client_timeout=5)
+            await client.is_server_live(client_timeout=60)
         except InferenceServerException as error:
             return str(error.status())
         finally:

@@ -44,7 +44,7 @@ def test_a_caller_with_more_than_its_part_makes_room_for_another() -> None:
         async def open_stream(name: str) -> asyncio.Task[None]:
             opened = asyncio.Event()
             task = asyncio.create_task(stream(name, opened=opened))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await opened.wait()
             return task
 

@@ -52,7 +52,7 @@ def read(
         headers.append((b"content-encoding", encoding.encode()))
     request = Request({"type": "http", "method": "POST", "headers": headers}, source.receive)
     with (memory or budget(10 * LIMIT)).part("a") as part:
-        return asyncio.run(read_photo(request, part, max_bytes=LIMIT, timeout_s=5))
+        return asyncio.run(read_photo(request, part, max_bytes=LIMIT, timeout_s=60))
 
 
 def form(*parts: tuple[str, bytes], boundary: str = "frontier") -> bytes:

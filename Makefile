@@ -11,21 +11,25 @@ PIP_ARGS ?=
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-serve: $(VENV)/.serve ## serve on http://127.0.0.1:8080 with a local Triton
+serve: $(VENV)/.serve $(VENV)/.triton ## serve on http://127.0.0.1:8080 with a local Triton
 	$(BIN)/tandem serve
 
-test: $(VENV)/.dev ## run all tests, two files at a time, because they mostly wait for servers
-	$(BIN)/pytest -n 2 --dist loadfile
+# Three files at a time on two cores, because tests also wait for servers. In the order of folders: those with long
+# files come first.
+PYTEST := $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+test: $(VENV)/.dev $(VENV)/.triton ## run all tests
+	$(PYTEST)
 
 # Processors round differently and differ in their instructions. torch and oneDNN can be limited to older ones.
 STAGES := tests/integration/training/test_stages.py
 NUMERICAL := tests/unit/training tests/unit/triton/backend tests/integration/training/test_golden.py \
   $(STAGES)::test_the_emotion_network_learns $(STAGES)::test_distillation_teaches_what_the_votes_do_not \
   $(STAGES)::test_the_tandem_keeps_what_the_emotion_network_has_learned \
-  tests/integration/triton/test_runtimes.py tests/integration/triton/test_served_model.py
+  tests/integration/triton/test_runtimes.py::test_probabilities_match_torch tests/integration/triton/test_served_model.py
 
-test-avx2: $(VENV)/.dev ## run the tests of networks and training as if the processor had nothing newer than AVX2
-	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/pytest -n 2 --dist loadfile $(NUMERICAL)
+test-avx2: $(VENV)/.dev $(VENV)/.triton ## run the tests of networks and training as if the processor had nothing newer than AVX2
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) $(NUMERICAL)
 
 docs: $(VENV)/.dev ## build the documentation as a site in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
@@ -141,6 +145,9 @@ $(VENV)/bin/python:
 $(VENV)/.serve: $(VENV)/bin/python requirements/serve.txt pyproject.toml
 	$(BIN)/pip install -q $(PIP_ARGS) --require-hashes -r requirements/serve.txt
 	$(BIN)/pip install -q --no-deps -e .
+	touch $@
+
+$(VENV)/.triton: $(VENV)/.serve
 	$(BIN)/tandem install-triton
 	touch $@
 

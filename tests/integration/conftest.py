@@ -14,8 +14,10 @@ from service.triton.server import LocalTriton
 
 REPOSITORY_ROOT = Path(__file__).parents[2]
 
-# A shell script starts background processes with SIGINT ignored, which all child processes of the tests inherit.
+# A shell script starts background processes with SIGINT ignored, and nohup ignores SIGHUP; all child processes of
+# the tests would inherit both.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from training.settings.bundle import BundleSettings, UnbundleSettings
@@ -130,7 +131,7 @@ def report(settings: ReportSettings) -> None:
 
 def recipe(settings: RecipeSettings) -> None:
     """Run every step."""
-    from training.recipe import run_recipe
+    from training.recipe.run import run_recipe
 
     run_recipe(settings)
 
@@ -178,6 +179,16 @@ def build_parser() -> "ArgumentParser":
     return parser
 
 
+def _with_values(arguments: Sequence[str]) -> list[str]:
+    """Let a switch stand alone: --quick is --quick true."""
+    settings, _ = COMMANDS.get(arguments[0] if arguments else "", (None, None))
+    switches = {f"--{each.name}" for each in fields(settings) if each.type is bool} if settings else set()
+    given: list[str] = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        given += [argument, "true"] if argument in switches and following not in ("true", "false") else [argument]
+    return given
+
+
 def app(arguments: Sequence[str] | None = None) -> int:
     """Run one sub-command and return its exit status: 1 if its input is invalid."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -186,7 +197,7 @@ def app(arguments: Sequence[str] | None = None) -> int:
 
         return main(arguments[1:])
     parser = build_parser()
-    parsed = parser.parse_args(arguments)
+    parsed = parser.parse_args(_with_values(arguments))
     name = parsed.subcommand
     options = parser.instantiate(parsed)[name].as_dict()
     options.pop("config", None)

@@ -8,7 +8,7 @@ import json
 import platform
 import subprocess
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,28 +27,59 @@ from training.settings.stages import StageSettings
 
 SETTINGS, PROVENANCE = "settings.json", "provenance.json"
 WEIGHTS, RESULT = "weights.pt", "result.json"
+RECIPE = "recipe.json"
+"""The settings of `training all`, beside its runs."""
 
 
 def start_run(settings: StageSettings) -> None:
     """Create the folder of a run, or reopen it to resume, and seed every random generator.
 
+    A run of the same settings with fewer epochs is extended: it goes on from its last checkpoint.
+
     Raises:
-        ValueError: The folder holds a run with other settings.
+        ValueError: The folder holds a run with other settings, or one to extend that has no checkpoint.
     """
     settings.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"stage": settings.stage, **asdict(settings)}, indent=2, default=str) + "\n"
     file = settings.out / SETTINGS
-    if not file.exists():
-        _write(file, text)
-    elif json.loads(file.read_text()) != json.loads(text):
-        raise ValueError(f"{settings.out} holds a run with other settings ({file}); choose another --out")
-    write_provenance(settings.out)
+    known = json.loads(file.read_text()) if file.exists() else json.loads(text)
+    others = differing(known, json.loads(text))
+    if others and not (list(others) == ["epochs"] and known["epochs"] < settings.epochs):
+        shown = "; ".join(f"{name} {before}, not {after}" for name, (before, after) in others.items())
+        raise ValueError(f"{settings.out} holds a run with other settings ({shown}); choose another --out")
+    if others and not last_checkpoint(settings.out).is_file():
+        raise ValueError(
+            f"{settings.out} has no checkpoint from which its {known['epochs']} epochs could be extended to "
+            f"{settings.epochs}; choose another --out, and --start {settings.out}"
+        )
+    write_provenance(settings.out, extended=[known["epochs"]] if others else [])
+    for name in (RESULT, WEIGHTS) if others else ():
+        (settings.out / name).unlink(missing_ok=True)
+    _write(file, text)
     seed_everything(settings.seed, verbose=False)
 
 
-def write_provenance(run: Path) -> None:
-    """Write the commit, torch version and machine into the folder of a run."""
-    provenance = {"commit": current_commit(), "torch": torch.__version__, "machine": platform.machine()}
+def differing(known: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that two runs do not have in common, with both values; None stands for a missing one."""
+    names = dict.fromkeys([*known, *new])
+    return {name: (known.get(name), new.get(name)) for name in names if known.get(name) != new.get(name)}
+
+
+def last_checkpoint(run: Path) -> Path:
+    """Return the file from which an interrupted run goes on."""
+    return run / "checkpoints" / "last.ckpt"
+
+
+def write_provenance(run: Path, extended: Sequence[int] = ()) -> None:
+    """Write the commit, torch version and machine, and the epochs from which the run has been extended."""
+    known = load_provenance(run).get("extended", []) if (run / PROVENANCE).is_file() else []
+    provenance: dict[str, Any] = {
+        "commit": current_commit(),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+    }
+    if known or extended:
+        provenance["extended"] = [*known, *extended]
     _write(run / PROVENANCE, json.dumps(provenance, indent=2) + "\n")
 
 
@@ -65,6 +96,17 @@ def finish_run(settings: StageSettings, weights: Mapping[str, Tensor], result: M
     """
     torch.save(dict(weights), settings.out / WEIGHTS)
     (settings.out / RESULT).write_text(json.dumps(result, indent=2) + "\n")
+    print(f"{settings.out}: {settings.epochs} epochs of {result['images']:,} images; {kept_score(result)}")
+
+
+def kept_score(result: Mapping[str, Any]) -> str:
+    """Describe how well the kept weights score, in a line."""
+    if "valid" in result:
+        scores = ", ".join(f"{rule} {result['valid'][rule]['accuracy']:.4f}" for rule in ("majority", "argmax"))
+        return f"Valid {scores}"
+    if "lfw_view1_accuracy" in result:
+        return f"LFW View 1 {result['lfw_view1_accuracy']:.4f}"
+    return f"loss {result['curves']['loss']:.4g}"
 
 
 def write_run(

@@ -131,6 +131,8 @@ def write_prepared(
         "crops_sha256": _digest(pixels),
     }
     (out / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    shown = ", ".join(f"{count:,} {name}" for name, count in crops.counts().items())
+    print(f"{out}: {len(pixels):,} of {len(crops.pixels):,} images kept ({shown})")
     shutil.rmtree(out / PARTS, ignore_errors=True)
 
 

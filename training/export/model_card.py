@@ -13,7 +13,7 @@ from typing import Any
 
 from training.datasets.prepared import load_prepared
 from training.protocols.readings import ReadingsScore
-from training.runs import lineage, load_provenance, load_result, load_settings
+from training.runs import RECIPE, lineage, load_provenance, load_result, load_settings
 from training.settings.augmentation import Augmentation
 
 CARD_TEMPLATE = Path(__file__).parent / "model_card.md.template"
@@ -60,7 +60,8 @@ def write_card(
         scores=_scores(scores),
         recall=_recall(scores["reporting"]["majority"]),
         run=run,
-        commands="\n".join(dict.fromkeys(_command(facts["settings"]) for facts in stages.values())),
+        commands="\n".join(dict.fromkeys(line for facts in stages.values() for line in _commands(facts))),
+        recipe=_recipe(run, stages),
         stages=_stages(stages),
         data=_data(data),
         teacher=_teacher(data["faces by person"], identity)
@@ -89,6 +90,23 @@ def _sets(identity: dict[str, Any], joint: dict[str, Any]) -> dict[str, Path]:
         folders["LFW View 1, dev-train"] = Path(identity["lfw"]) / "dev-train"
         folders["LFW View 1, dev-test"] = Path(identity["lfw"]) / "dev-test"
     return folders
+
+
+def _recipe(run: Path, stages: dict[str, Any]) -> str:
+    """Name the command that has run all of this, if there was one."""
+    file = run.parent / RECIPE
+    if not file.is_file() or any("extended" in facts["provenance"] for facts in stages.values()):
+        return ""
+    settings = json.loads(file.read_text())
+    options = " ".join(f"--{name} {value}" for name, value in settings.items() if value is not None)
+    return f"All of it was run by\n\n```\ntraining all {options}\n```\n\n"
+
+
+def _commands(facts: dict[str, Any]) -> list[str]:
+    """Return the commands that make a run: one, and one more for each time that it was extended."""
+    settings = facts["settings"]
+    before = [{**settings, "epochs": epochs} for epochs in facts["provenance"].get("extended", [])]
+    return [_command(each) for each in (*before, settings)]
 
 
 def _command(settings: dict[str, Any]) -> str:

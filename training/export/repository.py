@@ -36,6 +36,7 @@ def export(settings: ExportSettings) -> None:
     choosing = choosing_half(valid)
     fitted = valid.aligned & choosing
     served.temperature = fit_temperature(logits[fitted], valid.arrays["votes"][fitted])
+    print(f"Temperature {served.temperature:.3f}; tracing the network")
     exported = to_torchscript(served)
     difference = check_parity(served, exported, valid.crops)
     print(f"TorchScript differs from eager mode by at most {difference:.2g} (limit {MAX_DIFFERENCE:g})")
@@ -52,7 +53,7 @@ def export(settings: ExportSettings) -> None:
     unfinished.replace(version / "model.pt")
     network = torch.jit.load(version / "model.pt", map_location="cpu")  # type: ignore[no-untyped-call]
     scores = {
-        half: score_readings(network, valid, rows)
+        half: score_readings(network, valid, rows, f"Scoring the {half} half of Valid")
         for half, rows in (("choosing", choosing), ("reporting", ~choosing))
     }
     for half, rules in scores.items():
@@ -79,6 +80,7 @@ def export(settings: ExportSettings) -> None:
             "onnx_sha256": hashlib.sha256((version / "model.onnx").read_bytes()).hexdigest(),
         },
     )
+    print(f"{version}: model.pt, model.onnx, config.pbtxt, MODEL_CARD.md, model_card.json")
 
 
 def render_config(name: str, run: Path, scores: dict[str, ReadingsScore], checksum: str) -> str:

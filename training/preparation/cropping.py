@@ -130,7 +130,7 @@ def _crop_chunk(images: Sequence[EncodedImage], target: Path, unaligned: bool, w
     if _teacher:
         arrays["embeddings"] = np.zeros((len(images), _teacher.size), np.float16)
     for index, image in enumerate(images):
-        pixels, face = _find_face(_read(image), _pipeline)
+        pixels, face = find_face(_read(image), _pipeline)
         arrays["pixels"][index], arrays["outcomes"][index] = _crop(pixels, face)
         if unaligned and pixels is not None:
             arrays["unaligned"][index] = _crop_middle(pixels)
@@ -156,10 +156,10 @@ def _read(image: EncodedImage) -> bytes:
 
 def crop_image(photo: bytes, pipeline: FacePipeline) -> tuple[NDArray[np.uint8], int]:
     """Return the crop [48, 48] of the largest face in an encoded photo, and its outcome."""
-    return _crop(*_find_face(photo, pipeline))
+    return _crop(*find_face(photo, pipeline))
 
 
-def _find_face(photo: bytes, pipeline: FacePipeline) -> tuple[Pixels | None, Face | None]:
+def find_face(photo: bytes, pipeline: FacePipeline) -> tuple[Pixels | None, Face | None]:
     """Decode a photo and find the largest face in it."""
     try:
         pixels = decode_photo(photo, max_pixels=MAX_PIXELS)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from training.datasets.ferplus import DROPPED, EMOTIONS, argmax_labels, majority_labels
 from training.datasets.prepared import PreparedSet, image_digests
@@ -64,17 +65,22 @@ def readings(valid: PreparedSet) -> Iterator[NDArray[np.uint8]]:
             yield _moved(crops, zoom, 0, 0)
 
 
-def score_readings(network: Network, valid: PreparedSet, rows: Rows) -> dict[str, ReadingsScore]:
+def score_readings(
+    network: Network, valid: PreparedSet, rows: Rows, title: str | None = None
+) -> dict[str, ReadingsScore]:
     """Score a network's probabilities of some images of Valid by both rules, over all readings.
 
-    An image without a found face counts as wrong in its aligned readings.
+    An image without a found face counts as wrong in its aligned readings. With a title there is a progress bar.
     """
     half = PreparedSet(
         valid.crops[rows], {name: array[rows] for name, array in valid.arrays.items()}, valid.manifest
     )
-    predicted = np.stack([predict(network, crops) for crops in readings(half)])  # [readings, n, 8]
+    framings = 2 if "unaligned" in half.arrays else 1
+    total = framings * (1 + len(SHIFTS) + len(ZOOMS))
+    shown = tqdm(readings(half), title, total, unit=" readings", disable=title is None)
+    predicted = np.stack([predict(network, crops) for crops in shown])  # [readings, n, 8]
     answered = np.ones(predicted.shape[:2], bool)
-    answered[: len(predicted) // (2 if "unaligned" in half.arrays else 1)] = half.aligned
+    answered[: len(predicted) // framings] = half.aligned
     return {
         name: _score(predicted, answered, labels(half.arrays["votes"]))
         for name, labels in (("majority", majority_labels), ("argmax", argmax_labels))

@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from training.networks.presets import PRESETS
-from training.settings.stages import check_network
+from training.settings.stages import StageSettings, check_network
 
 KINDS = ("ferplus", "identity", "lfw", "ckplus")
 """The data sets that can be prepared."""
+
+QUICK_EPOCHS, QUICK_BATCH_SIZE = 2, 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,18 +107,72 @@ class RecipeSettings:
     data: Path
     """Folder with ferplus/ and identity/, and optionally lfw/, as downloaded."""
     out: Path = Path("runs")
-    """Folder for the prepared data and for the run of each stage."""
+    """Folder for the prepared data and for the run of each stage; with quick, in its subfolder quick."""
+    quick: bool = False
+    """Try every step in minutes: on 300 images of ten people and 600 images of expressions, without LFW, with 2
+    epochs of each stage and batches of 32."""
     network: str = "resnet18-half"
     """Emotion network: small-resnet, resnet18-half (about two hours on two cores) or resnet18 (needs a GPU)."""
     teacher: Path | None = None
-    """ONNX face embedding network that both identity runs learn from as well."""
+    """ONNX face embedding network that the runs on people learn from as well."""
+    epochs: int | None = None
+    """Epochs of every stage; by default as many as the committed model has had: 90, 30, 36, 40, 9, 36 and 10."""
+    batch_size: int | None = None
+    """Samples in a batch on each device, at least 2; 256 by default, 32 with quick."""
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    """Number format of the forward and backward passes; auto chooses by the device."""
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """Device type to train on; auto prefers a GPU."""
+    devices: int = 1
+    """Devices of this machine to train on."""
     seed: int = 1
     """Seed of every stage."""
-    repository: Path = Path("model_repository")
-    """Model repository to export into."""
+    repository: Path | None = None
+    """Model repository to export into; by default model_repository beside the runs."""
 
     def __post_init__(self) -> None:
         check_network(self.network, PRESETS)
         for name in ("ferplus", "identity"):
             if not (self.data / name).is_dir():
                 raise ValueError(f"data is {self.data}, which has no folder {name}/")
+        if self.devices < 1:
+            raise ValueError(f"devices is {self.devices}; it must be at least 1")
+        StageSettings(**self.stage_options(40), out=self.out)  # which has limits for them
+
+    @property
+    def folder(self) -> Path:
+        """The folder of this recipe's runs."""
+        return self.out / "quick" if self.quick else self.out
+
+    @property
+    def prepared(self) -> Path:
+        """The folder of the prepared data."""
+        return self.folder / "prepared"
+
+    @property
+    def models(self) -> Path:
+        """The model repository."""
+        return self.repository or self.folder / "model_repository"
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of data sets to use."""
+        with_lfw = (self.data / "lfw").is_dir() and not self.quick
+        return ("ferplus", "identity", "lfw") if with_lfw else ("ferplus", "identity")
+
+    def stage_options(self, epochs: int) -> dict[str, Any]:
+        """Return the options that all stages have in common; ``epochs`` are those of the committed model."""
+        if self.quick:
+            epochs = QUICK_EPOCHS
+        if self.epochs is not None:
+            epochs = self.epochs
+        batch_size = QUICK_BATCH_SIZE if self.quick else StageSettings.batch_size
+        return {
+            "epochs": epochs,
+            "warmup_epochs": min(StageSettings.warmup_epochs, epochs // 4),
+            "batch_size": batch_size if self.batch_size is None else self.batch_size,
+            "seed": self.seed,
+            "precision": self.precision,
+            "accelerator": self.accelerator,
+            "devices": self.devices,
+        }

@@ -19,7 +19,7 @@ class StageSettings:
     out: Path
     """Folder for this run: checkpoints, logs, settings and result. An interrupted run resumes from it."""
     epochs: int = 40
-    """Passes over the training set, at least 1."""
+    """Passes over the training set, at least 1. With more than a run in out has had, it is trained further."""
     batch_size: int = 256
     """Samples in a batch on each device, at least 2."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -35,7 +35,7 @@ class StageSettings:
     """Norm to which the gradient is clipped, 0 or more; 0 turns clipping off. 5 suits pretrained networks."""
     ema_decay: float = 0.998
     """Decay per step of the exponential moving average of the weights, which is what is kept; 0 up to, but not
-    including, 1."""
+    including, 1. In a short training it is at most 1 - 4 / steps, so that the initial weights are forgotten."""
     seed: int = 1
     """Seed for initial weights, sample order, augmentation and dropout."""
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"

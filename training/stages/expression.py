@@ -21,6 +21,7 @@ from training.runs import finish_run, load_settings, load_weights, predict_expre
 from training.settings.stages import EmotionSettings, ExpressionSettings, JointSettings, ProbeSettings
 from training.stages.module import ParameterGroup, Stage
 from training.stages.trainer import fit
+from training.timetable import Timetable
 
 
 class ExpressionStage(Stage):
@@ -128,7 +129,7 @@ def balanced_weights(targets: NDArray[np.float32], power: float) -> NDArray[np.f
     return weights
 
 
-def train_emotion(settings: EmotionSettings) -> None:
+def train_emotion(settings: EmotionSettings, timetable: Timetable | None = None) -> None:
     """Train an emotion network and write its run.
 
     Raises:
@@ -148,7 +149,7 @@ def train_emotion(settings: EmotionSettings) -> None:
             raise ValueError(f"{settings.start} has the network {start['network']}; network is {settings.network}")
         pretrained = network.backbone if start["stage"] == "identity" else network
         pretrained.load_state_dict(load_weights(settings.start))
-    _train(ExpressionStage, settings, network)
+    _train(ExpressionStage, settings, network, timetable)
 
 
 def _join(network: EmotionNet, settings: EmotionSettings) -> None:
@@ -163,7 +164,7 @@ def _join(network: EmotionNet, settings: EmotionSettings) -> None:
     network.start_from(trained)
 
 
-def train_joint(settings: JointSettings) -> None:
+def train_joint(settings: JointSettings, timetable: Timetable | None = None) -> None:
     """Join the networks of two runs, train the whole and write its run.
 
     Raises:
@@ -184,7 +185,7 @@ def train_joint(settings: JointSettings) -> None:
     network.start_from(load_weights(settings.identity), alone)
     network.identity.requires_grad_(settings.identity_rate > 0)
     network.emotion.requires_grad_(settings.emotion_rate > 0)
-    _train(JointStage, settings, network)
+    _train(JointStage, settings, network, timetable)
 
 
 def train_probe(settings: ProbeSettings) -> None:
@@ -206,6 +207,7 @@ def _train(
     kind: type[ExpressionStage],
     settings: ExpressionSettings,
     network: EmotionNet | TandemNet,
+    timetable: Timetable | None = None,
 ) -> None:
     train, valid = load_prepared(settings.data / "train"), load_prepared(settings.data / "valid")
     views, targets = _views_and_targets(settings, train)
@@ -219,6 +221,7 @@ def _train(
         batches(CropBatches(np.stack(views, axis=1), targets), sampler),
         batches(checked, OrderedBatches(len(checked), EVALUATION_BATCH_SIZE)),
         monitor="valid_majority" if settings.keep == "best" else None,
+        timetable=timetable,
     )
     scores = score_prepared(predict_probabilities(network.cpu(), valid.crops), valid)
     result: dict[str, Any] = {"curves": curves, "images": len(targets), "valid": asdict(scores)}

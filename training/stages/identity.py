@@ -16,6 +16,7 @@ from training.runs import finish_run, start_run
 from training.settings.stages import IdentitySettings
 from training.stages.module import Stage
 from training.stages.trainer import fit
+from training.timetable import Timetable
 
 
 class IdentityStage(Stage):
@@ -81,7 +82,7 @@ class LfwView1:
         return accuracy_at(threshold, similarities, self._test["same"])
 
 
-def train_identity(settings: IdentitySettings) -> None:
+def train_identity(settings: IdentitySettings, timetable: Timetable | None = None) -> None:
     """Train an identity network and write its run.
 
     Raises:
@@ -115,6 +116,7 @@ def train_identity(settings: IdentitySettings) -> None:
         batches(CropBatches(faces.crops, *targets), sampler),
         validation,
         monitor="lfw_accuracy" if lfw else None,
+        timetable=timetable,
     )
     result = {"curves": curves, "people": people, "images": len(labels)}
     if lfw:

@@ -1,5 +1,6 @@
 """The Lightning module that all stages share: augmentation, optimizer and learning rate schedule."""
 
+import math
 from typing import Any
 
 import torch
@@ -62,11 +63,14 @@ class Stage(LightningModule):
         optimizer = self.build_optimizer()
         total = settings.epochs * self.steps_per_epoch
         warmup = min(settings.warmup_epochs * self.steps_per_epoch, total - 1)
-        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total - warmup)
-        if not warmup:
-            return [optimizer], [{"scheduler": cosine, "interval": "step"}]
-        rise = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / warmup, total_iters=warmup)
-        schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, cosine], [warmup])
+
+        def share(step: int) -> float:
+            if step < warmup:
+                return (1 + step * (1 - 1 / warmup)) / warmup
+            return (1 + math.cos(math.pi * (step - warmup) / (total - warmup))) / 2
+
+        # A checkpoint holds the step only, so that a run that is extended goes on along the longer schedule.
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
     def _by_decay(self, group: ParameterGroup) -> list[ParameterGroup]:

@@ -5,27 +5,28 @@ from typing import Literal
 
 import torch
 from lightning import Trainer
-from lightning.pytorch.callbacks import (
-    EMAWeightAveraging,
-    LearningRateMonitor,
-    ModelCheckpoint,
-    TQDMProgressBar,
-)
+from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader
 
 from training.datasets.batches import Batch
+from training.runs import last_checkpoint
 from training.settings.stages import StageSettings
 from training.stages.module import Stage
-
-CHECKPOINTS = "checkpoints"
+from training.stages.progress import StageProgress
+from training.timetable import Timetable
 
 BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
 """Instructions of x86-64 and Arm processors, any of which makes bfloat16 fast."""
 
 
 def fit(
-    stage: Stage, training: DataLoader[Batch], validation: DataLoader[Batch] | None, *, monitor: str | None
+    stage: Stage,
+    training: DataLoader[Batch],
+    validation: DataLoader[Batch] | None,
+    *,
+    monitor: str | None,
+    timetable: Timetable | None = None,
 ) -> dict[str, float]:
     """Train to the last epoch, resuming from the last checkpoint if there is one, and load the weights to keep.
 
@@ -34,6 +35,7 @@ def fit(
         training: Batches of an epoch.
         validation: Batches to validate on after each epoch.
         monitor: Logged metric whose highest value marks the epoch to keep; None keeps the last epoch.
+        timetable: The steps that this stage is one of, to show the time left of all; None if it runs alone.
 
     Returns:
         The last value of each logged metric.
@@ -41,7 +43,7 @@ def fit(
     settings = stage.settings
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     checkpoint = ModelCheckpoint(
-        settings.out / CHECKPOINTS,
+        last_checkpoint(settings.out).parent,
         "best",
         monitor=monitor,
         mode="max",
@@ -57,9 +59,9 @@ def fit(
         devices=settings.devices,
         callbacks=[
             checkpoint,
-            EMAWeightAveraging(decay=settings.ema_decay, use_buffers=True),
+            EMAWeightAveraging(decay=_ema_decay(stage), use_buffers=True),
             LearningRateMonitor("epoch"),
-            TQDMProgressBar(refresh_rate=10),
+            StageProgress(settings.out.name, stage.steps_per_epoch, settings.epochs, timetable),
         ],
         logger=[CSVLogger(settings.out, "curves"), TensorBoardLogger(settings.out, "tensorboard")],
         num_sanity_val_steps=0,
@@ -68,12 +70,21 @@ def fit(
         enable_model_summary=False,
     )
     stage.to(memory_format=torch.channels_last)
-    last = settings.out / CHECKPOINTS / "last.ckpt"
+    last = last_checkpoint(settings.out)
     trainer.fit(stage, training, validation, ckpt_path=last if last.exists() else None, weights_only=True)
     kept = torch.load(checkpoint.best_model_path or last, map_location="cpu", weights_only=True)
     stage.load_state_dict(kept["state_dict"])
     stage.eval()
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def _ema_decay(stage: Stage) -> float:
+    """Return a decay at which the initial weights are forgotten: in a short training a smaller one than is set.
+
+    After n steps at 1 - 4 / n they have a share of 2 %.
+    """
+    steps = stage.settings.epochs * stage.steps_per_epoch
+    return min(stage.settings.ema_decay, max(0.0, 1 - 4 / steps))
 
 
 def resolve_precision(settings: StageSettings) -> Literal["32-true", "bf16-mixed", "16-mixed"]:

@@ -1,5 +1,6 @@
 """Run every stage and the export on small data sets."""
 
+import csv
 import json
 import os
 import shutil
@@ -23,7 +24,14 @@ from training.crop_spec import TEMPLATE
 from training.datasets.prepared import load_prepared
 from training.export.onnx import OnnxNetwork
 from training.export.torchscript import MAX_DIFFERENCE
-from training.runs import load_expression, load_result, load_tandem, load_weights
+from training.runs import (
+    load_expression,
+    load_provenance,
+    load_result,
+    load_settings,
+    load_tandem,
+    load_weights,
+)
 
 pytestmark = TRAINING_MARKS
 
@@ -216,9 +224,25 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
     assert load_result(whole)["valid"] == load_result(cut)["valid"]
 
 
+def test_a_run_is_extended_along_the_schedule_of_a_longer_one(data, tmp_path):
+    options = {"learning_rate": 0.01, "ema_decay": 0.5, "keep": "last"}
+    assert app(emotion(data, tmp_path, epochs=1, **options)) == 0
+    short = load_weights(tmp_path)
+    assert app(emotion(data, tmp_path, epochs=2, **options)) == 0
+    long = load_weights(tmp_path)
+    moved = (long["classifier.weight"] - short["classifier.weight"]).abs().max()
+    assert moved > 1e-3  # the first schedule had ended at a rate of zero
+    assert load_settings(tmp_path)["epochs"] == 2
+    assert load_provenance(tmp_path)["extended"] == [1]
+    rates = [row["lr-SGD"] for row in csv.DictReader((tmp_path / "curves/version_1/metrics.csv").open())]
+    assert float(next(filter(None, rates))) == pytest.approx(0.005, rel=0.01)  # halfway along a cosine
+
+
 def test_other_settings_in_the_same_folder_are_rejected(data, runs, capsys):
-    assert app(emotion(data, runs / "emotion", epochs=7)) == 1
-    assert "holds a run with other settings" in capsys.readouterr().err
+    assert app(emotion(data, runs / "emotion", **{**STEADY, "ema_decay": 0.4})) == 1
+    assert "holds a run with other settings (ema_decay 0.5, not 0.4)" in capsys.readouterr().err
+    assert app(emotion(data, runs / "emotion", **{**STEADY, "epochs": 7})) == 1
+    assert "(epochs 8, not 7)" in capsys.readouterr().err
 
 
 def test_a_start_from_another_network_is_rejected(data, runs, tmp_path, capsys):

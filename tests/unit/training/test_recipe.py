@@ -1,29 +1,57 @@
-"""The order of the stages in the recipe, and the runs that each is made from."""
+"""The stages of the recipe, the runs that each is made from, and what is checked before any of them."""
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
-from training import recipe
+from training.cli import app
+from training.recipe import run as recipe
+from training.recipe.data import Source
+from training.recipe.stages import plan_stages
 from training.settings.commands import RecipeSettings
+
+CARD = Path(__file__).parents[3] / "model_repository" / "tandem" / "1" / "model_card.json"
+RENAMED = {
+    "people_weight": "classification_weight",
+    "raw_share": "unaligned_prob",
+    "balance": "class_weight_power",
+    "taught_by": "distill_from",
+    "taught_share": "distill_weight",
+}
+"""Settings whose names have changed since the committed model was trained."""
 
 
 @pytest.fixture
 def made(monkeypatch, tmp_path):
     """Record the settings of each stage instead of running it; the stages themselves are tested elsewhere."""
     made = []
-    for name in ("train_identity", "train_emotion", "train_joint", "export"):
-        monkeypatch.setattr(recipe, name, made.append)
+    monkeypatch.setattr(
+        recipe, "TRAINERS", {kind: lambda stage, _: made.append(stage) for kind in recipe.TRAINERS}
+    )
+    monkeypatch.setattr(recipe, "export", made.append)
+    monkeypatch.setattr(recipe, "_estimates", lambda *_: dict.fromkeys(NAMES, 1.0))
+    monkeypatch.setattr(recipe, "read_sources", lambda _: dict.fromkeys(("ferplus", "identity"), SOURCE))
     monkeypatch.setattr(recipe, "PREPARATIONS", dict.fromkeys(recipe.PREPARATIONS, lambda *_, **__: None))
+    monkeypatch.setattr(recipe, "_summarize", lambda *_: None)
     for folder in ("data/ferplus", "data/identity", "runs"):
         (tmp_path / folder).mkdir(parents=True)
     return made
 
 
-def run(tmp_path):
-    recipe.run_recipe(RecipeSettings(data=tmp_path / "data", out=tmp_path / "runs"))
+SOURCE = Source([], 1000, 100, "")
+STAGES = ("identity", "pretrain", "emotion-first", "identity-first", "joint-first", "emotion", "joint")
+NAMES = ("prepare ferplus", "prepare identity", *STAGES, "export")
+
+
+def settings(tmp_path, **options):
+    return RecipeSettings(data=tmp_path / "data", out=tmp_path / "runs", **options)
 
 
 def test_every_stage_uses_runs_that_come_before_it(made, tmp_path):
-    run(tmp_path)
+    recipe.run_recipe(settings(tmp_path))
     *stages, exported = made
     before = []
     for stage in stages:
@@ -31,13 +59,91 @@ def test_every_stage_uses_runs_that_come_before_it(made, tmp_path):
         for parent in (*filter(None, parents), *getattr(stage, "distill_from", ())):
             assert parent in before
         before.append(stage.out)
-    assert len(set(before)) == 6
+    assert tuple(run.name for run in before) == STAGES
     assert exported.run == before[-1]
 
 
 def test_complete_runs_are_skipped(made, tmp_path):
-    for name in ("identity", "pretrain", "emotion-first"):
+    for name in STAGES[:3]:
         (tmp_path / "runs" / name).mkdir()
         (tmp_path / "runs" / name / "result.json").write_text("{}")
-    run(tmp_path)
-    assert [stage.out.name for stage in made[:-1]] == ["joint-first", "emotion", "joint"]
+    recipe.run_recipe(settings(tmp_path))
+    assert [stage.out.name for stage in made[:-1]] == list(STAGES[3:])
+
+
+def test_runs_that_were_begun_with_other_settings_are_left_alone(made, tmp_path):
+    recipe.run_recipe(settings(tmp_path, epochs=3))
+    with pytest.raises(ValueError, match=r"begun with other settings \(epochs 3, not 4\)\. Choose another --out"):
+        recipe.run_recipe(settings(tmp_path, epochs=4))
+
+
+def test_options_reach_every_stage(made, tmp_path):
+    recipe.run_recipe(settings(tmp_path, epochs=3, batch_size=8, precision="32-true", devices=2, seed=5))
+    for stage in made[:-1]:
+        assert (stage.epochs, stage.batch_size, stage.devices, stage.seed) == (3, 8, 2, 5)
+        assert stage.precision == "32-true"
+
+
+def test_an_error_names_its_step(made, monkeypatch, tmp_path):
+    def fail(*_):
+        raise ValueError("too few samples")
+
+    monkeypatch.setitem(recipe.TRAINERS, type(plan_stages(settings(tmp_path))[2]), fail)
+    with pytest.raises(ValueError, match="step emotion-first: too few samples"):
+        recipe.run_recipe(settings(tmp_path))
+
+
+def test_the_recipe_is_that_of_the_committed_model(tmp_path):
+    for folder in ("ferplus", "identity", "lfw"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    planned = {each.out.name: asdict(each) for each in plan_stages(settings(tmp_path, teacher=Path("teacher")))}
+    stages = json.loads(CARD.read_text())["stages"]
+    assert {name.replace("people", "pretrain") for name in stages} == set(STAGES)
+    for name, stage in stages.items():
+        now = planned[name.replace("people", "pretrain")]
+        for key, value in stage["settings"].items():
+            if key in ("stage", "precision"):  # auto means bf16-mixed where that was trained
+                continue
+            expected = json.loads(json.dumps(value).replace("runs/people", "runs/pretrain"))
+            found = json.loads(json.dumps(now[RENAMED.get(key, key)], default=str).replace(f"{tmp_path}/", ""))
+            assert found == expected, (name, key)
+
+
+def write_people(folder, count):
+    for person in ("ada", "grace"):
+        (folder / person).mkdir(parents=True)
+        for index in range(count // 2):
+            (folder / person / f"{index}.jpg").write_bytes(b"")
+
+
+def write_ferplus(folder, train, valid):
+    votes = "10,0,0,0,0,0,0,0,0,0"
+    rows = ["Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"]
+    for usage, place, count in (("Training", "FER2013Train", train), ("PublicTest", "FER2013Valid", valid)):
+        (folder / place).mkdir(parents=True)
+        for index in range(count):
+            (folder / place / f"{index}.png").write_bytes(b"")
+            rows.append(f"{usage},{index}.png,{votes}")
+    (folder / "fer2013new.csv").write_text("\n".join(rows))
+
+
+@pytest.mark.parametrize(
+    ("train", "valid", "people", "message"),
+    [
+        (
+            20,
+            20,
+            20,
+            "data set ferplus: .* has 20 images to train on, fewer than a batch of 32 .* smaller --batch_size",
+        ),
+        (40, 4, 40, "data set ferplus: .* has 4 images with Usage PublicTest"),
+        (40, 20, 20, "data set identity: .* has 20 images, fewer than a batch of 32"),
+    ],
+)
+def test_too_little_data_is_found_before_anything_is_prepared(tmp_path, capsys, train, valid, people, message):
+    write_ferplus(tmp_path / "data" / "ferplus", train, valid)
+    write_people(tmp_path / "data" / "identity", people)
+    arguments = ["all", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "runs"), "--quick"]
+    assert app(arguments) == 1
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "runs").exists()

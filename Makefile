@@ -75,7 +75,7 @@ format: $(VENV)/.dev ## format the code and fix lint errors where possible
 wheel: $(VENV)/bin/python ## build the wheel in dist/: service, training, and the model for a CPU
 	$(BIN)/pip wheel -q --no-deps -w dist .
 
-train: $(VENV)/.dev ## run all training stages and the export; DATA=FOLDER with ferplus/ and identity/
+train: $(VENV)/.dev ## train and export into runs/model_repository; DATA=FOLDER with ferplus/ and identity/
 	$(BIN)/training all --data "$(or $(DATA),$(error use make train DATA=FOLDER, with ferplus/ and identity/ in FOLDER))"
 
 # The Compose profiles: cpu or gpu, optionally with observability, separated by a comma.

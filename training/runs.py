@@ -1,5 +1,7 @@
 """The folder of a run: what a stage leaves there, and how to read it back.
 
+The version folder of an exported model can stand for its identity, emotion or joint run (see ``exported``).
+
 A run consists of ``settings.json`` (its ``stage`` and every setting), ``provenance.json`` (commit, torch version,
 machine), checkpoints and logs, and, once it is complete, ``weights.pt`` and ``result.json``.
 """
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.datasets.ferplus import EMOTIONS
+from training.exported import is_version, part_weights, read_network, read_stage
 from training.networks.inference import predict_probabilities
 from training.networks.tandem import Backbone, EmotionNet, TandemNet, build_backbone
 from training.settings.stages import StageSettings
@@ -134,35 +137,49 @@ def load_settings(run: Path, *stages: str) -> dict[str, Any]:
     """Read the settings of a complete run.
 
     Args:
-        run: Folder of the run.
+        run: Folder of the run, or a version folder, which stands for its joint run where that can be used, else
+            for its emotion run, else for its identity run.
         stages: Stages that the caller can use; any stage if none is given.
 
     Raises:
         FileNotFoundError: The run does not exist or is not complete.
         ValueError: The run is of another stage.
     """
+    if is_version(run):
+        return read_stage(run, _part(stages)).settings
     if not is_complete(run):
-        raise FileNotFoundError(f"{run} holds no complete run ({RESULT} is missing)")
+        raise FileNotFoundError(f"{run} holds no complete run ({RESULT} is missing), and no exported model")
     settings: dict[str, Any] = json.loads((run / SETTINGS).read_text())
     if stages and settings["stage"] not in stages:
         raise ValueError(f"{run} is a run of stage {settings['stage']!r}; expected {' or '.join(stages)}")
     return settings
 
 
+def _part(stages: Sequence[str]) -> str:
+    """Return which run of an exported model is the most that a caller can use."""
+    return next((part for part in ("joint", "emotion", "identity") if part in stages), "joint")
+
+
 def load_provenance(run: Path) -> dict[str, Any]:
     """Read the commit, torch version and machine that the run was last started with."""
+    if is_version(run):
+        return read_stage(run, "joint").provenance
     provenance: dict[str, Any] = json.loads((run / PROVENANCE).read_text())
     return provenance
 
 
 def load_result(run: Path) -> dict[str, Any]:
     """Read the scores of a complete run."""
+    if is_version(run):
+        return read_stage(run, "joint").result
     result: dict[str, Any] = json.loads((run / RESULT).read_text())
     return result
 
 
-def load_weights(run: Path) -> dict[str, Tensor]:
-    """Read the weights of a complete run; no code in the file is run."""
+def load_weights(run: Path, stage: str = "joint") -> dict[str, Tensor]:
+    """Read the weights of a complete run, of an exported model those of one stage; no code in the file is run."""
+    if is_version(run):
+        return part_weights(read_network(run), stage)
     weights: dict[str, Tensor] = torch.load(run / WEIGHTS, map_location="cpu", weights_only=True)
     return weights
 
@@ -177,10 +194,14 @@ def lineage(run: Path) -> dict[str, Path]:
     """
     runs = list(dict.fromkeys(_ancestors(run)))
     names = Counter(each.name for each in runs)
-    return {each.name if names[each.name] == 1 else f"{each.parent.name}/{each.name}": each for each in runs}
+    unique = {each for each in runs if names[each.name] == 1 and not is_version(each)}
+    return {each.name if each in unique else f"{each.parent.name}/{each.name}": each for each in runs}
 
 
 def _ancestors(run: Path) -> Iterator[Path]:
+    if is_version(run):
+        yield run
+        return
     settings = load_settings(run)
     parents = [settings.get(name) for name in ("identity", "start", "emotion")]
     for parent in filter(None, [*parents, *settings.get("distill_from", []), *settings.get("parts", [])]):
@@ -196,7 +217,7 @@ def load_identity(run: Path) -> Backbone:
         ValueError: The run is of another stage.
     """
     network = build_backbone(load_settings(run, "identity")["network"])
-    network.load_state_dict(load_weights(run))
+    network.load_state_dict(load_weights(run, "identity"))
     return network.eval()
 
 
@@ -211,7 +232,7 @@ def load_expression(run: Path) -> EmotionNet | TandemNet:
     if settings["stage"] == "joint":
         return load_tandem(run)
     probed = settings["stage"] == "probe"
-    backbone = load_settings(Path(settings["identity"]))["network"] if probed else settings["network"]
+    backbone = load_settings(Path(settings["identity"]), "identity")["network"] if probed else settings["network"]
     network = EmotionNet(backbone, len(EMOTIONS), settings["dropout"])
     network.load_state_dict(load_weights(run))
     return network.eval()
@@ -225,7 +246,7 @@ def load_tandem(run: Path) -> TandemNet:
         ValueError: The run is of another stage.
     """
     settings = load_settings(run, "joint")
-    identity, emotion = (load_settings(Path(settings[part]))["network"] for part in ("identity", "emotion"))
+    identity, emotion = (load_settings(Path(settings[part]), part)["network"] for part in ("identity", "emotion"))
     hidden, dropout = settings["hidden"], settings["dropout"]
     network = TandemNet(identity, emotion, len(EMOTIONS), hidden=hidden, dropout=dropout)
     network.load_state_dict(load_weights(run))

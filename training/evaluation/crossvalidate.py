@@ -11,7 +11,7 @@ from training.datasets.ferplus import EMOTIONS, majority_labels
 from training.datasets.prepared import Crops, PreparedSet, load_prepared, write_prepared
 from training.protocols.breakdown import NO_FACE, confusion_matrix
 from training.protocols.folds import check_disjoint, folds_by_person
-from training.runs import is_complete, predict_expressions
+from training.runs import is_complete, load_settings, predict_expressions
 from training.settings.evaluation import CrossvalidateSettings
 from training.settings.stages import EmotionSettings, JointSettings
 from training.stages.expression import train_emotion, train_joint
@@ -46,6 +46,10 @@ def crossvalidate(settings: CrossvalidateSettings) -> None:
     table(result).print()
 
 
+def _network_of(start: Path | None) -> str:
+    return str(load_settings(start, "identity", "emotion")["network"]) if start else EmotionSettings.network
+
+
 def _train_fold(
     settings: CrossvalidateSettings, out: Path, prepared: PreparedSet, held_out: NDArray[np.bool_]
 ) -> Path:
@@ -66,7 +70,7 @@ def _train_fold(
         train_emotion(
             EmotionSettings(
                 out=out / "emotion",
-                network=settings.network,
+                network=settings.network or _network_of(settings.start),
                 start=settings.start,
                 epochs=settings.epochs,
                 learning_rate=settings.learning_rate,

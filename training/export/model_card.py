@@ -34,7 +34,7 @@ def write_card(
     """
     stages = {name: _stage(folder) for name, folder in lineage(run).items()}
     joint = list(stages.values())[-1]
-    identity = load_settings(Path(joint["settings"]["identity"]))
+    identity = load_settings(Path(joint["settings"]["identity"]), "identity")
     known = identity.get("manifests", {})  # a restored run knows its data only by the model card it came from
     data = {
         name: known.get(name) or load_prepared(folder).manifest
@@ -86,7 +86,7 @@ def _sets(identity: dict[str, Any], joint: dict[str, Any]) -> dict[str, Path]:
         "FER+ train": expressions / "train",
         "FER+ valid": expressions / "valid",
     }
-    if identity["lfw"]:
+    if identity.get("lfw"):
         folders["LFW View 1, dev-train"] = Path(identity["lfw"]) / "dev-train"
         folders["LFW View 1, dev-test"] = Path(identity["lfw"]) / "dev-test"
     return folders
@@ -105,6 +105,8 @@ def _recipe(run: Path, stages: dict[str, Any]) -> str:
 def _commands(facts: dict[str, Any]) -> list[str]:
     """Return the commands that make a run: one, and one more for each time that it was extended."""
     settings = facts["settings"]
+    if "exported_in" in settings:  # an exported model, which the other commands name
+        return []
     before = [{**settings, "epochs": epochs} for epochs in facts["provenance"].get("extended", [])]
     return [_command(each) for each in (*before, settings)]
 
@@ -162,7 +164,7 @@ def _stages(stages: dict[str, Any]) -> str:
 
 def _teacher(people: dict[str, Any], identity: dict[str, Any]) -> str:
     """Return an item on the teacher network; nothing if there was none."""
-    if "teacher" not in people or not identity["teacher_weight"]:
+    if "teacher" not in people or not identity.get("teacher_weight"):
         return ""
     network = f"`{people['teacher']}` (sha256 `{people['teacher_sha256']}`)"
     return (

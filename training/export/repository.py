@@ -72,6 +72,9 @@ def export(settings: ExportSettings) -> None:
         scores,
         {
             "commit": commit,
+            "networks": {
+                part: load_settings(Path(joint[part]), part)["network"] for part in ("identity", "emotion")
+            },
             "temperature": served.temperature,
             "mirror": settings.mirror,
             "parity": difference,

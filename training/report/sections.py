@@ -77,7 +77,7 @@ def write_sections(settings: ReportSettings) -> Iterator[Section]:
 
 def _trained_with(run: Path) -> Path | None:
     """Return the prepared LFW that an identity run was validated on, if it still exists."""
-    lfw = load_settings(run)["lfw"]
+    lfw = load_settings(run).get("lfw")
     return Path(lfw) if lfw and (Path(lfw) / "dev-test" / MANIFEST).is_file() else None
 
 

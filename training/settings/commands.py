@@ -10,7 +10,7 @@ from training.settings.stages import StageSettings, check_network
 KINDS = ("ferplus", "identity", "lfw", "ckplus")
 """The data sets that can be prepared."""
 
-QUICK_EPOCHS, QUICK_BATCH_SIZE = 2, 32
+QUICK_EPOCHS, QUICK_BATCH_SIZE = 1, 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +109,8 @@ class RecipeSettings:
     out: Path = Path("runs")
     """Folder for the prepared data and for the run of each stage; with quick, in its subfolder quick."""
     quick: bool = False
-    """Try every step in minutes: on 300 images of ten people and 600 images of expressions, without LFW, with 2
-    epochs of each stage and batches of 32."""
+    """Try every step in minutes: on 300 images of ten people and 600 images of expressions, without LFW, with an
+    epoch of each stage and batches of 32."""
     network: str = "resnet18-half"
     """Emotion network: small-resnet, resnet18-half (about two hours on two cores) or resnet18 (needs a GPU)."""
     teacher: Path | None = None

@@ -31,7 +31,7 @@ class VerifySettings:
     """Score the network of an identity run on LFW: same person or not."""
 
     run: Path
-    """Run of the identity stage."""
+    """Run of the identity stage, or the version folder of an exported model, such as model_repository/tandem/1."""
     data: Path
     """Prepared LFW: View 1, View 2 or both."""
     out: Path | None = None
@@ -48,12 +48,13 @@ class CrossvalidateSettings:
     """Folder for the runs of each fold and the scores; folds that are complete are skipped."""
     folds: int = 10
     """Number of folds, from 2 to the number of subjects."""
-    network: str = "small-resnet"
-    """Emotion network: small-resnet, resnet18-half or resnet18."""
+    network: str | None = None
+    """Emotion network: small-resnet, resnet18-half or resnet18; by default that of start, else small-resnet."""
     start: Path | None = None
-    """Identity run with the same network whose weights the emotion networks start from."""
+    """Identity or emotion run, or the version folder of an exported model, whose emotion network each fold starts
+    from."""
     identity: Path | None = None
-    """Identity run, to test the tandem; without it the emotion network is tested alone."""
+    """Identity run or version folder, to test the tandem; without it the emotion network is tested alone."""
     epochs: int = 60
     """Epochs of the emotion network, at least 1."""
     joint_epochs: int = 20
@@ -72,7 +73,8 @@ class CrossvalidateSettings:
     """Device type to train on; auto prefers a GPU."""
 
     def __post_init__(self) -> None:
-        check_network(self.network, PRESETS)
+        if self.network:
+            check_network(self.network, PRESETS)
 
 
 @dataclass(frozen=True, kw_only=True)

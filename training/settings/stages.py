@@ -114,9 +114,9 @@ class ExpressionSettings(StageSettings):
     """An emotion's weight in the loss is its frequency to the power of minus this, 0 to 1: at 0 all samples weigh
     the same, at 1 all emotions do."""
     distill_from: tuple[Path, ...] = ()
-    """Complete emotion, joint or probe runs to distill from (Hinton et al., "Distilling the Knowledge in a Neural
-    Network", 2015). Their probabilities are averaged over each face and its mirror image, and over both framings
-    if unaligned_prob is above 0."""
+    """Complete emotion, joint or probe runs, or version folders of exported models, to distill from (Hinton et
+    al., "Distilling the Knowledge in a Neural Network", 2015). Their probabilities are averaged over each face and
+    its mirror image, and over both framings if unaligned_prob is above 0."""
     distill_weight: float = 0.5
     """Weight, 0 to 1, of those probabilities in the targets; the votes have the rest."""
     dropout: float = 0.2
@@ -142,8 +142,8 @@ class EmotionSettings(ExpressionSettings):
     """Emotion network: small-resnet, resnet18-half (both train on two CPU cores), resnet18 (needs a GPU), or the
     path of a convolutional face recognition network in ONNX form to start from."""
     start: Path | None = None
-    """Run with the same network whose weights to start from: an identity run for pretraining on people, or an
-    emotion run to continue."""
+    """Run with the same network whose weights to start from: an identity run for pretraining on people, an emotion
+    run to continue, or the version folder of an exported model, such as model_repository/tandem/1."""
 
     parts: tuple[Path, ...] = ()
     """Emotion runs of different networks to join into one, whose features and logits they share; network is then

@@ -1,6 +1,7 @@
 """The stages that learn expressions: the emotion network, the joint network, and the probe."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from training.datasets.batches import Batch, CropBatches, OrderedBatches, ShuffledBatches, batches
 from training.datasets.ferplus import EMOTIONS, training_rows, vote_distributions
 from training.datasets.prepared import PreparedSet, calibration_crops, load_prepared
+from training.exported import is_version
 from training.networks.blocks import calibrate
 from training.networks.inference import EVALUATION_BATCH_SIZE, predict_probabilities
 from training.networks.onnx_backbone import OnnxBackbone
@@ -146,10 +148,21 @@ def train_emotion(settings: EmotionSettings, timetable: Timetable | None = None)
     if settings.start:
         start = load_settings(settings.start, "identity", "emotion")
         if start["network"] != settings.network:
-            raise ValueError(f"{settings.start} has the network {start['network']}; network is {settings.network}")
+            raise ValueError(
+                f"network is {settings.network}, but {settings.start} has {start['network']}; "
+                f"use --network {start['network']}"
+            )
         pretrained = network.backbone if start["stage"] == "identity" else network
-        pretrained.load_state_dict(load_weights(settings.start))
+        pretrained.load_state_dict(load_weights(settings.start, start["stage"]))
+        _calibrate(network, settings, settings.start)
     _train(ExpressionStage, settings, network, timetable)
+
+
+def _calibrate(network: nn.Module, settings: ExpressionSettings, source: Path) -> None:
+    """Give a network that comes from an exported model the statistics of the crops it is trained on."""
+    if is_version(source):
+        crops = calibration_crops(load_prepared(settings.data / "train"), settings.seed)
+        calibrate(network, torch.from_numpy(crops))
 
 
 def _join(network: EmotionNet, settings: EmotionSettings) -> None:
@@ -160,7 +173,7 @@ def _join(network: EmotionNet, settings: EmotionSettings) -> None:
         raise ValueError(f"network is {settings.network}; with these parts it must be {joined}")
     trained = [EmotionNet(part["network"], len(EMOTIONS), 0.0) for part in parts]
     for each, run in zip(trained, settings.parts, strict=True):
-        each.load_state_dict(load_weights(run))
+        each.load_state_dict(load_weights(run, "emotion"))
     network.start_from(trained)
 
 
@@ -174,7 +187,7 @@ def train_joint(settings: JointSettings, timetable: Timetable | None = None) -> 
     start_run(settings)
     identity, emotion = load_settings(settings.identity, "identity"), load_settings(settings.emotion, "emotion")
     alone = EmotionNet(emotion["network"], len(EMOTIONS), emotion["dropout"])
-    alone.load_state_dict(load_weights(settings.emotion))
+    alone.load_state_dict(load_weights(settings.emotion, "emotion"))
     network = TandemNet(
         identity["network"],
         emotion["network"],
@@ -182,7 +195,9 @@ def train_joint(settings: JointSettings, timetable: Timetable | None = None) -> 
         hidden=settings.hidden,
         dropout=settings.dropout,
     )
-    network.start_from(load_weights(settings.identity), alone)
+    network.start_from(load_weights(settings.identity, "identity"), alone)
+    _calibrate(network.identity, settings, settings.identity)
+    _calibrate(network.emotion, settings, settings.emotion)
     network.identity.requires_grad_(settings.identity_rate > 0)
     network.emotion.requires_grad_(settings.emotion_rate > 0)
     _train(JointStage, settings, network, timetable)
@@ -198,7 +213,7 @@ def train_probe(settings: ProbeSettings) -> None:
     start_run(settings)
     backbone = load_settings(settings.identity, "identity")["network"]
     network = EmotionNet(backbone, len(EMOTIONS), settings.dropout)
-    network.backbone.load_state_dict(load_weights(settings.identity))
+    network.backbone.load_state_dict(load_weights(settings.identity, "identity"))
     network.backbone.requires_grad_(False)
     _train(ProbeStage, settings, network)
 
@@ -244,7 +259,10 @@ def _views_and_targets(
         views.append(train.arrays["unaligned"][kept])
     if settings.distill_from:
         mirrored = [np.ascontiguousarray(view[:, :, ::-1]) for view in views]
-        predicted = [predict_expressions(run, *views, *mirrored) for run in settings.distill_from]
+        predicted = []
+        for run in settings.distill_from:
+            print(f"Asking {run} for {len(views + mirrored) * len(targets):,} answers to distill from", flush=True)
+            predicted.append(predict_expressions(run, *views, *mirrored))
         weight = settings.distill_weight
         targets = (1 - weight) * targets + weight * np.mean(predicted, axis=0)
     return views, targets

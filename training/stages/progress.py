@@ -71,8 +71,8 @@ class StageProgress(ProgressBar):
             self._estimate(trainer, (time.monotonic() - self._measured_from) / MEASURED_STEPS)
         if self._bar is not None:
             self._bar.update()
-            if self._timetable and self._bar.format_dict["rate"]:
-                seconds = (self._steps - trainer.global_step) / self._bar.format_dict["rate"]
+            if self._timetable:
+                seconds = self._bar.format_dict["elapsed"] / self._done * (self._steps - trainer.global_step)
                 self._bar.set_postfix_str(f"all steps {duration(self._timetable.left(seconds))}", refresh=False)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,6 +1,7 @@
 """Fit a stage with Lightning: checkpoints, logs and resume."""
 
 import logging
+import warnings
 from typing import Literal
 
 import torch
@@ -65,13 +66,15 @@ def fit(
         ],
         logger=[CSVLogger(settings.out, "curves"), TensorBoardLogger(settings.out, "tensorboard")],
         num_sanity_val_steps=0,
-        log_every_n_steps=10,
+        log_every_n_steps=min(10, stage.steps_per_epoch),
         use_distributed_sampler=False,  # ShuffledBatches gives each process its own part
         enable_model_summary=False,
     )
     stage.to(memory_format=torch.channels_last)
     last = last_checkpoint(settings.out)
-    trainer.fit(stage, training, validation, ckpt_path=last if last.exists() else None, weights_only=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\.")  # advice on loaders and on its own calls
+        trainer.fit(stage, training, validation, ckpt_path=last if last.exists() else None, weights_only=True)
     kept = torch.load(checkpoint.best_model_path or last, map_location="cpu", weights_only=True)
     stage.load_state_dict(kept["state_dict"])
     stage.eval()

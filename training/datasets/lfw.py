@@ -1,8 +1,8 @@
 """Labeled Faces in the Wild: pairs of photos of the same person or of two people.
 
 Huang et al., "Labeled Faces in the Wild", University of Massachusetts 07-49 (2007). Layout:
-``<Name>/<Name>_0001.jpg``, ``pairsDevTrain.txt`` and ``pairsDevTest.txt`` (View 1, for choosing models), and
-``pairs.txt`` (View 2, ten folds, for reporting).
+``<Name>/<Name>_0001.jpg`` and, inside that folder or beside it, ``pairsDevTrain.txt`` and ``pairsDevTest.txt``
+(View 1, for choosing models) and ``pairs.txt`` (View 2, ten folds, for reporting).
 """
 
 from dataclasses import dataclass
@@ -32,6 +32,11 @@ class Pairs:
     folds: NDArray[np.int64]
 
 
+def find_list(folder: Path, file: str) -> Path | None:
+    """Return the path of a pair list inside the folder or beside it; None if there is none."""
+    return next((path for path in (folder / file, folder.resolve().parent / file) if path.is_file()), None)
+
+
 def read_pairs(folder: Path, file: str) -> Pairs:
     """Read a pair list: a count, then as many matched pairs, then as many mismatched ones.
 
@@ -44,8 +49,11 @@ def read_pairs(folder: Path, file: str) -> Pairs:
     places: dict[Path, int] = {}
     indices: list[tuple[int, int]] = []
     same: list[bool] = []
-    first_line, *lines = (folder / file).read_text().splitlines() or [""]
-    folds, count = _read_counts(folder / file, first_line)
+    path = find_list(folder, file)
+    if path is None:
+        raise FileNotFoundError(f"{folder} has no {file}, and there is none beside it")
+    first_line, *lines = path.read_text().splitlines() or [""]
+    folds, count = _read_counts(path, first_line)
     for number, line in enumerate(lines, start=2):
         columns = line.split()
         match columns:
@@ -54,20 +62,18 @@ def read_pairs(folder: Path, file: str) -> Pairs:
             case [name, first, other, second]:
                 pair = (name, first), (other, second)
             case _:
-                raise ValueError(
-                    f"{folder / file}, line {number}: {line!r} has {len(columns)} columns; expected 3 or 4"
-                )
+                raise ValueError(f"{path}, line {number}: {line!r} has {len(columns)} columns; expected 3 or 4")
         images = [folder / name / f"{name}_{int(index):04d}.jpg" for name, index in pair]
         for image in images:
             if not image.is_file():
-                raise FileNotFoundError(f"{image}, named in {folder / file}, line {number}, does not exist")
+                raise FileNotFoundError(f"{image}, named in {path}, line {number}, does not exist")
         left, right = (places.setdefault(image, len(places)) for image in images)
         indices.append((left, right))
         same.append(len(columns) == 3)
     expected = np.tile(np.repeat([True, False], count), folds)
     if same != expected.tolist():
         raise ValueError(
-            f"{folder / file} has {sum(same):,} matched among {len(same):,} pairs, or has them out of order; "
+            f"{path} has {sum(same):,} matched among {len(same):,} pairs, or has them out of order; "
             f"its first line promises {folds} x ({count:,} matched, then {count:,} mismatched)"
         )
     fold_of_pair = np.repeat(np.arange(folds), 2 * count)

@@ -42,8 +42,9 @@ def crop_images(
     teacher: Path | None = None,
     unaligned: bool = False,
     wide: bool = False,
+    central: bool = False,
 ) -> Crops:
-    """Crop the largest face of each image.
+    """Crop the largest face of each image, or the one nearest to its center.
 
     Args:
         images: Images of the data set.
@@ -53,12 +54,15 @@ def crop_images(
         teacher: ONNX network to compute an embedding of each face with.
         unaligned: Whether to keep the middle of each image, too, and where the aligned crop lies in it.
         wide: Whether to keep a wider crop of each face, too.
+        central: Whether to take the face nearest to the center of the image, not the largest.
 
     Raises:
         ValueError: The teacher cannot be used, or there are no images.
     """
     parts.mkdir(parents=True, exist_ok=True)
-    extra = ("unaligned matrices" if unaligned else "") + (" wide" if wide else "")
+    extra = (
+        ("unaligned matrices" if unaligned else "") + (" wide" if wide else "") + (" central" if central else "")
+    )
     options = f"{Teacher(teacher).sha256 if teacher else ''} {extra or False}"
     chunks = [list(images[start : start + PART_SIZE]) for start in range(0, len(images), PART_SIZE)]
     targets = [parts / f"{index:05d}-{_fingerprint(chunk, options)}.npz" for index, chunk in enumerate(chunks)]
@@ -70,7 +74,7 @@ def crop_images(
         ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), _start_worker, (teacher,)) as pool,
     ):
         for future in as_completed(
-            [pool.submit(_crop_chunk, chunk, target, unaligned, wide) for chunk, target in todo]
+            [pool.submit(_crop_chunk, chunk, target, unaligned, wide, central) for chunk, target in todo]
         ):
             progress.update(future.result())
     return Crops(
@@ -116,7 +120,7 @@ def _start_worker(teacher: Path | None) -> None:
     _teacher = Teacher(teacher) if teacher else None
 
 
-def _crop_chunk(images: Sequence[EncodedImage], target: Path, unaligned: bool, wide: bool) -> int:
+def _crop_chunk(images: Sequence[EncodedImage], target: Path, unaligned: bool, wide: bool, central: bool) -> int:
     assert _pipeline is not None  # noqa: S101 - _start_worker ran
     arrays: dict[str, NDArray[Any]] = {
         "pixels": np.zeros((len(images), *CROP_SIZE), np.uint8),
@@ -130,7 +134,7 @@ def _crop_chunk(images: Sequence[EncodedImage], target: Path, unaligned: bool, w
     if _teacher:
         arrays["embeddings"] = np.zeros((len(images), _teacher.size), np.float16)
     for index, image in enumerate(images):
-        pixels, face = find_face(_read(image), _pipeline)
+        pixels, face = find_face(_read(image), _pipeline, central=central)
         arrays["pixels"][index], arrays["outcomes"][index] = _crop(pixels, face)
         if unaligned and pixels is not None:
             arrays["unaligned"][index] = _crop_middle(pixels)
@@ -159,13 +163,17 @@ def crop_image(photo: bytes, pipeline: FacePipeline) -> tuple[NDArray[np.uint8],
     return _crop(*find_face(photo, pipeline))
 
 
-def find_face(photo: bytes, pipeline: FacePipeline) -> tuple[Pixels | None, Face | None]:
-    """Decode a photo and find the largest face in it."""
+def find_face(photo: bytes, pipeline: FacePipeline, *, central: bool = False) -> tuple[Pixels | None, Face | None]:
+    """Decode a photo and find the largest face in it, or the one nearest to its center."""
     try:
         pixels = decode_photo(photo, max_pixels=MAX_PIXELS)
     except TandemError:
         return None, None
-    return pixels, next(iter(pipeline.find_faces(pixels)), None)
+    faces = pipeline.find_faces(pixels)
+    if central and faces:
+        middle = np.array(pixels.shape[1::-1]) / 2
+        return pixels, min(faces, key=lambda face: float(np.linalg.norm(face.landmarks.mean(axis=0) - middle)))
+    return pixels, next(iter(faces), None)
 
 
 def _crop(pixels: Pixels | None, face: Face | None) -> tuple[NDArray[np.uint8], int]:

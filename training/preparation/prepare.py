@@ -1,7 +1,7 @@
 """Prepare each kind of data set from the form it is downloaded in."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.datasets.ckplus import read_ckplus
-from training.datasets.ferplus import Split, read_split
-from training.datasets.lfw import PAIR_LISTS, read_pairs
+from training.datasets.ferplus import Split, Votes, read_split
+from training.datasets.lfw import PAIR_LISTS, find_list, read_pairs
 from training.datasets.people import People, read_people
 from training.datasets.prepared import ALIGNED, PARTS, UNREADABLE, write_prepared
 from training.datasets.recordio import RECORDS, read_recorded_people
@@ -46,8 +46,9 @@ def read_identity(source: Path, *, quick: bool = False) -> People:
 def prepare_ferplus(source: Path, out: Path, workers: int | None = None, *, quick: bool = False) -> None:
     """Prepare FER+ as ``out``/train, ``out``/valid and, if its images are present, ``out``/test.
 
-    Training images whose crops also occur in another split are dropped. The array ``unaligned`` holds each image
-    as FER+ frames it, and ``matrices`` the transform from there to its crop. ``quick`` reads a few images only.
+    Training images whose crops also occur in another split are dropped; those with the same crop become one, with
+    the votes of all. The array ``unaligned`` holds each image as FER+ frames it, and ``matrices`` the transform
+    from there to its crop. ``quick`` reads a few images only.
     """
     known: set[bytes] = set()
     for split in ("valid", "train") if quick else ("test", "valid", "train"):
@@ -62,20 +63,35 @@ def prepare_ferplus(source: Path, out: Path, workers: int | None = None, *, quic
         )
         digests = [hashlib.sha256(crop.tobytes()).digest() for crop in crops.pixels]
         kept = crops.outcomes != UNREADABLE
-        duplicates = 0
+        votes = rows.votes
+        duplicates, merged = 0, 0
         if split == "train":
             fresh = np.array([digest not in known for digest in digests])
             duplicates = int((~fresh).sum())
-            kept &= fresh
+            votes, first = merge_votes(votes, digests)
+            merged = int((kept & fresh & ~first).sum())
+            kept &= fresh & first
         known.update(digests)
-        counts = {"rows without an image": rows.missing, "also in another split": duplicates}
+        counts = {"rows without an image": rows.missing, "also in another split": duplicates, "merged": merged}
         files = np.array([image.name for image in rows.images])
-        arrays: dict[str, NDArray[Any]] = {"votes": rows.votes, "files": files}
+        arrays: dict[str, NDArray[Any]] = {"votes": votes, "files": files}
         if crops.unaligned is not None:
             arrays["unaligned"] = crops.unaligned
         if crops.matrices is not None:
             arrays["matrices"] = crops.matrices
         write_prepared(out / split, source, crops, kept, arrays, counts)
+
+
+def merge_votes(votes: Votes, digests: Sequence[bytes]) -> tuple[Votes, NDArray[np.bool_]]:
+    """Give the first of equal images the votes of all, [n, 10], and return which images are such a first, [n]."""
+    _, first, group = np.unique(np.array(digests), return_index=True, return_inverse=True)
+    merged = votes.copy()
+    sums = np.zeros((len(first), votes.shape[1]), votes.dtype)
+    np.add.at(sums, group, votes)
+    merged[first] = sums
+    is_first = np.zeros(len(votes), bool)
+    is_first[first] = True
+    return merged, is_first
 
 
 def prepare_identity(
@@ -113,15 +129,17 @@ def prepare_identity(
 def prepare_lfw(source: Path, out: Path, workers: int | None = None) -> None:
     """Prepare the pair lists of LFW that are present as ``out``/dev-train, ``out``/dev-test and ``out``/view2.
 
+    The face nearest to the center of each image counts; the largest may be a bystander's.
+
     Raises:
         FileNotFoundError: There is no pair list.
     """
-    present = {name: file for name, file in PAIR_LISTS.items() if (source / file).is_file()}
+    present = {name: file for name, file in PAIR_LISTS.items() if find_list(source, file)}
     if not present:
-        raise FileNotFoundError(f"{source} holds none of {', '.join(PAIR_LISTS.values())}")
+        raise FileNotFoundError(f"{source} holds none of {', '.join(PAIR_LISTS.values())}, nor is one beside it")
     for name, file in present.items():
         pairs = read_pairs(source, file)
-        crops = crop_images(pairs.paths, out / name / PARTS, title=f"LFW {name}", workers=workers)
+        crops = crop_images(pairs.paths, out / name / PARTS, title=f"LFW {name}", workers=workers, central=True)
         arrays = {"pairs": pairs.indices, "same": pairs.same, "folds": pairs.folds}
         write_prepared(out / name, source, crops, None, arrays, {"pairs": len(pairs.same)})
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from training.datasets.ferplus import DROPPED, majority_labels, training_rows
 from training.datasets.images import EncodedImage
-from training.datasets.lfw import PAIR_LISTS, read_pairs
+from training.datasets.lfw import PAIR_LISTS, find_list, read_pairs
 from training.preparation.prepare import read_ferplus, read_identity
 from training.preparation.teacher import Teacher
 from training.settings.commands import RecipeSettings
@@ -71,7 +71,7 @@ def _lfw(settings: RecipeSettings) -> Source:
     images: list[EncodedImage] = []
     pairs = 0
     for name in ("dev-train", "dev-test"):
-        if not (folder / PAIR_LISTS[name]).is_file():
+        if not find_list(folder, PAIR_LISTS[name]):
             raise ValueError(f"{folder} has no {PAIR_LISTS[name]}; add it, or move the folder away")
         read = read_pairs(folder, PAIR_LISTS[name])
         images += read.paths

@@ -31,6 +31,15 @@ def test_the_folds_of_view_2(lfw):
     assert pairs.same.tolist() == [True, False] * 3
 
 
+def test_a_list_beside_the_folder_is_found(lfw, tmp_path_factory):
+    beside = tmp_path_factory.mktemp("beside")
+    (beside / "pairs.txt").write_text("1\nAnn_Lee\t1\t2\nAnn_Lee\t1\tBob_Ray\t1\n")
+    lfw.rename(beside / "lfw")
+    assert read_pairs(beside / "lfw", "pairs.txt").same.tolist() == [True, False]
+    with pytest.raises(FileNotFoundError, match=r"has no pairsDevTest\.txt, and there is none beside it"):
+        read_pairs(beside / "lfw", "pairsDevTest.txt")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -15,7 +15,7 @@ from training.datasets.ferplus import COLUMNS
 from training.datasets.people import read_people
 from training.datasets.prepared import ALIGNED, NO_FACE, UNREADABLE, load_prepared
 from training.preparation import cropping
-from training.preparation.cropping import crop_image, crop_images
+from training.preparation.cropping import crop_image, crop_images, find_face
 from training.preparation.prepare import prepare_ferplus, prepare_identity
 from training.preparation.teacher import TEMPLATE as ARCFACE
 
@@ -41,6 +41,18 @@ def test_a_training_crop_is_the_serving_crop(tmp_path):
     assert np.array_equal(crop, served[0, 0])
 
 
+def test_the_face_in_the_middle_may_be_smaller_than_one_beside_it(tmp_path):
+    photo = Image.new("RGB", (600, 300), "gray")
+    portrait = Image.fromarray(data.astronaut()[0:250, 120:370])
+    photo.paste(portrait.resize((280, 280)), (0, 10))
+    photo.paste(portrait.resize((140, 140)), (290, 70))
+    encoded = save(photo, tmp_path / "two.png").read_bytes()
+    _, largest = find_face(encoded, FacePipeline())
+    _, middle = find_face(encoded, FacePipeline(), central=True)
+    assert largest.landmarks[:, 0].mean() < 280
+    assert middle.landmarks[:, 0].mean() > 290
+
+
 def test_parts_are_resumed_and_bad_images_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(cropping, "PART_SIZE", 2)
     paths = [save(face(seed), tmp_path / f"{seed}.png") for seed in range(3)]
@@ -62,12 +74,13 @@ def test_parts_are_resumed_and_bad_images_counted(tmp_path, monkeypatch):
     assert first.stat().st_mtime_ns == written
 
 
-def test_prepared_ferplus_drops_training_images_that_are_in_valid(tmp_path):
+def test_prepared_ferplus_drops_training_images_that_are_in_valid_and_merges_equal_ones(tmp_path):
     source = tmp_path / "ferplus"
     for seed in range(3):
         save(face(seed), source / "FER2013Train" / f"t{seed}.png")
+    save(face(1), source / "FER2013Train" / "t3.png")
     save(face(0), source / "FER2013Valid" / "v0.png")
-    rows = [("Training", f"t{seed}.png", seed) for seed in range(3)] + [("PublicTest", "v0.png", 0)]
+    rows = [("Training", f"t{seed}.png", seed) for seed in range(4)] + [("PublicTest", "v0.png", 0)]
     lines = [",".join(["Usage", "Image name", *COLUMNS])]
     lines += [",".join([usage, name, *(str(10 * (c == label)) for c in range(10))]) for usage, name, label in rows]
     (source / "fer2013new.csv").write_text("\n".join(lines))
@@ -75,7 +88,9 @@ def test_prepared_ferplus_drops_training_images_that_are_in_valid(tmp_path):
     prepare_ferplus(source, tmp_path / "out", workers=1)
     train, valid = load_prepared(tmp_path / "out" / "train"), load_prepared(tmp_path / "out" / "valid")
     assert train.arrays["files"].tolist() == ["t1.png", "t2.png"]
+    assert train.arrays["votes"][0].tolist() == [0, 10, 0, 10, 0, 0, 0, 0, 0, 0]  # those of t3, too
     assert train.arrays["votes"].argmax(axis=1).tolist() == [1, 2]
+    assert train.manifest["merged"] == 1
     assert train.manifest["also in another split"] == 1
     assert valid.crops.shape == (1, 48, 48)
     framed = np.asarray(Image.open(source / "FER2013Valid" / "v0.png").resize((48, 48), Image.Resampling.BOX))

@@ -86,6 +86,8 @@ def _sets(identity: dict[str, Any], joint: dict[str, Any]) -> dict[str, Path]:
         "FER+ train": expressions / "train",
         "FER+ valid": expressions / "valid",
     }
+    for name in joint.get("also", {}):
+        folders[f"{name} train"] = Path(name) / "train"
     if identity.get("lfw"):
         folders["LFW View 1, dev-train"] = Path(identity["lfw"]) / "dev-train"
         folders["LFW View 1, dev-test"] = Path(identity["lfw"]) / "dev-test"
@@ -98,7 +100,11 @@ def _recipe(run: Path, stages: dict[str, Any]) -> str:
     if not file.is_file() or any("extended" in facts["provenance"] for facts in stages.values()):
         return ""
     settings = json.loads(file.read_text())
-    options = " ".join(f"--{name} {value}" for name, value in settings.items() if value is not None)
+    options = " ".join(
+        f"--{name} {str(value).lower() if isinstance(value, bool) else value}"
+        for name, value in settings.items()
+        if value is not None
+    )
     return f"All of it was run by\n\n```\ntraining all {options}\n```\n\n"
 
 
@@ -118,10 +124,16 @@ def _command(settings: dict[str, Any]) -> str:
         return f"training restore --version {settings['restored_from']} --data {data} --out {out}"
     if "command" in settings:  # a run of a bundle
         return str(settings["command"])
-    options = {key: value for key, value in settings.items() if key not in NOT_SHOWN and value not in (None, [])}
+    options = {
+        key: value for key, value in settings.items() if key not in NOT_SHOWN and value not in (None, [], {})
+    }
     for name in ("distill_from", "parts"):
         if name in options:
             options[name] = f"[{','.join(options[name])}]"
+    if "also" in options:
+        options["also"] = (
+            "'{" + ", ".join(f"{name}: {weight:g}" for name, weight in options["also"].items()) + "}'"
+        )
     default = asdict(Augmentation())
     options |= {
         f"augmentation.{key}": value for key, value in settings["augmentation"].items() if value != default[key]

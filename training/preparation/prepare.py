@@ -1,7 +1,8 @@
 """Prepare each kind of data set from the form it is downloaded in."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from training.datasets.ckplus import read_ckplus
 from training.datasets.ferplus import Split, Votes, read_split
+from training.datasets.labeled import READERS, read_labeled
 from training.datasets.lfw import PAIR_LISTS, find_list, read_pairs
 from training.datasets.people import People, read_people
 from training.datasets.prepared import ALIGNED, PARTS, UNREADABLE, write_prepared
@@ -50,16 +52,35 @@ def prepare_ferplus(source: Path, out: Path, workers: int | None = None, *, quic
     the votes of all. The array ``unaligned`` holds each image as FER+ frames it, and ``matrices`` the transform
     from there to its crop. ``quick`` reads a few images only.
     """
-    known: set[bytes] = set()
+    splits: dict[str, Split] = {}
     for split in ("valid", "train") if quick else ("test", "valid", "train"):
         try:
-            rows = read_ferplus(source, split, quick=quick)
+            splits[split] = read_ferplus(source, split, quick=quick)
         except ValueError:
             if split == "test":  # often withheld
                 continue
             raise
+    _prepare_splits("FER+", source, out, splits, workers)
+
+
+def prepare_labeled(kind: str, source: Path, out: Path, workers: int | None = None) -> None:
+    """Prepare a set with one emotion for each image like FER+, as ``out``/train and ``out``/valid."""
+    _prepare_splits(kind, source, out, read_labeled(source, kind), workers, central=kind == "expw")
+
+
+def _prepare_splits(
+    title: str, source: Path, out: Path, splits: Mapping[str, Split], workers: int | None, *, central: bool = False
+) -> None:
+    """Prepare splits, of which "train" is the last."""
+    known: set[bytes] = set()
+    for split, rows in splits.items():
         crops = crop_images(
-            rows.images, out / split / PARTS, title=f"FER+ {split}", workers=workers, unaligned=True
+            rows.images,
+            out / split / PARTS,
+            title=f"{title} {split}",
+            workers=workers,
+            unaligned=True,
+            central=central,
         )
         digests = [hashlib.sha256(crop.tobytes()).digest() for crop in crops.pixels]
         kept = crops.outcomes != UNREADABLE
@@ -169,5 +190,6 @@ PREPARATIONS: dict[str, Callable[..., None]] = {
     "identity": prepare_identity,
     "lfw": prepare_lfw,
     "ckplus": prepare_ckplus,
+    **{kind: partial(prepare_labeled, kind) for kind in READERS},
 }
 """The function for each kind of data set."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from training.networks.presets import PRESETS
 from training.settings.stages import StageSettings, check_network
 
-KINDS = ("ferplus", "identity", "lfw", "ckplus")
+KINDS = ("ferplus", "identity", "lfw", "ckplus", "folders", "csv", "rafdb", "affectnet", "expw")
 """The data sets that can be prepared."""
 
 QUICK_EPOCHS, QUICK_BATCH_SIZE = 1, 32
@@ -18,7 +18,7 @@ class PrepareSettings:
     """Crop the face out of every image of a data set, with the service's own face pipeline."""
 
     kind: str
-    """Data set: ferplus, identity, lfw or ckplus."""
+    """Data set: ferplus, identity, lfw, ckplus, folders (one for each emotion), csv, rafdb, affectnet or expw."""
     source: Path
     """Folder with the data set as downloaded."""
     out: Path

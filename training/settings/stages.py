@@ -103,7 +103,10 @@ class ExpressionSettings(StageSettings):
     """Settings that all stages trained on expressions have in common."""
 
     data: Path
-    """Prepared FER+: a folder with train and valid."""
+    """Prepared FER+ or another set of expressions: a folder with train and valid."""
+    also: dict[str, float] = field(default_factory=dict)
+    """Further prepared sets to train on, by folder, with the weight of their images, above 0; those of data have
+    1: '{prepared/rafdb: 0.5}'."""
     unaligned_prob: float = 0.0
     """Probability, 0 to 1, of training on a face as FER+ frames it instead of its aligned crop, so that the
     network learns to read both."""
@@ -126,6 +129,8 @@ class ExpressionSettings(StageSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.also and min(self.also.values()) <= 0:
+            raise ValueError(f"also is {self.also}; every weight must be above 0")
         for name in ("unaligned_prob", "logit_adjustment", "class_weight_power", "distill_weight"):
             value = getattr(self, name)
             if not 0 <= value <= 1:

@@ -225,10 +225,11 @@ def _train(
     timetable: Timetable | None = None,
 ) -> None:
     train, valid = load_prepared(settings.data / "train"), load_prepared(settings.data / "valid")
-    views, targets = _views_and_targets(settings, train)
+    views, targets = views_and_targets(settings, train)
     sampler = ShuffledBatches(len(targets), settings.batch_size, seed=settings.seed, replicas=settings.devices)
     class_weights = balanced_weights(targets, settings.class_weight_power)
-    shift = settings.logit_adjustment * np.log(np.maximum(targets.mean(axis=0), 1e-6)).astype(np.float32)
+    frequency = targets.sum(axis=0) / targets.sum()
+    shift = settings.logit_adjustment * np.log(np.maximum(frequency, 1e-6)).astype(np.float32)
     stage = kind(settings, network, len(sampler), valid, class_weights, shift)
     checked = CropBatches(valid.crops, np.zeros(len(valid.crops)))
     curves = fit(
@@ -243,26 +244,36 @@ def _train(
     finish_run(settings, network.state_dict(), result)
 
 
-def _views_and_targets(
+def views_and_targets(
     settings: ExpressionSettings, train: PreparedSet
 ) -> tuple[list[NDArray[np.uint8]], NDArray[np.float32]]:
-    """Select the views [n, H, W] of each face to train on, and its target distribution [n, 8]."""
-    kept = training_rows(train.arrays["votes"])
-    targets = vote_distributions(train.arrays["votes"])[kept]
-    views = [train.crops[kept]]
+    """Select the views [n, H, W] of each face to train on, and its target distribution [n, 8].
+
+    The targets of a face sum to the weight of its set, because cross-entropy is linear in them.
+    """
+    sets = {str(settings.data): train} | {
+        folder: load_prepared(Path(folder) / "train") for folder in settings.also
+    }
+    chosen = {folder: training_rows(each.arrays["votes"]) for folder, each in sets.items()}
+    targets = np.concatenate(
+        [vote_distributions(sets[name].arrays["votes"])[rows] for name, rows in chosen.items()]
+    )
+    weights = [np.full(rows.sum(), settings.also.get(name, 1.0), np.float32) for name, rows in chosen.items()]
+    views = [np.concatenate([sets[name].crops[rows] for name, rows in chosen.items()])]
     if settings.unaligned_prob:
-        if "unaligned" not in train.arrays:
-            raise ValueError(
-                f"unaligned_prob is {settings.unaligned_prob}, but {settings.data}/train has no array "
-                "'unaligned'; prepare it again"
-            )
-        views.append(train.arrays["unaligned"][kept])
+        for name, each in sets.items():
+            if "unaligned" not in each.arrays:
+                raise ValueError(
+                    f"unaligned_prob is {settings.unaligned_prob}, but {name}/train has no array 'unaligned'; "
+                    "prepare it again"
+                )
+        views.append(np.concatenate([sets[name].arrays["unaligned"][rows] for name, rows in chosen.items()]))
     if settings.distill_from:
         mirrored = [np.ascontiguousarray(view[:, :, ::-1]) for view in views]
         predicted = []
         for run in settings.distill_from:
             print(f"Asking {run} for {len(views + mirrored) * len(targets):,} answers to distill from", flush=True)
             predicted.append(predict_expressions(run, *views, *mirrored))
-        weight = settings.distill_weight
-        targets = (1 - weight) * targets + weight * np.mean(predicted, axis=0)
-    return views, targets
+        share = settings.distill_weight
+        targets = (1 - share) * targets + share * np.mean(predicted, axis=0)
+    return views, (targets * np.concatenate(weights)[:, None]).astype(np.float32)

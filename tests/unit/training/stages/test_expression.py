@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from stripes import votes, write_set
 
 from training.datasets.batches import CropBatches
+from training.datasets.prepared import load_prepared
 from training.networks.tandem import EmotionNet
 from training.settings.stages import EmotionSettings
-from training.stages.expression import ExpressionStage, balanced_weights
+from training.stages.expression import ExpressionStage, balanced_weights, views_and_targets
 
 
 def stage(tmp_path, unaligned_prob):
@@ -44,6 +46,17 @@ def test_the_power_decides_how_much_rare_emotions_weigh():
     assert between[2] / between[0] == pytest.approx(90**0.5)
     assert (between[:3] * [0.9, 0.09, 0.01]).sum() == pytest.approx(1)
     assert not between[3:].any()  # an emotion that never occurs has no weight
+
+
+def test_the_targets_of_a_further_set_sum_to_its_weight(tmp_path):
+    own, further = np.array([1, 2, 3]), np.array([4, 5])
+    write_set(tmp_path / "own" / "train", own, votes=votes(own))
+    write_set(tmp_path / "further" / "train", further, votes=votes(further))
+    settings = EmotionSettings(out=tmp_path, data=tmp_path / "own", also={str(tmp_path / "further"): 0.25})
+    (crops,), targets = views_and_targets(settings, load_prepared(tmp_path / "own" / "train"))
+    assert len(crops) == 5
+    assert targets.argmax(axis=1).tolist() == [1, 2, 3, 4, 5]
+    assert targets.sum(axis=1).tolist() == [1, 1, 1, 0.25, 0.25]
 
 
 @pytest.mark.parametrize("name", ["unaligned_prob", "class_weight_power"])

@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 # PIP_ARGS="--extra-index-url <PyTorch's CPU wheel index>".
 PIP_ARGS ?=
 
-.PHONY: help serve wheel test test-avx2 docs lint images audit format train up down sbom checkov clean lock
+.PHONY: help serve wheel test test-avx2 docs lint images pin audit format train up down sbom checkov clean lock \
+  version release changelog
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -49,8 +50,14 @@ SECRETS := git ls-files -z -- . ':!requirements' ':!k8s/components/api-keys' | x
 IMAGES := sed -nE 's/^ *image: .*:-([^}]*[/][^}]*)[}]/\1/p; s/^ARG (PYTHON|BASE|TRITON)_IMAGE=//p' \
   docker/compose.yaml docker/Dockerfile.* docker/nvidia/Dockerfile | sort -u
 
-images: ## list the images that are pinned by tag
+images: ## list the images that are pinned
 	@$(IMAGES)
+
+pin: ## pin each of these images to the digest that its tag has now; needs docker and the images' registries
+	@set -e; for image in $$($(IMAGES)); do tag=$${image%@*}; \
+	  digest=$$(docker buildx imagetools inspect --format '{{.Manifest.Digest}}' "$$tag"); \
+	  echo "$$tag@$$digest"; \
+	  sed -i "s|$$image|$$tag@$$digest|g" docker/compose.yaml docker/Dockerfile.* docker/nvidia/Dockerfile; done
 
 audit: $(VENV)/.dev ## look for known vulnerabilities in locked packages and pinned images; says what it could not audit
 	@for lock in gateway serve video mcp training torch dev; do \
@@ -74,6 +81,22 @@ format: $(VENV)/.dev ## format the code and fix lint errors where possible
 
 wheel: $(VENV)/bin/python ## build the wheel in dist/: service, training, and the model for a CPU
 	$(BIN)/pip wheel -q --no-deps -w dist .
+
+# The version is that of service/__init__.py. These files repeat it, because what reads them can't look there.
+VERSIONED := service/__init__.py docker/Dockerfile.* docker/nvidia/Dockerfile docker/compose.yaml \
+  k8s/base/kustomization.yaml k8s/overlays/gpu/kustomization.yaml k8s/examples/*/*.yaml k8s/chart/Chart.yaml \
+  docs/quick-start.md docs/operations.md
+OLD := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' service/__init__.py)
+
+version: ## print the version
+	@echo $(OLD)
+
+release: ## set the version in all files and in the changelog; VERSION=1.2.0. Then commit, and push the tag v1.2.0
+	sed -i 's/\b$(subst .,\.,$(OLD))\b/$(or $(VERSION),$(error use make release VERSION=1.2.0))/g' $(VERSIONED)
+	sed -i 's/^## \[Unreleased\]$$/&\n\n## [$(VERSION)] - '"$$(date +%F)/" CHANGELOG.md
+
+changelog: ## print what changed in VERSION=1.2.0
+	@sed -n '/^## \[$(VERSION)\]/,/^## \[/{/^## /!p}' CHANGELOG.md
 
 train: $(VENV)/.dev ## train and export into runs/model_repository; DATA=FOLDER with ferplus/ and identity/
 	$(BIN)/training all --data "$(or $(DATA),$(error use make train DATA=FOLDER, with ferplus/ and identity/ in FOLDER))"

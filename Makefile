@@ -60,7 +60,7 @@ pin: ## pin each of these images to the digest that its tag has now; needs docke
 	  sed -i "s|$$image|$$tag@$$digest|g" docker/compose.yaml docker/Dockerfile.* docker/nvidia/Dockerfile; done
 
 audit: $(VENV)/.dev ## look for known vulnerabilities in locked packages and pinned images; says what it could not audit
-	@for lock in gateway serve video mcp training torch dev; do \
+	@for lock in gateway serve buckets video mcp training torch dev; do \
 	  echo "== requirements/$$lock.txt"; \
 	  report=$$($(BIN)/pip-audit --no-deps --disable-pip -s osv --timeout 10 -r requirements/$$lock.txt 2>&1) && status=0 || status=$$?; \
 	  case "$$report" in *requests.exceptions.*) \
@@ -153,6 +153,7 @@ lock: $(VENV)/bin/python ## update the lock files from pyproject.toml
 	$(call compile,mcp,--extra mcp -c requirements/dev.txt)
 	$(call compile,serve,-c requirements/dev.txt)
 	$(call compile,gateway,--extra otel -c requirements/dev.txt)
+	$(call compile,buckets,--extra otel --extra buckets -c requirements/dev.txt)
 
 # torch is in a file of its own, requirements/torch.txt, because its build for CPUs or CUDA has another hash on every
 # index. Remove it, with its hashes and comments.

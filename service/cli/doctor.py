@@ -40,7 +40,12 @@ CHECKSUMS: Final = {"model.onnx": "onnx_sha256", "model.pt": "sha256"}
 
 PROXIES: Final = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
-EXTRAS: Final = {"video": ("av", "matplotlib"), "tables": ("pyarrow",), "torchscript": ("torch",)}
+EXTRAS: Final = {
+    "video": ("av", "matplotlib"),
+    "tables": ("pyarrow",),
+    "buckets": ("fsspec", "pyarrow"),
+    "torchscript": ("torch",),
+}
 """Optional dependencies, and the modules that they install."""
 
 TIMEOUT_S = 2.0

@@ -31,6 +31,8 @@ from service.vision.file_types import PHOTO_FORMATS
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from service.cli.table_folder import Shard
+
 app = typer.Typer(
     help="Post a photo and get the emotion that every face in it shows. Settings come from TANDEM_* variables "
     "and from a TOML file (TANDEM_CONFIG or ./tandem.toml); `tandem settings` lists them.",
@@ -157,9 +159,10 @@ def download_triton(triton_home: TritonHome = None) -> None:
 @app.command()
 def predict(
     photos: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
-            help=f"Files in {PHOTO_FORMATS}, folders that hold them, or - for standard input.",
+            help=f"Files in {PHOTO_FORMATS}, folders that hold them, or - for standard input; with --out FOLDER/, "
+            "also addresses such as s3://bucket/folder.",
             show_default=False,
         ),
     ],
@@ -168,12 +171,24 @@ def predict(
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON per photo.")] = False,
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Write answers and errors to this .jsonl, .csv or .parquet file instead of printing them. "
-            "After an interruption, run the same command again to continue; a finished file takes further photos."
+            help="Write answers and errors to this .jsonl, .csv or .parquet file instead of printing them, or to "
+            "Parquet files in this FOLDER/ or s3://bucket/folder. After an interruption, run the same command "
+            "again to continue; what is finished takes further photos."
         ),
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Take one of N shares of the photos, I from 0, into --out FOLDER/.",
+            show_default=False,
+        ),
+    ] = None,
+    photos_per_file: Annotated[
+        int, typer.Option(min=1, help="Photos in each file of --out FOLDER/; an interruption loses the last ones.")
+    ] = 1000,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Send the photos that failed before and are in --out again.")
     ] = False,
@@ -190,19 +205,35 @@ def predict(
     """Recognize the emotion that each face in PHOTOS shows.
 
     Exits with 1 if a photo failed, in this run or in an earlier one to the same --out, and with 2 if there is no
-    photo.
+    photo. With --out FOLDER/, exits with 0 once every photo has a row, which may hold an error.
     """
     from service.cli.gateway import open_client
     from service.cli.output_files import OutputUnusable
     from service.cli.photo_files import PHOTO_SUFFIXES, annotation_paths, describe_skipped, find_photos
     from service.cli.predict import print_predictions, write_predictions
+    from service.cli.table_folder import is_address, predict_into_folder
 
     settings = read_settings()
     if out and (annotate or as_json):
         raise typer.BadParameter("cannot be combined with --json or --annotate", param_hint="--out")
     if retry_failed and not out:
         raise typer.BadParameter("needs --out, which holds the photos that failed", param_hint="--retry-failed")
-    found = find_photos(photos, recursive=recursive)
+    if out and (is_address(out) or out.endswith("/") or Path(out).is_dir()):
+        run = predict_into_folder(
+            open_client(url, settings, api_key),
+            photos,
+            out,
+            shard=_parse_shard(shard),
+            photos_per_file=photos_per_file,
+            concurrency=concurrency,
+            recursive=recursive,
+            retry_failed=retry_failed,
+        )
+        _run(run, OutputUnusable)
+        return
+    if shard or any(is_address(photo) for photo in photos):
+        raise typer.BadParameter("addresses and --shard need a folder: --out FOLDER/", param_hint="--out")
+    found = find_photos(list(map(Path, photos)), recursive=recursive)
     if found.skipped:
         print_status(describe_skipped(found.skipped))
     for folder in found.empty_folders:
@@ -217,12 +248,21 @@ def predict(
             raise typer.BadParameter(str(error), param_hint="--annotate") from None
     context = open_client(url, settings, api_key)
     if out:
-        run = write_predictions(context, found, out, concurrency, retry_failed=retry_failed)
+        run = write_predictions(context, found, Path(out), concurrency, retry_failed=retry_failed)
         failures = _run(run, OutputUnusable)
     else:
         failures = _run(print_predictions(context, found, targets, settings, as_json=as_json))
     if failures:
         raise typer.Exit(EXIT_FAILURE)
+
+
+def _parse_shard(text: str | None) -> "Shard":
+    from service.cli.table_folder import Shard
+
+    try:
+        return Shard.parse(text or "0/1")
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--shard") from None
 
 
 @app.command()

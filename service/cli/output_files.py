@@ -2,13 +2,21 @@
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from service.schemas import FaceEmotion, PhotoEmotions
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
+
+ROWS_PER_GROUP = 5000
+"""Rows of a table that are in memory at a time."""
+
+TEXTS = ("photo", "emotion", "unreliable_because", "model", "model_version", "error")
+NUMBERS = ("width", "height", "face")
+"""The columns that are texts and whole numbers; ``reliable`` is a truth value, and all others are fractions."""
 
 LOG_SUFFIX = ".partial.jsonl"
 """Added to a table's name for its log: a table cannot be appended to, a log can."""
@@ -30,7 +38,7 @@ class ResultLog:
     """
 
     def __init__(
-        self, path: Path, finished: Sequence[Mapping[str, Any]] = (), *, retry_failed: bool = False
+        self, path: Path, finished: Iterable[Mapping[str, Any]] = (), *, retry_failed: bool = False
     ) -> None:
         """Open a log, and cut off a last line that an interruption left incomplete.
 
@@ -43,8 +51,10 @@ class ResultLog:
             OutputUnusable: the file holds something else.
         """
         self.path = path
-        self.done = {str(row["photo"]) for row in finished}
-        self.failed = {str(row["photo"]) for row in finished if row["error"]}
+        self.done: set[str] = set()
+        self.failed: set[str] = set()
+        for row in finished:
+            self._note(str(row["photo"]), bool(row["error"]))
         valid_bytes = 0
         if path.exists():
             with path.open("rb") as file:
@@ -116,45 +126,64 @@ def log_path(out: Path) -> Path:
     return out.with_name(out.name + LOG_SUFFIX)
 
 
-def read_table(out: Path) -> list[dict[str, Any]]:
-    """Return the rows of a table that an earlier run has finished; none if there is no such file.
+def read_table(out: Path) -> Iterator[dict[str, Any]]:
+    """Return the rows of a table that an earlier run has finished, one by one; none if there is no such file.
 
     Raises:
         OutputUnusable: the file holds something else.
     """
     if out.suffix.lower() == ".jsonl" or not out.exists():
-        return []
+        return iter(())
     try:
-        if out.suffix.lower() == ".csv":
-            with out.open(newline="", encoding="utf-8") as file:
-                rows: list[dict[str, Any]] = list(csv.DictReader(file))
-        else:
-            from pyarrow import parquet
-
-            rows = parquet.read_table(out).to_pylist()
+        columns, rows = _csv_table(out) if out.suffix.lower() == ".csv" else _parquet_table(out)
     except (ValueError, csv.Error):  # pyarrow's errors are ValueErrors
         raise OutputUnusable(f"{out} {NOT_OURS}") from None
-    if any(not {"photo", "error"} <= row.keys() for row in rows):
+    if not {"photo", "error"} <= set(columns):
         raise OutputUnusable(f"{out} {NOT_OURS}")
     return rows
+
+
+def _csv_table(path: Path) -> tuple[Sequence[str], Iterator[dict[str, Any]]]:
+    def rows() -> Iterator[dict[str, Any]]:
+        with path.open(newline="", encoding="utf-8") as file:
+            yield from csv.DictReader(file)
+
+    with path.open(newline="", encoding="utf-8") as file:
+        return csv.DictReader(file).fieldnames or (), rows()
+
+
+def _parquet_table(path: Path) -> tuple[Sequence[str], Iterator[dict[str, Any]]]:
+    from pyarrow import parquet
+
+    def rows() -> Iterator[dict[str, Any]]:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(ROWS_PER_GROUP):
+                yield from batch.to_pylist()
+
+    with parquet.ParquetFile(path) as file:
+        return file.schema_arrow.names, rows()
 
 
 def finish_output(log: Path, out: Path) -> None:
     """Write the table ``out`` from its log and from the rows that it holds already, and delete the log.
 
-    Where both know a photo, the log wins.
+    Where both know a photo, the log wins. Rows are read twice, and only some are in memory at a time.
     """
     if log == out:
         return
-    new = [row for line in _lines(log) for row in to_rows(line)]
-    replaced = {row["photo"] for row in new}
-    rows = [row for row in read_table(out) if row["photo"] not in replaced] + new
-    columns = merge_columns(rows)
+    replaced = {str(line["photo"]) for line in _lines(log)}
+
+    def rows() -> Iterator[Mapping[str, Any]]:
+        yield from (row for row in read_table(out) if row["photo"] not in replaced)
+        for line in _lines(log):
+            yield from to_rows(line)
+
+    columns = merge_columns(rows())
     partial = out.with_name(out.name + ".partial")
     if out.suffix.lower() == ".csv":
-        write_csv(rows, columns, partial)
+        write_csv(rows(), columns, partial)
     else:
-        write_parquet(rows, columns, partial)
+        write_parquet(rows(), columns, partial)
     partial.replace(out)
     log.unlink()
 
@@ -191,17 +220,20 @@ def face_row(face: FaceEmotion) -> dict[str, Any]:
     }
 
 
-def merge_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def merge_columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the columns of all rows, in the order of the widest row, with "error" last."""
-    widest: Mapping[str, Any] = max(rows, key=len) if rows else {}
-    columns = dict.fromkeys(widest)
+    widest: list[str] = []
+    columns: dict[str, None] = {}
     for row in rows:
         columns.update(dict.fromkeys(row))
+        if len(row) > len(widest):
+            widest = list(row)
+    columns = dict.fromkeys(widest) | columns
     columns.pop("error", None)
     return [*columns, "error"]
 
 
-def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:
+def write_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:
     """Write rows as CSV with a header."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
@@ -209,12 +241,27 @@ def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: P
         writer.writerows(rows)
 
 
-def write_parquet(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:
-    """Write rows as Parquet."""
+def write_parquet(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:
+    """Write rows as Parquet, in groups."""
     import pyarrow as pa
     from pyarrow import parquet
 
-    # "error" is a string column even if no photo failed.
-    arrays = {name: pa.array([row.get(name) for row in rows]) for name in columns if name != "error"}
-    arrays["error"] = pa.array([row.get("error") for row in rows], pa.string())
-    parquet.write_table(pa.table(arrays), path)
+    schema = schema_of(columns)
+    rest = iter(rows)
+    with parquet.ParquetWriter(path, schema) as writer:
+        while group := list(islice(rest, ROWS_PER_GROUP)):
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+
+
+def schema_of(columns: Sequence[str]) -> Any:
+    """Return the Arrow schema of a table with these columns."""
+    import pyarrow as pa
+
+    def kind(column: str) -> Any:
+        if column in TEXTS:
+            return pa.string()
+        if column in NUMBERS:
+            return pa.int64()
+        return pa.bool_() if column == "reliable" else pa.float64()
+
+    return pa.schema([(column, kind(column)) for column in columns])

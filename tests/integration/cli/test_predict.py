@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from photos import astronaut, encoded
 from PIL import Image
+from pyarrow import dataset
 from served import served
 from typer.testing import CliRunner, Result
 
@@ -67,6 +68,25 @@ def test_a_photo_that_failed_counts_until_it_has_an_answer(folder: Path, url: st
         rows = [json.loads(line) for line in out.read_text().splitlines()]
         assert not any("error" in row for row in rows)
     assert sorted(Path(row["photo"]).name for row in rows) == ["a.jpg", "a.jpg", "broken.jpg", "new.jpg"]
+
+
+def test_shards_write_one_table_into_a_folder(folder: Path, url: str) -> None:
+    out = f"file://{folder.parent}/tables/"
+    for shard in ("0/2", "1/2"):
+        result = predict(f"file://{folder}", "--out", out, "--shard", shard, url=url)
+        assert result.exit_code == 0, result.stderr
+    table = dataset.dataset(folder.parent / "tables", format="parquet").to_table()
+    rows = {Path(row["photo"]).relative_to("file:" + str(folder)): row for row in table.to_pylist()}
+    assert sorted(map(str, rows)) == ["a.jpg", "trip/a.jpg", "trip/broken.jpg"]
+    assert [bool(row["error"]) for _, row in sorted(rows.items())] == [False, False, True]
+    assert rows[Path("a.jpg")]["emotion"]
+
+
+def test_shards_and_addresses_need_a_folder(folder: Path) -> None:
+    for arguments in ([folder, "--shard", "0/2"], [f"file://{folder}"], [f"file://{folder}", "--out", "a.csv"]):
+        result = predict(*arguments, url="127.0.0.1:1")
+        assert result.exit_code == 2
+        assert "--out FOLDER/" in result.stderr
 
 
 def test_annotated_copies_keep_their_subfolders(folder: Path, url: str) -> None:

@@ -80,7 +80,7 @@ def test_a_finished_table_takes_new_photos_and_new_answers(tmp_path: Path, suffi
     assert (log.done, log.failed) == ({"a.jpg", "b.jpg", "c.jpg"}, {"b.jpg"})
     log = run({"b.jpg": TWO_FACES}, retry_failed=True)
     assert (log.done, log.failed) == ({"a.jpg", "b.jpg", "c.jpg"}, set())
-    rows = read_table(out)
+    rows = list(read_table(out))
     assert [row["photo"] for row in rows] == ["a.jpg", "a.jpg", "c.jpg", "b.jpg", "b.jpg"]
     assert [row["emotion"] or None for row in rows] == ["happiness", "happiness", None, "happiness", "happiness"]
     assert [float(row["box_x"]) for row in rows if row["box_x"]] == [1, 5, 1, 5]

@@ -107,7 +107,7 @@ def test_the_gateway_has_no_torch_and_only_locked_wheels() -> None:
     assert "/livez" in text
 
 
-@pytest.mark.parametrize("lock", ["gateway", "serve", "video", "mcp", "training", "dev"])
+@pytest.mark.parametrize("lock", ["gateway", "serve", "buckets", "video", "mcp", "training", "dev"])
 def test_every_locked_package_has_a_hash_and_the_version_of_the_others(lock: str) -> None:
     pins = [
         dict(re.findall(r"^([a-z0-9._-]+)==(\S+) \\\n    --hash=sha256:", text, re.MULTILINE))

@@ -1,5 +1,6 @@
 # `make help` lists the targets. Each sets up what it needs on its first run.
-PYTHON ?= python3.11
+# Which Python to use; without it, find-python chooses the newest that will do.
+PYTHON ?=
 VENV := .venv
 BIN := $(VENV)/bin
 # Additional arguments for pip. If your index only has the CUDA build of torch, name one with the CPU build:
@@ -106,10 +107,15 @@ PROFILES ?= cpu
 COMPOSE := docker compose -f docker/compose.yaml
 PASSWORD := docker/secrets/grafana_admin_password
 
-up: $(PASSWORD) ## build and start the service in Docker on http://127.0.0.1:8080; optional: PROFILES=gpu,observability
+up: compose-plugin $(PASSWORD) ## build and start the service in Docker on http://127.0.0.1:8080; optional: PROFILES=gpu,observability
 	COMPOSE_PROFILES=$(PROFILES) REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) $(COMPOSE) up -d --build --wait
 
-down: ## stop the service in Docker, with all profiles; data of Prometheus and Grafana is kept
+.PHONY: compose-plugin
+compose-plugin:
+	@docker compose version >/dev/null 2>&1 || { \
+	  echo "Docker with its Compose plugin is missing: install docker-compose-plugin (Docker's packages) or docker-compose-v2 (Ubuntu)" >&2; exit 1; }
+
+down: compose-plugin ## stop the service in Docker, with all profiles; data of Prometheus and Grafana is kept
 	COMPOSE_PROFILES=cpu,gpu,observability $(COMPOSE) down --remove-orphans
 
 sbom: ## list the contents of each local image in build/sbom/*.spdx.json; needs syft
@@ -133,7 +139,7 @@ checkov: build/checkov/.done ## scan Dockerfiles and rendered manifests for secu
 	$(CHECKOV) --directory docker
 
 build/checkov/.done: Makefile
-	$(PYTHON) -m venv build/checkov
+	python=$$(./find-python $(PYTHON)) && $$python -m venv build/checkov
 	build/checkov/bin/pip install -q checkov==3.3.30
 	touch $@
 
@@ -164,18 +170,25 @@ define compile
 endef
 
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+	python=$$(./find-python $(PYTHON)) && $$python -m venv $(VENV)
 
 $(VENV)/.serve: $(VENV)/bin/python requirements/serve.txt pyproject.toml
-	$(BIN)/pip install -q $(PIP_ARGS) --require-hashes -r requirements/serve.txt
-	$(BIN)/pip install -q --no-deps -e .
+	$(BIN)/pip install $(PIP_ARGS) --require-hashes -r requirements/serve.txt
+	$(BIN)/pip install --no-deps -e .
 	touch $@
 
 $(VENV)/.triton: $(VENV)/.serve
-	$(BIN)/tandem install-triton
-	touch $@
+	[ -n "$(TANDEM_TRITON_URL)" ] || $(BIN)/tandem install-triton
+	[ -n "$(TANDEM_TRITON_URL)" ] || touch $@
 
+# The tools for development are locked for one Python.
+$(VENV)/.dev: PYTHON = python3.11
 $(VENV)/.dev: $(VENV)/.serve requirements/dev.txt requirements/torch.txt
-	$(BIN)/pip install -q $(PIP_ARGS) --no-deps --require-hashes -r requirements/dev.txt
-	$(BIN)/pip install -q $(PIP_ARGS) -r requirements/torch.txt
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
+	  echo "development needs Python 3.11, and $(VENV) has another: run make clean first" >&2; exit 1; }
+	@[ "$(TORCH)" = cuda ] || ! $(BIN)/pip install --dry-run --quiet --report - $(PIP_ARGS) -r requirements/torch.txt \
+	  | grep -q '"name": "nvidia-' || { echo "the package index has only the CUDA build of torch:" \
+	  "name PyTorch's index of CPU builds with PIP_ARGS=\"--extra-index-url URL\", or say TORCH=cuda" >&2; exit 1; }
+	$(BIN)/pip install $(PIP_ARGS) --no-deps --require-hashes -r requirements/dev.txt
+	$(BIN)/pip install $(PIP_ARGS) -r requirements/torch.txt
 	touch $@

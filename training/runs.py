@@ -221,6 +221,21 @@ def load_identity(run: Path) -> Backbone:
     return network.eval()
 
 
+def load_backbone(run: Path) -> Backbone:
+    """Load the backbone of an identity or emotion run, of an exported model that of its emotion run, in eval mode.
+
+    Raises:
+        FileNotFoundError: The run does not exist or is not complete.
+        ValueError: The run is of another stage.
+    """
+    settings = load_settings(run, "identity", "emotion")
+    if settings["stage"] == "identity":
+        return load_identity(run)
+    network = EmotionNet(settings["network"], len(EMOTIONS), settings["dropout"])
+    network.load_state_dict(load_weights(run, "emotion"))
+    return network.eval().backbone
+
+
 def load_expression(run: Path) -> EmotionNet | TandemNet:
     """Load the network of an emotion, joint or probe run, in eval mode.
 

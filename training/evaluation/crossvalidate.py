@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 from training.datasets.ferplus import EMOTIONS, majority_labels
 from training.datasets.prepared import Crops, PreparedSet, load_prepared, write_prepared
+from training.evaluation.probe import predict_linearly
+from training.networks.inference import predict
 from training.protocols.breakdown import NO_FACE, confusion_matrix
 from training.protocols.folds import check_disjoint, folds_by_person
-from training.runs import is_complete, load_settings, predict_expressions
+from training.runs import is_complete, load_backbone, load_identity, load_settings, predict_expressions
 from training.settings.evaluation import CrossvalidateSettings
 from training.settings.stages import EmotionSettings, JointSettings
 from training.stages.expression import train_emotion, train_joint
@@ -35,15 +37,28 @@ def crossvalidate(settings: CrossvalidateSettings) -> None:
     folds = folds_by_person(subjects, settings.folds)
     labels = majority_labels(prepared.arrays["votes"])
     predicted = np.full(len(labels), NO_FACE)
+    features = _frozen_features(settings, prepared) if settings.probe else None
     for fold in range(settings.folds):
         held_out = folds == fold
         check_disjoint(subjects[~held_out], subjects[held_out])
-        run = _train_fold(settings, settings.out / f"fold-{fold + 1:02d}", prepared, held_out)
-        answers = predict_expressions(run, prepared.crops[held_out]).argmax(axis=1)
+        if features is None:
+            run = _train_fold(settings, settings.out / f"fold-{fold + 1:02d}", prepared, held_out)
+            answers = predict_expressions(run, prepared.crops[held_out]).argmax(axis=1)
+        else:
+            answers = predict_linearly(features[~held_out], labels[~held_out], features[held_out])
         predicted[held_out] = np.where(prepared.aligned[held_out], answers, NO_FACE)
     result = summarize(labels, predicted, folds, len(np.unique(subjects)))
+    result["probe"] = settings.probe
+    settings.out.mkdir(parents=True, exist_ok=True)
     (settings.out / RESULT).write_text(json.dumps(result, indent=2) + "\n")
     table(result).print()
+
+
+def _frozen_features(settings: CrossvalidateSettings, prepared: PreparedSet) -> NDArray[np.float32]:
+    """Return the features [n, features] of ``start`` and ``identity``, joined if both are given."""
+    networks = [load_backbone(settings.start)] if settings.start else []
+    networks += [load_identity(settings.identity)] if settings.identity else []
+    return np.concatenate([predict(network, prepared.crops) for network in networks], axis=1)
 
 
 def _network_of(start: Path | None) -> str:
@@ -114,10 +129,15 @@ def table(result: dict[str, Any]) -> Table:
     """Tabulate the folds and their mean."""
     folds = [(f"fold {index}", percent(value), "") for index, value in enumerate(result["accuracies"], start=1)]
     return Table(
-        "CK+: folds by person",
+        "CK+: folds by person" + (", linear probe" if result.get("probe") else ""),
         ("fold", "accuracy %", "deviation"),
         (*folds, ("mean", percent(result["mean"]), percent(result["deviation"]))),
         f"{result['images']:,} images of {result['subjects']} subjects, {len(result['emotions'])} emotions; "
-        "nobody is in both the training and the test set of a fold. The last epoch counts. Images without a found "
-        "face count as wrong.",
+        "nobody is in both the training and the test set of a fold. "
+        + (
+            "Only a linear classifier is trained, on frozen features. "
+            if result.get("probe")
+            else "The last epoch counts. "
+        )
+        + "Images without a found face count as wrong.",
     )

@@ -55,6 +55,8 @@ class CrossvalidateSettings:
     from."""
     identity: Path | None = None
     """Identity run or version folder, to test the tandem; without it the emotion network is tested alone."""
+    probe: bool = False
+    """Train nothing but a linear classifier on the frozen features of start, of identity, or of both joined."""
     epochs: int = 60
     """Epochs of the emotion network, at least 1."""
     joint_epochs: int = 20
@@ -75,6 +77,8 @@ class CrossvalidateSettings:
     def __post_init__(self) -> None:
         if self.network:
             check_network(self.network, PRESETS)
+        if self.probe and not (self.start or self.identity):
+            raise ValueError("probe is set; it needs --start or --identity, whose features it reads")
 
 
 @dataclass(frozen=True, kw_only=True)

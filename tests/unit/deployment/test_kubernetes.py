@@ -1,5 +1,6 @@
 """Checks of the rendered manifests that a schema cannot make."""
 
+import math
 import re
 import shutil
 from pathlib import Path
@@ -258,9 +259,42 @@ def test_a_pod_has_time_to_finish(objects: list[Object]) -> None:
     assert triton["terminationGracePeriodSeconds"] > wait + launcher.EXIT_TIMEOUT_S
 
 
-def test_rollouts_start_a_new_pod_before_stopping_an_old_one(objects: list[Object]) -> None:
+def test_rollouts_start_a_new_pod_before_stopping_an_old_one_unless_it_has_the_gpu(objects: list[Object]) -> None:
     for deployment in of(objects, "Deployment"):
-        assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+        limits = deployment["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
+        surge = int("nvidia.com/gpu" not in limits)
+        rolling = deployment["spec"]["strategy"]["rollingUpdate"]
+        assert rolling == {"maxSurge": surge, "maxUnavailable": 1 - surge}
+
+
+def test_the_gateways_memory_covers_what_the_operations_guide_counts(objects: list[Object]) -> None:
+    settings = settings_of(objects)
+    (gateway,) = named(objects, "Deployment", "tandem-gateway")["spec"]["template"]["spec"]["containers"]
+    limits = {name: quantity(value) for name, value in gateway["resources"]["limits"].items()}
+    processes = (1 + math.ceil(limits["cpu"])) * 90e6
+    assert settings.max_held_bytes + settings.max_decoding_bytes + processes <= limits["memory"]
+
+
+def test_every_clusters_dns_is_allowed(objects: list[Object]) -> None:
+    (rule,) = named(objects, "NetworkPolicy", "dns")["spec"]["egress"]
+    assert {(port["port"], port["protocol"]) for port in rule["ports"]} >= {
+        (53, "UDP"),
+        (53, "TCP"),
+        (5353, "UDP"),
+    }
+    assert not any("podSelector" in peer for peer in rule["to"]), (
+        "CoreDNS has different labels in different clusters"
+    )
+
+
+def test_argo_cd_can_replace_the_job(objects: list[Object]) -> None:
+    for job in of(objects, "Job"):
+        assert "Replace=true" in job["metadata"]["annotations"]["argocd.argoproj.io/sync-options"]
+
+
+def test_the_operator_selects_monitors_and_rules(objects: list[Object]) -> None:
+    for each in of(objects, "ServiceMonitor", "PrometheusRule"):
+        assert each["metadata"]["labels"] == {"release": "kube-prometheus-stack"}
 
 
 def test_images_are_pinned(objects: list[Object]) -> None:

@@ -205,7 +205,8 @@ def _ancestors(run: Path) -> Iterator[Path]:
     settings = load_settings(run)
     parents = [settings.get(name) for name in ("identity", "start", "emotion")]
     for parent in filter(None, [*parents, *settings.get("distill_from", []), *settings.get("parts", [])]):
-        yield from _ancestors(Path(parent))
+        if not Path(parent).is_file():  # a checkpoint from elsewhere is no run
+            yield from _ancestors(Path(parent))
     yield run
 
 

@@ -62,7 +62,11 @@ def _frozen_features(settings: CrossvalidateSettings, prepared: PreparedSet) -> 
 
 
 def _network_of(start: Path | None) -> str:
-    return str(load_settings(start, "identity", "emotion")["network"]) if start else EmotionSettings.network
+    return (
+        str(load_settings(start, "identity", "emotion")["network"])
+        if start and start.is_dir()
+        else EmotionSettings.network
+    )
 
 
 def _train_fold(

@@ -186,14 +186,17 @@ def _teacher(people: dict[str, Any], identity: dict[str, Any]) -> str:
 
 
 def _starts(stages: Iterable[dict[str, Any]]) -> str:
-    """Return an item for each face recognition network that an emotion network was started from."""
-    networks = "+".join(settings.get("network", "") for settings in stages).split("+")
+    """Return an item for each file that an emotion network was started from."""
+    known = list(stages)
+    networks = "+".join(settings.get("network", "") for settings in known).split("+")
     files = [Path(name) for name in dict.fromkeys(networks) if name.endswith(".onnx")]
+    starts = [Path(settings["start"]) for settings in known if settings.get("start")]
+    files += [file for file in dict.fromkeys(starts) if file.is_file()]
     lines = []
     for file in files:
         checksum = hashlib.sha256(file.read_bytes()).hexdigest()
         lines.append(f"- **Start** of the emotion network: `{file.name}` (sha256 `{checksum}`),")
-        lines.append("  a face recognition network, trained on by the commands above.")
+        lines.append("  trained on by the commands above.")
     return "".join(f"{line}\n" for line in lines)
 
 

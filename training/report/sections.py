@@ -9,6 +9,7 @@ from training.datasets.ferplus import majority_labels
 from training.datasets.prepared import MANIFEST, load_prepared
 from training.evaluation import compare, crossvalidate, robustness
 from training.evaluation.verify import Verification, verify_run
+from training.exported import is_version
 from training.protocols.breakdown import Breakdown, break_down
 from training.protocols.ferplus import FerPlusScore, score_prepared
 from training.report import figures
@@ -77,7 +78,7 @@ def write_sections(settings: ReportSettings) -> Iterator[Section]:
 
 def _trained_with(run: Path) -> Path | None:
     """Return the prepared LFW that an identity run was validated on, if it still exists."""
-    lfw = load_settings(run).get("lfw")
+    lfw = load_settings(run, "identity").get("lfw")
     return Path(lfw) if lfw and (Path(lfw) / "dev-test" / MANIFEST).is_file() else None
 
 
@@ -93,7 +94,7 @@ def _runs(runs: dict[str, Path]) -> Section:
     table = Table(
         "Runs", ("run", "network", "images", "epochs", "batch", "peak rate", "seed", "commit"), tuple(rows)
     )
-    curves = figures.draw_curves({name: read_curves(run) for name, run in runs.items()})
+    curves = figures.draw_curves({name: read_curves(run) for name, run in runs.items() if not is_version(run)})
     return Section("Training", (table, Plot("curves", curves, "Learning curves.")))
 
 

@@ -148,7 +148,8 @@ class EmotionSettings(ExpressionSettings):
     path of a convolutional face recognition network in ONNX form to start from."""
     start: Path | None = None
     """Run with the same network whose weights to start from: an identity run for pretraining on people, an emotion
-    run to continue, or the version folder of an exported model, such as model_repository/tandem/1."""
+    run to continue, the version folder of an exported model, such as model_repository/tandem/1, or a file: a torch
+    checkpoint with the weights of such a backbone."""
 
     parts: tuple[Path, ...] = ()
     """Emotion runs of different networks to join into one, whose features and logits they share; network is then

@@ -14,6 +14,7 @@ from training.datasets.ferplus import EMOTIONS, training_rows, vote_distribution
 from training.datasets.prepared import PreparedSet, calibration_crops, load_prepared
 from training.exported import is_version
 from training.networks.blocks import calibrate
+from training.networks.checkpoint import load_checkpoint
 from training.networks.inference import EVALUATION_BATCH_SIZE, predict_probabilities
 from training.networks.onnx_backbone import OnnxBackbone
 from training.networks.tandem import EmotionNet, TandemNet
@@ -145,7 +146,9 @@ def train_emotion(settings: EmotionSettings, timetable: Timetable | None = None)
     if isinstance(network.backbone, OnnxBackbone):
         crops = calibration_crops(load_prepared(settings.data / "train"), settings.seed)
         calibrate(network.backbone, torch.from_numpy(crops))
-    if settings.start:
+    if settings.start and settings.start.is_file():
+        load_checkpoint(network.backbone, settings.start)
+    elif settings.start:
         start = load_settings(settings.start, "identity", "emotion")
         if start["network"] != settings.network:
             raise ValueError(

@@ -119,7 +119,7 @@ export class Live {
   /** Tell screen readers what the faces show when it changes, but not in every frame. */
   announce(answer) {
     const now = performance.now();
-    const where = this.film.running ? `At ${this.film.time.toFixed(1)} of ${this.film.duration.toFixed(1)} s` : "Live";
+    const where = this.film.running ? "Reading the film" : "Live"; // how far it has come shows the timeline
     const labels = answer.faces.map((face) => face.emotion).join(", ");
     const count = answer.faces.length === 1 ? "1 face" : `${answer.faces.length} faces`;
     const status = answer.faces.length ? `${where}, ${count}: ${labels}.` : `${where}, no face in view.`;

@@ -23,6 +23,7 @@ VARIANTS = (
     "gpu+prometheus-adapter",
     "cpu+api-keys+servicemonitor",
     "cpu+models-pvc",
+    "cpu+otlp",
     "gpu+models-object-store",
 )
 
@@ -36,6 +37,7 @@ CHART_VALUES: dict[str, list[str]] = {
     "cpu+prometheus-adapter": ["--set=autoscaling=prometheus-adapter"],
     "gpu+prometheus-adapter": ["--set=triton.gpu=true,autoscaling=prometheus-adapter"],
     "cpu+api-keys+servicemonitor": ["--set=apiKeysSecret=tandem-api-keys,monitoring=true"],
+    "cpu+otlp": ["--set=settings.TANDEM_OTLP_ENDPOINT=http://opentelemetry-collector.monitoring.svc:4318"],
     "cpu+models-pvc": ["--set=models.from=volume"],
     "gpu+models-object-store": ["--set=triton.gpu=true,models.from=object-store"],
 }

@@ -119,6 +119,14 @@ def test_the_operator_gets_the_same_rules() -> None:
     assert resource["spec"] == RULES
 
 
+def test_panels_without_data_say_so() -> None:
+    for panel in DASHBOARD["panels"]:
+        if panel["type"] == "stat":
+            assert panel["fieldConfig"]["defaults"]["noValue"] == "no data"
+            # Only what Prometheus itself knows is zero when nothing is scraped.
+            assert ("vector(0)" in panel["targets"][0]["expr"]) == (panel["title"] == "Alerts")
+
+
 def test_the_dashboard_can_be_provisioned() -> None:
     source = yaml.safe_load((ROOT / "docker/grafana/provisioning/datasources/prometheus.yaml").read_text())[
         "datasources"

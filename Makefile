@@ -120,7 +120,7 @@ down: compose-plugin ## stop the service in Docker, with all profiles; data of P
 
 sbom: ## list the contents of each local image in build/sbom/*.spdx.json; needs syft
 	mkdir -p build/sbom
-	for image in $$(docker images -q --no-trunc --filter reference='tandem-*' | sort -u); do \
+	for image in $$(docker images -q --no-trunc --filter reference='tandem*' | sort -u); do \
 	  name=$$(docker inspect -f '{{index .RepoTags 0}}' $$image | tr : -); \
 	  syft -q "docker:$$image" -o spdx-json=build/sbom/$$name.spdx.json || exit 1; done
 

@@ -170,7 +170,8 @@ def unpack(wheel: Path, folder: Path) -> None:
     }
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if not name.endswith("/")]
-        files |= {name: Path(name) for name in names if name.startswith(f"{LIBRARIES}/") and _is_needed(name)}
+        libraries = [name for name in names if name.startswith(f"{LIBRARIES}/")]
+        files |= {name: Path(name) for name in libraries if "/libpython" not in name}
         missing = sorted(set(files) - set(names))
         if missing:
             raise WrongWheel(f"{wheel.name} does not contain {', '.join(missing)}")
@@ -179,6 +180,11 @@ def unpack(wheel: Path, folder: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             with archive.open(name) as source, target.open("wb") as file:
                 shutil.copyfileobj(source, file)
+    # The stubs of some Python versions come with a Python library, from before that version was final, which does
+    # not fit this Python's modules.
+    for name in libraries:
+        if "/libpython" in name and f".{PYTHON.partition('.')[2]}.so" in name:
+            (folder / name).symlink_to(find_libpython())
     for executable in (SERVER, stub):  # a wheel does not preserve file modes
         path = folder / executable
         path.chmod(path.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
@@ -196,11 +202,6 @@ def refresh_backend(installation: Path) -> None:
         temporary = target.with_name(f"{path.stem}.{os.getpid()}.tmp")
         temporary.write_bytes(source)
         temporary.replace(target)
-
-
-def _is_needed(library: str) -> bool:
-    """Return whether this Python needs a library: one of 32 MB is another Python's, for that version's stub."""
-    return "/libpython" not in library or f".{PYTHON.partition('.')[2]}.so" in library
 
 
 def _folder(home: Path) -> Path:

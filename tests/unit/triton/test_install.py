@@ -21,7 +21,7 @@ MEMBERS = {
     f"{TRITONSERVER}/python_backend_stubs/{install.PYTHON}/triton_python_backend_stub": b"its stub",
     f"{TRITONSERVER}/python_backend_stubs/3.8/triton_python_backend_stub": b"another Python's",
     "nvidia_pytriton.libs/libone.so": b"a library",
-    THIS_LIBPYTHON: b"this Python's library",
+    THIS_LIBPYTHON: b"this Python's library, before it was final",
     "nvidia_pytriton.libs/libpython3-0a1b.8.so.1.0": b"another Python's",
     "pytriton/client/client.py": b"not wanted",
     LICENSE: b"the license",
@@ -57,10 +57,12 @@ def test_install_extracts_only_what_triton_needs(tiny: Path, tmp_path: Path) -> 
 
     files = files_in(folder)
     assert json.loads(files.pop("installed.json"))["version"] == install.VERSION
+    libpython = folder / THIS_LIBPYTHON
+    assert libpython.readlink() == install.find_libpython(), "the stub must run with the library of this Python"
+    del files[THIS_LIBPYTHON]
     assert files == {
         "pytriton/tritonserver/bin/tritonserver": b"the server",
         "nvidia_pytriton.libs/libone.so": b"a library",
-        THIS_LIBPYTHON: b"this Python's library",
         "backends/python/libtriton_python.so": b"the backend",
         "backends/python/triton_python_backend_utils.py": b"its module",
         "backends/python/triton_python_backend_stub": b"its stub",
@@ -68,6 +70,7 @@ def test_install_extracts_only_what_triton_needs(tiny: Path, tmp_path: Path) -> 
         "LICENSE": b"the license",
     }
     executables = {path.name for path in folder.rglob("*") if path.is_file() and path.stat().st_mode & 0o111}
+    executables.discard(libpython.name)
     assert executables == {"tritonserver", "triton_python_backend_stub"}
     assert list(home.iterdir()) == [folder], "temporary files are removed"
     assert folder.is_absolute()

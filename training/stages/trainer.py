@@ -43,14 +43,10 @@ def fit(
     """
     settings = stage.settings
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    checkpoint = ModelCheckpoint(
-        last_checkpoint(settings.out).parent,
-        "best",
-        monitor=monitor,
-        mode="max",
-        save_last=True,
-        enable_version_counter=False,
-    )
+    last = last_checkpoint(settings.out)
+    best = ModelCheckpoint(last.parent, "best", monitor=monitor, mode="max", enable_version_counter=False)
+    # By itself: with save_last, the callback above would write the last epoch only if it is the best.
+    latest = ModelCheckpoint(last.parent, last.stem, enable_version_counter=False)
     trainer = Trainer(
         default_root_dir=settings.out,
         max_epochs=settings.epochs,
@@ -59,7 +55,8 @@ def fit(
         accelerator=settings.accelerator,
         devices=settings.devices,
         callbacks=[
-            checkpoint,
+            *([best] if monitor else []),
+            latest,
             EMAWeightAveraging(decay=_ema_decay(stage), use_buffers=True),
             LearningRateMonitor("epoch"),
             StageProgress(settings.out.name, stage.steps_per_epoch, settings.epochs, timetable),
@@ -71,11 +68,10 @@ def fit(
         enable_model_summary=False,
     )
     stage.to(memory_format=torch.channels_last)
-    last = last_checkpoint(settings.out)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning\.")  # advice on loaders and on its own calls
         trainer.fit(stage, training, validation, ckpt_path=last if last.exists() else None, weights_only=True)
-    kept = torch.load(checkpoint.best_model_path or last, map_location="cpu", weights_only=True)
+    kept = torch.load(best.best_model_path or last, map_location="cpu", weights_only=True)
     stage.load_state_dict(kept["state_dict"])
     stage.eval()
     return {name: float(value) for name, value in trainer.callback_metrics.items()}

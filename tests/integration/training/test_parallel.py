@@ -18,6 +18,7 @@ import pytest
 import torch
 from stripes import TRAINING_MARKS, flat, write_sets
 
+from training.augmentation import augment
 from training.cli import app
 from training.datasets.batches import ShuffledBatches
 from training.datasets.ferplus import EMOTIONS, vote_distributions
@@ -107,7 +108,7 @@ def train_by_halves(data, folder, options):
     """Train in one process like two: compute a gradient from each half of a batch and average both."""
     settings = EmotionSettings(out=folder, dropout=0, augmentation=NONE, batch_size=8, devices=2, **options)
     train = load_prepared(data / "ferplus" / "train")
-    crops = NONE(torch.from_numpy(train.crops)[:, None], torch.Generator())
+    crops = augment(torch.from_numpy(train.crops)[:, None], NONE, torch.Generator())
     targets = torch.from_numpy(vote_distributions(train.arrays["votes"]))
     sampler = ShuffledBatches(len(crops), 8, seed=settings.seed, replicas=2)
     torch.manual_seed(settings.seed)

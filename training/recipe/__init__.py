@@ -1,1 +1,1 @@
-"""The recipe of the committed model: every step from downloaded data to a model that Triton serves."""
+"""The recipe of `training all`: every step from downloaded data to a model that Triton serves."""

@@ -116,7 +116,7 @@ class RecipeSettings:
     teacher: Path | None = None
     """ONNX face embedding network that the runs on people learn from as well."""
     epochs: int | None = None
-    """Epochs of every stage; by default as many as the committed model has had: 90, 30, 36, 40, 9, 36 and 10."""
+    """Epochs of every stage; by default 90, 30, 36, 40, 9, 36 and 10."""
     batch_size: int | None = None
     """Samples in a batch on each device, at least 2; 256 by default, 32 with quick."""
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
@@ -161,7 +161,7 @@ class RecipeSettings:
         return ("ferplus", "identity", "lfw") if with_lfw else ("ferplus", "identity")
 
     def stage_options(self, epochs: int) -> dict[str, Any]:
-        """Return the options that all stages have in common; ``epochs`` are those of the committed model."""
+        """Return the options that all stages have in common; ``epochs`` are its own by default."""
         if self.quick:
             epochs = QUICK_EPOCHS
         if self.epochs is not None:

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service import __version__
-from service.cli.gateway import is_listening
+from service.cli.gateway import is_listening, url_of
 from service.cli.model_versions import VersionChangeRefused, VersionedModel
 from service.cli.settings_errors import format_errors, unknown_variables
 from service.client import CallFailed, Client
@@ -203,7 +203,7 @@ def _port(name: str, host: str, port: int, setting: str) -> Finding:
     shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     if port == 0:
         return Finding(name, "ok", "any free one")
-    url = f"http://{shown.replace('0.0.0.0', '127.0.0.1').replace('[::]', '[::1]')}"  # noqa: S104 - connects only
+    url = url_of(host, port)
     if is_listening(url):
         try:
             with Client(url, timeout_s=TIMEOUT_S, api_key=os.environ.get("TANDEM_API_KEY")) as client:

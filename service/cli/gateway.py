@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import httpx  # noqa: TID251 - calls a gateway for its user
 
 from service.api.app import create_app
+from service.cli.console import print_error, print_status
 from service.cli.triton_download import install_triton
 from service.client import DEFAULT_URL, AsyncClient
 from service.settings import Settings
@@ -23,9 +24,20 @@ ClientContext = AbstractAsyncContextManager[AsyncClient]
 
 def open_client(url: str | None, settings: Settings, api_key: str | None) -> ClientContext:
     """Return a client of the gateway at ``url``, or of the one on this machine, or of one in this process."""
-    if url is None and is_listening(DEFAULT_URL):
-        url = DEFAULT_URL
+    if url is None and is_listening(own_url(settings)):
+        url = own_url(settings)
     return remote_client(url, settings, api_key) if url else local_client(settings)
+
+
+def own_url(settings: Settings) -> str:
+    """Return the URL at which a gateway with these settings is reached on this machine."""
+    return url_of(settings.host, settings.port) if settings.port else DEFAULT_URL
+
+
+def url_of(host: str, port: int) -> str:
+    """Return the URL of what listens on an address; one that stands for all addresses is reached by loopback."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - connects only
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def is_listening(url: str) -> bool:
@@ -61,15 +73,24 @@ async def local_client(settings: Settings) -> AsyncIterator[AsyncClient]:
         async with _asgi_client(settings) as client:
             yield client
         return
+    print_status(
+        f"no service at {own_url(settings)}; starting one for this command; --url names another, "
+        "and `tandem serve` one that stays"
+    )
     await asyncio.to_thread(install_triton, settings.triton_home)
     with LocalTriton(
         home=settings.triton_home,
         model_repository=settings.model_repository,
         runtime=settings.runtime,
         start_timeout_s=settings.start_timeout_s,
+        show_log=False,
     ) as triton:
-        async with _asgi_client(settings.model_copy(update={"triton_url": triton.grpc_url})) as client:
-            yield client
+        try:
+            async with _asgi_client(settings.model_copy(update={"triton_url": triton.grpc_url})) as client:
+                yield client
+        finally:
+            if not triton.alive():
+                print_error(f"Triton has ended:\n{triton.log}")
 
 
 @asynccontextmanager

@@ -89,7 +89,8 @@ Url = Annotated[
     typer.Option(
         envvar="TANDEM_URL",
         callback=_complete_url,
-        help="URL of the gateway. Default: the one on this machine, or a temporary one if none is running.",
+        help="URL of the gateway. Default: the one on this machine, at TANDEM_HOST and TANDEM_PORT, or a "
+        "temporary one if none is running.",
     ),
 ]
 ApiKey = Annotated[
@@ -343,15 +344,15 @@ def mcp(url: Url = None, api_key: ApiKey = None) -> None:
     It asks the gateway at --url, by default the one on this machine, and can read every photo that you can.
     """
     try:
+        from service.cli.gateway import own_url
         from service.cli.mcp import create_server
-        from service.client import DEFAULT_URL
     except ImportError as error:
         print_error(
             f"this needs the SDK of the Model Context Protocol: pip install 'tandem-emotions[mcp]' ({error})"
         )
         raise typer.Exit(EXIT_FAILURE) from None
 
-    create_server(url or DEFAULT_URL, api_key).run()
+    create_server(url or own_url(read_settings()), api_key).run()
 
 
 def _run(coroutine: "Coroutine[Any, Any, int]", *expected: type[Exception]) -> int:

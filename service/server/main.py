@@ -64,7 +64,10 @@ def listen(host: str, port: int, *, setting: str = "TANDEM_PORT") -> socket.sock
             probe.settimeout(1)
             in_use = port != 0 and probe.connect_ex((host, port)) == 0
         if in_use:
-            raise PortInUse(f"port {port} on {host} is already in use ({setting})") from None
+            raise PortInUse(
+                f"port {port} on {host} is already in use: stop that program, or set another port, such as "
+                f"{setting}={port % 65535 + 1}"
+            ) from None
         raise OSError(
             f"cannot listen on {host} (TANDEM_HOST) port {port} ({setting}): {error.strerror or error}"
         ) from None

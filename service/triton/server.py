@@ -65,7 +65,7 @@ class LocalTriton:
     """Starts, watches and stops a Triton that serves ``model_repository`` on free loopback ports.
 
     It can be started from any thread, and again after ``stop()``. The server ends with the calling process,
-    however that ends, and its shared memory is removed (see ``supervisor``). Its log is copied to stderr.
+    however that ends, and its shared memory is removed (see ``supervisor``).
     """
 
     grpc_url: str
@@ -83,6 +83,7 @@ class LocalTriton:
         runtime: str = "auto",
         start_timeout_s: float = 60.0,
         log_level: str = "info",
+        show_log: bool = True,
     ) -> None:
         """Configure the server; ``start()`` starts it.
 
@@ -92,9 +93,11 @@ class LocalTriton:
             runtime: auto, onnx or torchscript; see ``backend/model.py``.
             start_timeout_s: seconds until a start is given up.
             log_level: debug, info, warning or error. Triton's own info level is part of debug.
+            show_log: copy the log to stderr. ``log`` and the error of a failed start have its end in any case.
         """
         self.home = home
         self.log_flags = LOG_FLAGS[log_level]
+        self.show_log = show_log
         self.model_repository = model_repository
         self.runtime = runtime
         self.start_timeout_s = start_timeout_s
@@ -159,6 +162,11 @@ class LocalTriton:
             process.stderr.close()
         self._supervisor = None
         supervisor.remove_stale_files(supervisor.SHARED_MEMORY)  # in case the supervisor was killed
+
+    @property
+    def log(self) -> str:
+        """The last lines of its log."""
+        return "\n".join(self._log)
 
     def alive(self) -> bool:
         """Return whether the server's process is running. Only an inference tells whether its model works."""
@@ -229,13 +237,12 @@ class LocalTriton:
             if not self.alive():
                 assert self._log_thread  # noqa: S101 - started with the process
                 self._log_thread.join(5)
-                log = "\n".join(self._log)
-                failure = PortInUse if "in use" in log else StartFailed
-                raise failure(f"Triton exited with status {self.wait()} during its start:\n{log}")
+                failure = PortInUse if "in use" in self.log else StartFailed
+                raise failure(f"Triton exited with status {self.wait()} during its start:\n{self.log}")
             if time.monotonic() > deadline:
-                log = "\n".join(self._log)
                 raise StartFailed(
-                    f"Triton did not answer within {self.start_timeout_s:g} s (TANDEM_START_TIMEOUT_S):\n{log}"
+                    f"Triton did not answer within {self.start_timeout_s:g} s (TANDEM_START_TIMEOUT_S):\n"
+                    f"{self.log}"
                 )
             time.sleep(0.02)
 
@@ -259,6 +266,8 @@ class LocalTriton:
             if without_gpu and any(text in line for text in GPU_COMPLAINTS):
                 continue
             self._log.append(line.decode(errors="replace").rstrip())
+            if not self.show_log:
+                continue
             # Writing may fail on a full disk. Keep reading: Triton would block on a full pipe.
             with contextlib.suppress(OSError):
                 os.write(2, line)  # not sys.stderr, which may have been replaced and closed

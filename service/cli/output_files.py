@@ -164,9 +164,10 @@ def _parquet_table(path: Path) -> tuple[Sequence[str], Iterator[dict[str, Any]]]
         return file.schema_arrow.names, rows()
 
 
-def finish_output(log: Path, out: Path) -> None:
+def finish_output(log: Path, out: Path, labels: Iterable[str] = ()) -> None:
     """Write the table ``out`` from its log and from the rows that it holds already, and delete the log.
 
+    The table has columns for ``labels``, those of the model, even if no photo has a face.
     Where both know a photo, the log wins. Rows are read twice, and only some are in memory at a time.
     """
     if log == out:
@@ -178,7 +179,7 @@ def finish_output(log: Path, out: Path) -> None:
         for line in _lines(log):
             yield from to_rows(line)
 
-    columns = merge_columns(rows())
+    columns = merge_columns(rows(), labels)
     partial = out.with_name(out.name + ".partial")
     if out.suffix.lower() == ".csv":
         write_csv(rows(), columns, partial)
@@ -201,7 +202,7 @@ def to_rows(line: Mapping[str, Any]) -> list[dict[str, Any]]:
     answer = PhotoEmotions.model_validate({key: value for key, value in line.items() if key != "photo"})
     common = {"photo": line["photo"], "width": answer.image.width, "height": answer.image.height}
     model = {"model": answer.model.name, "model_version": answer.model.version}
-    rows = [{**common, "face": number, **face_row(face), **model} for number, face in enumerate(answer.faces)]
+    rows = [{**common, "face": number, **face_row(face), **model} for number, face in enumerate(answer.faces, 1)]
     return rows or [{**common, **model}]
 
 
@@ -220,16 +221,22 @@ def face_row(face: FaceEmotion) -> dict[str, Any]:
     }
 
 
-def merge_columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the columns of all rows, in the order of the widest row, with "error" last."""
-    widest: list[str] = []
-    columns: dict[str, None] = {}
-    for row in rows:
-        columns.update(dict.fromkeys(row))
-        if len(row) > len(widest):
-            widest = list(row)
-    columns = dict.fromkeys(widest) | columns
-    columns.pop("error", None)
+def table_columns(labels: Iterable[str]) -> list[str]:
+    """Return the columns of a table for a model with these labels."""
+    return [
+        *("photo", "width", "height", "face", "box_x", "box_y", "box_width", "box_height", "detection_score"),
+        *("emotion", "confidence", *(f"p_{label}" for label in labels)),
+        *("roll", "yaw", "size", "sharpness", "brightness", "reliable", "unreliable_because"),
+        *("model", "model_version", "error"),
+    ]
+
+
+def merge_columns(rows: Iterable[Mapping[str, Any]], labels: Iterable[str]) -> list[str]:
+    """Return the columns of a table for these labels and those that the rows have besides, with "error" last."""
+    found = dict.fromkeys(column for row in rows for column in row)
+    further = (column.removeprefix("p_") for column in found if column.startswith("p_"))
+    columns = dict.fromkeys(table_columns(dict.fromkeys([*labels, *further]))) | found
+    columns.pop("error")
     return [*columns, "error"]
 
 

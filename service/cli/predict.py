@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 
@@ -100,6 +101,7 @@ async def write_predictions(
     log = ResultLog(log_path(out), read_table(out), retry_failed=retry_failed)
     before, failed_before = len(log.done), len(log.failed)
     todo = unfinished(found.paths, log)
+    labels: Sequence[str] = ()
     try:
         with progress_bar(stderr, "photos", total=len(found.paths)) as advance:
             advance(len(found.paths) - len(todo))
@@ -112,11 +114,13 @@ async def write_predictions(
             if todo:
                 async with context as client:
                     await predict_photos(client, found, log, concurrency=concurrency, on_done=on_done)
+                    with suppress(CallFailed):  # the faces of the photos say them too, if there are any
+                        labels = (await client.model()).labels
     except RunAborted as error:
         raise RunAborted(f"{error}\nfinished photos are kept; run the same command again to continue") from None
     finally:
         log.close()
-    finish_output(log.path, out)
+    finish_output(log.path, out, labels)
     summary = f"{len(log.done)} photos, {len(log.failed)} failed"
     print_status(f"{summary}, {before} done before: {out}" if before else f"{summary}: {out}")
     if failed_before:

@@ -17,13 +17,10 @@ from typing import Any, Self
 
 from service.cli.console import print_error, print_status, progress_bar, stderr
 from service.cli.gateway import ClientContext
-from service.cli.output_files import OutputUnusable, schema_of, to_rows
+from service.cli.output_files import OutputUnusable, schema_of, table_columns, to_rows
 from service.cli.photo_files import PHOTO_SUFFIXES, find_photos, name_of
 from service.cli.predict import PhotoFailed, RunAborted, predict_photo
 from service.client import AsyncClient
-
-COLUMNS = ("photo", "width", "height", "face", "box_x", "box_y", "box_width", "box_height", "detection_score")
-"""The first columns; those of the model's labels and the rest follow."""
 
 BUCKETS = ("s3", "gs", "gcs")
 """Schemes for which Arrow has a client; other packages may bring further ones to fsspec."""
@@ -165,14 +162,9 @@ class TableFolder:
         import pyarrow
 
         rows = [row for line in lines for row in to_rows(line)]
-        columns = dict.fromkeys([*COLUMNS, "emotion", "confidence", *(f"p_{label}" for label in labels)])
-        columns |= dict.fromkeys(
-            ["roll", "yaw", "size", "sharpness", "brightness", "reliable", "unreliable_because"]
-        )
-        columns |= dict.fromkeys(["model", "model_version", "error"])
         names = sorted(str(line["photo"]) for line in lines)
         name = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
-        table = pyarrow.Table.from_pylist(rows, schema=schema_of(list(columns)))
+        table = pyarrow.Table.from_pylist(rows, schema=schema_of(table_columns(labels)))
         self._replace(f"{self.store.root}/{name}.parquet", table)
         self.done.update(names)
         self.failed |= {str(line["photo"]) for line in lines if "error" in line}

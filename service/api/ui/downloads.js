@@ -37,9 +37,9 @@ function toRows({ photo, answer, problem }) {
   const image = { photo: photo.name, width: answer.image.width, height: answer.image.height };
   const model = { model: answer.model.name, model_version: answer.model.version };
   if (!answer.faces.length) return [{ ...image, ...model }];
-  return answer.faces.map((face, number) => ({
+  return answer.faces.map((face, index) => ({
     ...image,
-    face: number,
+    face: index + 1,
     ...prefixed("box_", face.box),
     detection_score: face.detection_score,
     emotion: face.emotion,

@@ -37,8 +37,8 @@ def test_a_file_that_is_not_a_log_is_not_changed(tmp_path: Path) -> None:
 
 def test_each_face_is_a_row_and_so_is_a_photo_with_no_face_or_an_error() -> None:
     first, second = to_rows({"photo": "a.jpg", **TWO_FACES})
-    assert (first["photo"], first["face"], first["box_x"], first["p_happiness"]) == ("a.jpg", 0, 1, 0.8)
-    assert (second["face"], second["box_x"]) == (1, 5)
+    assert (first["photo"], first["face"], first["box_x"], first["p_happiness"]) == ("a.jpg", 1, 1, 0.8)
+    assert (second["face"], second["box_x"]) == (2, 5)
     (row,) = to_rows({"photo": "b.jpg", **NO_FACE})
     assert (row["width"], "face" in row) == (60, False)
     assert to_rows({"photo": "c.jpg", "error": "broken"}) == [{"photo": "c.jpg", "error": "broken"}]
@@ -120,6 +120,20 @@ def test_a_table_can_have_no_rows(tmp_path: Path) -> None:
         log.close()
         finish_output(log.path, out)
         assert out.exists()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_without_a_face_has_the_columns_of_faces(tmp_path: Path, suffix: str) -> None:
+    headers = []
+    for name, content in (("faces", TWO_FACES), ("none", NO_FACE)):
+        out = tmp_path / f"{name}{suffix}"
+        log = ResultLog(log_path(out))
+        log.add("a.jpg", content)
+        log.close()
+        finish_output(log.path, out, TWO_FACES["faces"][0]["emotions"])
+        headers.append(list(next(iter(read_table(out)))))
+    assert headers[0] == headers[1]
+    assert "p_happiness" in headers[0]
 
 
 def test_another_format_is_rejected(tmp_path: Path) -> None:

@@ -121,12 +121,17 @@ async def _on_tandem_error(request: Request, error: Exception) -> Response:
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - the registration above
     phrase = HTTPStatus(error.status_code).phrase
+    hint = ""
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        hint = "; /docs lists all routes"
+    elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (error.headers or {}).get("Allow"):
+        hint = f"; use {(error.headers or {})['Allow']}"
     return problem_response(
         request.scope,
         status=error.status_code,
         slug=phrase.lower().replace(" ", "-"),
         title=phrase,
-        detail=f"{request.method} {request.url.path}: {error.detail}",
+        detail=f"{request.method} {request.url.path}: {error.detail}{hint}",
         headers=error.headers,
     )
 

@@ -177,7 +177,8 @@ class Label:
     def for_face(cls, face: FaceEmotion, max_width: int, pen: Pen) -> "Label":
         """Fit a label to a face's box; it is at most ``max_width`` wide."""
         number = f"{face.track}: " if isinstance(face, TrackedFace) and face.track else ""
-        text = f"{number}{face.emotion} {face.confidence:.0%}"
+        doubt = "" if face.reliable else "?"
+        text = f"{number}{face.emotion}{doubt} {face.confidence:.0%}"
         # As wide as the box, so that labels in a group do not cover the neighbors, but legible; never wider than
         # the image.
         width_per_size = (ImageFont.load_default(100).getlength(text) + 2 * 100 * PADDING) / 100

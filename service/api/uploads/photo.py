@@ -108,7 +108,10 @@ async def _read_form(
                 raise limit.error()
     photo, *others = form.finish()
     if others:
-        raise BrokenUpload(f"the form has {1 + len(others)} fields {FIELD!r}; send one photo per request")
+        count = 1 + len(others)
+        raise BrokenUpload(
+            f"the form has {count} fields {FIELD!r}; send one photo per request, or all to /v1/emotions/batch"
+        )
     if not photo.size:
         raise BrokenUpload(f"the file in field {photo.field_name!r} is empty")
     if photo.is_text:

@@ -20,10 +20,10 @@ PANEL_WIDTH, PANEL_HEIGHT = 10.0, 1.8
 """Inches."""
 
 DOUBTFUL: Final[dict[str, Any]] = {"facecolor": "none", "edgecolor": "black", "hatch": "///", "linewidth": 0}
-"""How spans are drawn in which a label cannot be relied on."""
+"""How spans are drawn in which a label cannot be relied on, beside a black strip above them."""
 
 STRIP = (1.02, 0.08)
-"""Bottom and height of the strip above the probabilities that marks such spans."""
+"""Bottom and height of that strip."""
 
 
 def plot_timelines(
@@ -56,13 +56,14 @@ def plot_timelines(
         panel.stackplot(times, *probabilities.T, colors=COLORS, step="post", labels=labels)
         doubtful = timeline.doubtful_spans(step_s)
         panel.broken_barh(doubtful, (0, 1), alpha=0.35, **DOUBTFUL)
-        panel.broken_barh(doubtful, STRIP, facecolor="black")
-        panel.set(title=f"face {number}", ylabel="probability", ylim=(0, sum(STRIP)))
+        panel.broken_barh(doubtful, STRIP, facecolor="black", clip_on=False)
+        panel.set_title(f"face {number}", pad=16)  # above the strip
+        panel.set(ylabel="probability", ylim=(0, 1))
         panel.margins(x=0)
     panels[-1].set_xlabel("seconds")
     if longest:
         handles, names = panels[0].get_legend_handles_labels()
-        marks = [*handles, Patch(**DOUBTFUL)], [*names, "doubtful"]
+        marks = [*handles, Patch(**DOUBTFUL)], [*names, "doubtful (hatched, black bar above)"]
         figure.legend(*marks, loc="outside lower center", ncols=min(len(names) + 1, 5))
     else:
         panels[0].text(0.5, 0.5, "no face found", ha="center", va="center", transform=panels[0].transAxes)

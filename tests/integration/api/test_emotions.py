@@ -371,8 +371,8 @@ async def test_refuses_to_answer_in_another_format(client: httpx.AsyncClient) ->
 
 
 async def test_routing_errors_are_problems(client: httpx.AsyncClient) -> None:
-    problem(await client.get("/v2"), 404, "not-found")
-    problem(await client.get("/v1/emotions"), 405, "method-not-allowed")
+    assert "/docs" in problem(await client.get("/v2"), 404, "not-found")
+    assert problem(await client.get("/v1/emotions"), 405, "method-not-allowed").endswith("; use POST")
 
 
 async def test_a_slow_upload_and_a_slow_triton_share_one_deadline(toy_triton: LocalTriton) -> None:

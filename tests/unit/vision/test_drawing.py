@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.vision.drawing import IMAGE_FORMATS, Pen, annotate, draw_emotions, place_label
+from service.vision.drawing import IMAGE_FORMATS, Label, Pen, annotate, draw_emotions, place_label
 
 
 def test_draws_only_at_the_face_and_not_in_the_original() -> None:
@@ -32,6 +32,13 @@ def test_the_bar_is_as_long_as_the_confidence() -> None:
     left, right, bottom = columns[above].min(), columns[above].max(), rows[above].max()
     dark = np.nonzero((drawn[bottom] == 0).all(axis=1))[0]
     assert (dark.min(), len(dark)) == (left, pytest.approx(0.8 * (right - left + 1), abs=2))
+
+
+def test_the_label_of_an_unreliable_face_has_a_question_mark() -> None:
+    (face,) = answer(600, 400, (200, 150, 100, 120)).faces
+    doubted = face.model_copy(update={"reliable": False, "unreliable_because": ["small"]})
+    pen = Pen.for_photo(600, 400)
+    assert [Label.for_face(each, 600, pen).text for each in (face, doubted)] == ["happiness 80%", "happiness? 80%"]
 
 
 def test_draws_nothing_without_faces() -> None:

@@ -202,7 +202,11 @@ def test_reads_json() -> None:
         (form(("image", b"x")), f"multipart/form-data; boundary={'b' * 300}", "boundary"),
         (form(("photo", b"x"), ("note", b"")), FORM, "'photo', 'note'"),
         (form(), FORM, "'image'"),
-        (form(("image", b"x"), ("image", b"y")), FORM, "2 fields 'image'"),
+        (
+            form(("image", b"x"), ("image", b"y")),
+            FORM,
+            "2 fields 'image'; send one photo per request, or all to /v1/emotions/batch",
+        ),
         (form(("image", b"")), FORM, "'image' is empty"),
         (form(*[("x", b"")] * (MAX_PARTS + 1)), FORM, f"the limit is {MAX_PARTS}"),
         (b"{", "application/json", "not JSON"),

@@ -69,8 +69,8 @@ class CrossvalidateSettings:
     """Decay per step of the moving average of the weights, at least 0 and below 1; CK+ has few steps."""
     seed: int = 1
     """Seed of every fold."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
-    """Number format of the forward and backward passes."""
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    """Number format of the forward and backward passes; auto is that of ``training emotion``."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """Device type to train on; auto prefers a GPU."""
 
@@ -114,8 +114,8 @@ class CompareSettings:
     ema_decay: float | None = None
     """Decay per step of the moving average of the weights, at least 0 and below 1; the default of each stage
     unless given."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
-    """Number format of the forward and backward passes."""
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    """Number format of the forward and backward passes; auto is that of ``training emotion``."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """Device type to train on; auto prefers a GPU."""
 

@@ -1,7 +1,14 @@
 """Errors of a request. Each knows its HTTP status and its stable problem type (RFC 9457)."""
 
+import shlex
+import sys
 from http import HTTPStatus
 from typing import ClassVar
+
+
+def install_command(extra: str) -> str:
+    """Return the command that installs an extra where this Python finds it; a bare pip may be another Python's."""
+    return f"{shlex.quote(sys.executable)} -m pip install 'tandem-emotions[{extra}]'"
 
 
 class TandemError(Exception):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from service.errors import install_command
 from training.settings.bundle import BundleSettings, UnbundleSettings
 from training.settings.commands import (
     ExportSettings,
@@ -155,7 +156,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
 }
 
 
-MISSING = "training needs more packages than serving: pip install 'tandem-emotions[training]'"
+MISSING = f"training needs more packages than serving: {install_command('training')}"
 
 
 def build_parser() -> "ArgumentParser":

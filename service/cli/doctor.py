@@ -22,6 +22,7 @@ from service.cli.gateway import is_listening, url_of
 from service.cli.model_versions import VersionChangeRefused, VersionedModel
 from service.cli.settings_errors import format_errors, unknown_variables
 from service.client import CallFailed, Client
+from service.errors import install_command
 from service.settings import ConfigUnusable, Settings, available_cores, config_path
 from service.triton import install
 from service.triton.errors import LocalTritonError
@@ -44,7 +45,11 @@ EXTRAS: Final = {
     "video": ("av", "matplotlib"),
     "tables": ("pyarrow",),
     "buckets": ("fsspec", "pyarrow"),
+    "mcp": ("mcp",),
+    "s3": ("botocore",),
+    "otel": ("opentelemetry.sdk",),
     "torchscript": ("torch",),
+    "training": ("torch", "lightning", "jsonargparse", "tensorboard", "onnx"),
 }
 """Optional dependencies, and the modules that they install."""
 
@@ -134,7 +139,7 @@ def _processor() -> Finding:
     ]
     text = ", ".join(parts)
     if has_gpu() and find_spec("torch") is None:
-        return Finding("processor", "note", text, "to use the GPU: pip install 'tandem-emotions[torchscript]'")
+        return Finding("processor", "note", text, f"to use the GPU: {install_command('torchscript')}")
     if not fast:
         return Finding("processor", "note", text, "the networks run, but several times slower than with AVX2")
     return Finding("processor", "ok", text)
@@ -238,14 +243,19 @@ def _host_of(url: str) -> str:
 
 
 def _extras() -> Finding:
-    missing = [name for name, modules in EXTRAS.items() if not all(map(find_spec, modules))]
+    missing = [name for name, modules in EXTRAS.items() if not all(map(_is_here, modules))]
     here = [name for name in EXTRAS if name not in missing]
     text = "; ".join(
         f"{what}: {', '.join(names)}" for what, names in (("here", here), ("not here", missing)) if names
     )
-    return Finding(
-        "extras", "ok", text, f"if you need one: pip install 'tandem-emotions[{missing[0]}]'" if missing else ""
-    )
+    return Finding("extras", "ok", text, f"if you need one: {install_command(missing[0])}" if missing else "")
+
+
+def _is_here(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that it is in
+        return False
 
 
 def _sha256(path: Path) -> str:

@@ -26,6 +26,7 @@ from service.cli.console import (
     stderr,
 )
 from service.cli.models import app as model_commands
+from service.errors import install_command
 from service.vision.file_types import PHOTO_FORMATS
 
 if TYPE_CHECKING:
@@ -311,7 +312,7 @@ def video(
         from service.cli.video.io import SUFFIXES, VideoUnusable
         from service.cli.video.results import OutputPaths
     except ImportError as error:
-        print_error(f"videos need PyAV and matplotlib: pip install 'tandem-emotions[video]' ({error})")
+        print_error(f"videos need PyAV and matplotlib: {install_command('video')} ({error})")
         raise typer.Exit(EXIT_FAILURE) from None
 
     settings = read_settings()
@@ -347,9 +348,7 @@ def mcp(url: Url = None, api_key: ApiKey = None) -> None:
         from service.cli.gateway import own_url
         from service.cli.mcp import create_server
     except ImportError as error:
-        print_error(
-            f"this needs the SDK of the Model Context Protocol: pip install 'tandem-emotions[mcp]' ({error})"
-        )
+        print_error(f"this needs the SDK of the Model Context Protocol: {install_command('mcp')} ({error})")
         raise typer.Exit(EXIT_FAILURE) from None
 
     create_server(url or own_url(read_settings()), api_key).run()

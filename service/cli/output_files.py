@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from service.errors import install_command
 from service.schemas import FaceEmotion, PhotoEmotions
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
@@ -122,7 +123,7 @@ def log_path(out: Path) -> Path:
         try:
             import pyarrow.parquet  # noqa: F401 - an optional dependency
         except ImportError:
-            raise OutputUnusable("writing .parquet needs pyarrow: pip install 'tandem-emotions[tables]'") from None
+            raise OutputUnusable(f"writing .parquet needs pyarrow: {install_command('tables')}") from None
     return out.with_name(out.name + LOG_SUFFIX)
 
 

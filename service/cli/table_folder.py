@@ -21,6 +21,7 @@ from service.cli.output_files import OutputUnusable, schema_of, table_columns, t
 from service.cli.photo_files import PHOTO_SUFFIXES, find_photos, name_of
 from service.cli.predict import PhotoFailed, RunAborted, predict_photo
 from service.client import AsyncClient
+from service.errors import install_command
 
 BUCKETS = ("s3", "gs", "gcs")
 """Schemes for which Arrow has a client; other packages may bring further ones to fsspec."""
@@ -66,9 +67,7 @@ class Store:
                 self.files, self.root = url_to_fs(address)
                 self.scheme = self.scheme or "file"
         except ImportError as error:
-            raise OutputUnusable(
-                f"{address} needs a package: pip install 'tandem-emotions[buckets]' ({error})"
-            ) from None
+            raise OutputUnusable(f"{address} needs a package: {install_command('buckets')} ({error})") from None
         except ValueError as error:
             raise OutputUnusable(f"{address}: {error}") from None
 
@@ -203,7 +202,7 @@ async def predict_into_folder(
         names = find_names(sources, shard, recursive=recursive)
         folder.load(shard, retry_failed=retry_failed)
     except ImportError:
-        raise OutputUnusable("a folder of tables needs pyarrow: pip install 'tandem-emotions[buckets]'") from None
+        raise OutputUnusable(f"a folder of tables needs pyarrow: {install_command('buckets')}") from None
     except (OutputUnusable, RunAborted):
         raise
     except Exception as error:  # each kind of store has errors of its own

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from service.errors import install_command
 from service.observability.request_context import RequestContext, TraceContext, activated, current_request
 from service.observability.timing import StageTiming
 
@@ -127,7 +128,7 @@ def create_tracing(otlp_endpoint: str | None, *, version: str) -> Tracing:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     except ImportError as error:
         raise TracingUnavailable(
-            f"TANDEM_OTLP_ENDPOINT is set, but {error.name} is not installed: pip install 'tandem-emotions[otel]'"
+            f"TANDEM_OTLP_ENDPOINT is set, but {error.name} is not installed: {install_command('otel')}"
         ) from None
     provider = TracerProvider(resource=Resource.create({"service.name": "tandem", "service.version": version}))
     exporter = OTLPSpanExporter(endpoint=f"{otlp_endpoint.rstrip('/')}/v1/traces")

@@ -21,7 +21,7 @@ import httpcore  # noqa: TID251 - the one module that makes requests on a caller
 from service import __version__
 from service.api.uploads.body import SizeLimit
 from service.budget import Budget
-from service.errors import FetchFailed, UrlRefused
+from service.errors import FetchFailed, UrlRefused, install_command
 from service.settings import Settings
 
 HTTPS_PORT: Final = 443
@@ -264,6 +264,6 @@ def _s3_client() -> Any:
         from botocore.session import Session  # noqa: PLC0415
     except ImportError:
         raise FetchingUnavailable(
-            "TANDEM_FETCH_HOSTS names a bucket, but botocore is not installed: pip install 'tandem-emotions[s3]'"
+            f"TANDEM_FETCH_HOSTS names a bucket, but botocore is not installed: {install_command('s3')}"
         ) from None
     return Session().create_client("s3", config=Config(signature_version="s3v4"))

@@ -1,11 +1,13 @@
 import shutil
 import socket
+import tomllib
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from service.cli.doctor import Finding, examine
+from service.cli import doctor
+from service.cli.doctor import EXTRAS, Finding, examine
 from service.cli.main import app
 
 ROOT = Path(__file__).parents[3]
@@ -102,3 +104,11 @@ def test_problems_set_the_exit_code_and_everything_fits_80_columns(
     assert result.exit_code == 1
     assert "-> tandem install-triton" in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_every_extra_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert EXTRAS.keys() == project["optional-dependencies"].keys() - {"dev"}
+    monkeypatch.setattr(doctor, "EXTRAS", {"absent": ("no_such_package.module",), "present": ("json.decoder",)})
+    assert found("extras").text == "here: present; not here: absent"
+    assert found("extras").remedy.endswith("pip install 'tandem-emotions[absent]'")

@@ -85,7 +85,7 @@ def test_video_names_the_extra_it_needs(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "av", None)
     result = runner.invoke(app, ["video", "video.mp4", "--csv", "out.csv"])
     assert result.exit_code == 1
-    assert "pip install 'tandem-emotions[video]'" in result.output
+    assert f"{sys.executable} -m pip install 'tandem-emotions[video]'" in result.output
 
 
 @pytest.mark.parametrize("module", ["service.cli.main", "service.triton.install", "service.api.app"])

@@ -207,6 +207,7 @@ def test_labels_hide_neither_boxes_nor_each_other(open_page: Open, tmp_path: Pat
     for one, other in combinations(tags, 2):
         assert covered(one, other) < 4
     assert all(covered(tag, box) < 4 for tag in tags for box in boxes)
+    assert page.find("#numbers").is_displayed() == bool(page.all(".tag.shortest"))
     # A chosen face has its label in any case.
     page.all(".card .head")[4].click()
     wait_until(lambda: len(page.all(".box.chosen")) == 1, "one box is chosen")
@@ -277,6 +278,7 @@ def test_shows_an_error_and_then_the_next_photo(open_page: Open, files: Path) ->
     page.choose(files / "text.jpg")
     page.wait_for_text("#problem", "JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP or TIFF")
     assert page.find("#problem strong").text == UnsupportedPhoto.title
+    assert "JPEG, PNG, WebP" in page.texts("#status")[0]
     assert page.find("#problem").get_attribute("role") == "alert"
     page.screenshot("error")
     page.choose(files / "one.jpg")
@@ -493,7 +495,7 @@ def test_has_names_and_roles_for_screen_readers(open_page: Open, files: Path) ->
     page.wait_for_faces(1)
     assert page.run("return document.documentElement.lang") == "en"
     assert page.find("#status").aria_role == "status"
-    assert page.find("#file").accessible_name == "Choose photos"
+    assert page.find("#file").accessible_name == "Choose photos or a film"
     assert page.find("#camera").accessible_name == "Use the webcam"
     head = page.find(".card .head").accessible_name.lower()
     assert head.startswith("face 1")
@@ -563,6 +565,9 @@ def test_the_results_of_several_photos_are_one_file(open_page: Open, files: Path
         ("nobody.png", ""),
     ]
     assert rows[1]["error"]
+    names = ("one.jpg", "text.jpg", "nobody.png")
+    fields = " ".join(f"-F images=@{name}" for name in names)
+    assert page.texts("#command") == [f"curl {fields} {page.base_url}/v1/emotions/batch"]
 
 
 @pytest.mark.parametrize(
@@ -571,7 +576,9 @@ def test_the_results_of_several_photos_are_one_file(open_page: Open, files: Path
 def test_the_command_sends_any_name(open_page: Open, tandem: str, files: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes((files / "one.jpg").read_bytes())
     page = open_page()
-    script = """const module = await import("/page/downloads.js"); return module.curlFor({ name: arguments[0] })"""
+    script = (
+        """const module = await import("/page/downloads.js"); return module.curlFor([{ name: arguments[0] }])"""
+    )
     command = page.run(f"return (async () => {{ {script} }})()", name)
     answer = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, check=True).stdout
     assert len(json.loads(answer)["faces"]) == 1
@@ -614,7 +621,7 @@ def test_what_the_numbers_mean_is_one_click_away(open_page: Open, files: Path) -
     page.screenshot("model")
 
 
-def test_a_film_is_read_frame_by_frame(open_page: Open, files: Path, tmp_path: Path) -> None:
+def test_a_film_is_read_frame_by_frame(open_page: Open, files: Path, tmp_path: Path, downloads: Path) -> None:
     film = write_video(tmp_path / "film.mp4", moving_faces(25))
     page = open_page()
     page.choose(film)
@@ -631,6 +638,14 @@ def test_a_film_is_read_frame_by_frame(open_page: Open, files: Path, tmp_path: P
     assert page.find("#video").is_displayed()
     assert not page.find("#stop").is_displayed()
     assert len(page.all(".card")) == len(page.all(".box")) == 2
+    assert "tandem video" in page.texts("#command")[0]
+    rows = list(
+        csv.DictReader(io.StringIO(downloaded(page, downloads, "#save-csv", "film-emotions.csv").decode()))
+    )
+    assert sorted((float(row["time_s"]), row["face"]) for row in rows) == [
+        (pytest.approx(0.2 * frame), face) for frame in range(5) for face in ("1", "2")
+    ]
+    assert {row["emotion"] for row in rows} <= set(page.face())
     page.screenshot("film")
     page.check_accessibility()
     page.choose(files / "one.jpg")

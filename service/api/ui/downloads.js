@@ -23,7 +23,18 @@ export function toJson(items) {
 
 /** A row for each face, with the columns of `tandem predict --out`; a photo without a face has a row too. */
 export function toCsv(items) {
-  const rows = items.flatMap(toRows);
+  return table(items.flatMap(toRows));
+}
+
+/** A row for each face of each frame of a film, named as by `tandem video --csv`. */
+export function filmToCsv(frames) {
+  return table(frames.flatMap(({ time, answer }) => {
+    const common = { time_s: Number(time.toFixed(6)) };
+    return answer.faces.length ? answer.faces.map((face) => ({ ...common, face: face.track, ...faceColumns(face) })) : [common];
+  }));
+}
+
+function table(rows) {
   const widest = rows.reduce((best, row) => (Object.keys(row).length > Object.keys(best).length ? row : best));
   const columns = new Set([...Object.keys(widest), ...rows.flatMap(Object.keys)]);
   columns.delete("error");
@@ -40,6 +51,13 @@ function toRows({ photo, answer, problem }) {
   return answer.faces.map((face, index) => ({
     ...image,
     face: index + 1,
+    ...faceColumns(face),
+    ...model,
+  }));
+}
+
+function faceColumns(face) {
+  return {
     ...prefixed("box_", face.box),
     detection_score: face.detection_score,
     emotion: face.emotion,
@@ -49,8 +67,7 @@ function toRows({ photo, answer, problem }) {
     ...face.quality,
     reliable: face.reliable ? "True" : "False",
     unreliable_because: face.unreliable_because.join(" "),
-    ...model,
-  }));
+  };
 }
 
 function prefixed(prefix, values) {
@@ -67,14 +84,16 @@ function cell(value = "") {
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
-/** The curl command that sends a photo like the page. A key is named, not shown. */
-export function curlFor(photo, { needsKey = false } = {}) {
+/** The curl command that sends photos like the page. A key is named, not shown. */
+export function curlFor(photos, { needsKey = false } = {}) {
   const key = needsKey ? ' -H "X-API-Key: $TANDEM_API_KEY"' : "";
-  return `curl${key} -F ${formField(photo?.name || "photo.jpg")} ${location.origin}/v1/emotions`;
+  const several = photos.length > 1;
+  const fields = photos.map(({ name }) => `-F ${formField(several ? "images" : "image", name || "photo.jpg")}`);
+  return `curl${key} ${fields.join(" ")} ${location.origin}/v1/emotions${several ? "/batch" : ""}`;
 }
 
-function formField(name) {
-  if (/^[\w.][\w.-]*$/.test(name)) return `image=@${name}`;
-  const quoted = `image=@"${name.replaceAll("\\", "\\\\").replaceAll('"', '\\"')}"`; // curl's own quotes
+function formField(field, name) {
+  if (/^[\w.][\w.-]*$/.test(name)) return `${field}=@${name}`;
+  const quoted = `${field}=@"${name.replaceAll("\\", "\\\\").replaceAll('"', '\\"')}"`; // curl's own quotes
   return `'${quoted.replaceAll("'", "'\\''")}'`;
 }

@@ -138,7 +138,9 @@ function reliabilityNote(face) {
 }
 
 export class FacesView {
-  constructor(list, boxes, totals) {
+  /** `numbers` explains bare numbers; it is shown once there is one. */
+  constructor(list, boxes, totals, numbers) {
+    this.numbers = numbers;
     this.list = list;
     this.boxes = boxes;
     this.totals = totals;
@@ -148,6 +150,7 @@ export class FacesView {
 
   clear() {
     this.views.clear();
+    this.numbers.hidden = true;
     this.totals.replaceChildren();
     this.list.replaceChildren();
     this.boxes.replaceChildren();
@@ -209,6 +212,7 @@ export class FacesView {
       tag.style.setProperty("--left", `${best.place.left - boxes[index].left}px`);
       tag.style.setProperty("--top", `${best.place.top - boxes[index].top}px`);
       taken.push(best.place);
+      if (tag.classList.contains("shortest")) this.numbers.hidden = false;
     });
   }
 

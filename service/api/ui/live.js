@@ -8,8 +8,11 @@ import { byId, clearProblem, hidePicture, setStatus, showAnswer, showHint, showP
 const ANNOUNCE_INTERVAL_MS = 3000; // for screen readers
 
 export class Live {
-  constructor(faces) {
+  /** `offerFilm` takes what was read of a film, once it ends. */
+  constructor(faces, offerFilm) {
     this.faces = faces;
+    this.offerFilm = offerFilm;
+    this.frames = []; // of a film: times and answers
     this.timeline = new Timeline(byId("timeline"));
     const video = byId("video");
     const shared = { answer: (...answer) => this.show(...answer), problem: showProblem };
@@ -22,6 +25,7 @@ export class Live {
       ...shared,
       started: () => {
         this.begin("Reading the film. Frames are never stored.");
+        this.frames = [];
         this.timeline.start(this.film.duration, this.film.step);
       },
       stopped: () => this.endFilm(),
@@ -54,7 +58,7 @@ export class Live {
       await this.film.start(file);
     } catch (error) {
       showProblem(error);
-      setStatus("There is no result for this film.");
+      setStatus(`There is no result for this film: ${error.message}`);
     }
   }
 
@@ -99,7 +103,8 @@ export class Live {
     byId("rate").textContent = "";
     const faces = timeline.rows.size === 1 ? "1 face" : `${timeline.rows.size} faces`;
     const read = film.finished ? "The film was read" : `Stopped after ${film.time.toFixed(1)} of ${film.duration.toFixed(1)} s`;
-    setStatus(`${read}: ${faces}. A face that left and came back counts again.`);
+    setStatus(`${read}: ${faces}. A face that left and came back counts again. The cards show the last frame, the CSV all.`);
+    this.offerFilm(this.frames);
   }
 
   show(answer, latency) {
@@ -111,7 +116,10 @@ export class Live {
     if (answer.faces.length) showHint(null);
     else showHint("none", "No face in view.");
     if (byId("answer").open || byId("json").textContent === "None yet.") showAnswer(answer);
-    if (this.film.running) this.timeline.add(this.film.time, answer);
+    if (this.film.running) {
+      this.frames.push({ time: this.film.time, answer });
+      this.timeline.add(this.film.time, answer);
+    }
     this.announce(answer);
     this.countFrame(latency);
   }

@@ -2,7 +2,7 @@
 
 import { Problem, fetchAnnotated, fetchEmotions, hasApiKey, setApiKey } from "/page/api.js";
 import { Album, checkReadable } from "/page/album.js";
-import { curlFor, save, stem, toCsv, toJson } from "/page/downloads.js";
+import { curlFor, filmToCsv, save, stem, toCsv, toJson } from "/page/downloads.js";
 import { countWords } from "/page/emotions.js";
 import { FacesView, summarize } from "/page/faces.js";
 import { Film } from "/page/film.js";
@@ -12,8 +12,8 @@ import {
   byId, clearProblem, hidePicture, setBusy, setStatus, showAnswer, showHint, showPicture, showProblem,
 } from "/page/view.js";
 
-const faces = new FacesView(byId("faces"), byId("boxes"), byId("totals"));
-const live = new Live(faces);
+const faces = new FacesView(byId("faces"), byId("boxes"), byId("totals"), byId("numbers"));
+const live = new Live(faces, offerFilm);
 let controller = new AbortController();
 let photoUrl = null;
 let retry = () => {}; // runs again once the visitor enters a key
@@ -110,7 +110,7 @@ function showFailure(error) {
   setBusy(false);
   showProblem(error);
   showHint(null);
-  if (!document.body.classList.contains("several")) setStatus("There is no result for this photo.");
+  if (!document.body.classList.contains("several")) setStatus(`There is no result for this photo: ${error.message}`);
 }
 
 const album = new Album(byId("album"), {
@@ -146,21 +146,28 @@ function showResult(answer, { boxes }) {
 
 let offered = [];
 
-/** Offer the answers to these photos as files, and the command for the one that is shown. */
+/** Offer the answers to these photos as files, and the command that sends them. */
 function offerDownloads(items) {
   offered = items;
   byId("take").classList.toggle("away", !items.some(({ answer }) => answer));
-  showCommand(items.length ? shownItem?.photo : null);
+  const photos = items.length ? items.map(({ photo }) => photo) : [{ name: "photo.jpg" }];
+  byId("command").textContent = curlFor(photos, { needsKey: hasApiKey() });
 }
 
-function showCommand(photo) {
-  byId("command").textContent = curlFor(photo, { needsKey: hasApiKey() });
+/** Offer the table of a film, and the command that writes one of every frame. */
+function offerFilm(frames) {
+  byId("take").classList.toggle("away", !frames.length);
+  byId("command").textContent = "tandem video film.mp4 --csv film.csv";
 }
 
 const fileName = () => (offered.length === 1 ? `${stem(offered[0].photo)}-emotions` : "emotions");
 
 byId("save-json").addEventListener("click", () => save(toJson(offered), `${fileName()}.json`, "application/json"));
-byId("save-csv").addEventListener("click", () => save(toCsv(offered), `${fileName()}.csv`, "text/csv"));
+byId("save-csv").addEventListener("click", () => {
+  const ofFilm = document.body.classList.contains("film");
+  const csv = ofFilm ? filmToCsv(live.frames) : toCsv(offered);
+  save(csv, `${ofFilm ? "film-emotions" : fileName()}.csv`, "text/csv");
+});
 byId("save-picture").addEventListener("click", async () => {
   const item = shownItem;
   byId("save-picture").disabled = true;
@@ -256,7 +263,7 @@ document.addEventListener("drop", (event) => {
 
 // The curl example
 
-showCommand(null);
+offerDownloads([]);
 byId("copy").hidden = !navigator.clipboard;
 byId("copy").addEventListener("click", async () => {
   await navigator.clipboard.writeText(byId("command").textContent);

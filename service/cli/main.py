@@ -30,7 +30,7 @@ from service.errors import install_command
 from service.vision.file_types import PHOTO_FORMATS
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Mapping
 
     from service.cli.table_folder import Shard
 
@@ -198,7 +198,8 @@ def predict(
     annotate: Annotated[
         Path | None,
         typer.Option(
-            help="Write a copy of the photo with boxes and labels to this file; for several photos, a folder."
+            help="Write a copy of the photo with boxes and labels to this file; for several photos, a folder. For "
+            "--out as well, run the command twice."
         ),
     ] = None,
     url: Url = None,
@@ -211,13 +212,15 @@ def predict(
     """
     from service.cli.gateway import open_client
     from service.cli.output_files import OutputUnusable
-    from service.cli.photo_files import PHOTO_SUFFIXES, annotation_paths, describe_skipped, find_photos
+    from service.cli.photo_files import PHOTO_SUFFIXES, describe_skipped, find_photos
     from service.cli.predict import print_predictions, write_predictions
     from service.cli.table_folder import is_address, predict_into_folder
 
     settings = read_settings()
     if out and (annotate or as_json):
-        raise typer.BadParameter("cannot be combined with --json or --annotate", param_hint="--out")
+        raise typer.BadParameter(
+            "cannot be combined with --json or --annotate: run it twice, once with each", param_hint="--out"
+        )
     if retry_failed and not out:
         raise typer.BadParameter("needs --out, which holds the photos that failed", param_hint="--retry-failed")
     if out and (is_address(out) or out.endswith("/") or Path(out).is_dir()):
@@ -242,20 +245,26 @@ def predict(
         print_error(f"{printable(str(folder))} holds no photo ({', '.join(PHOTO_SUFFIXES)})")
     if not found.photos:
         raise typer.Exit(EXIT_USAGE)
-    targets: dict[Path, Path] | None = None
-    if annotate:
-        try:
-            targets = annotation_paths(found.photos, annotate)
-        except ValueError as error:
-            raise typer.BadParameter(str(error), param_hint="--annotate") from None
+    targets = _annotation_targets(found.photos, annotate) if annotate else None
     context = open_client(url, settings, api_key)
     if out:
         run = write_predictions(context, found, Path(out), concurrency, retry_failed=retry_failed)
         failures = _run(run, OutputUnusable)
     else:
         failures = _run(print_predictions(context, found, targets, settings, as_json=as_json))
+        if annotate and annotate.is_dir():
+            print_status(f"photos with boxes and labels: {annotate}/")
     if failures:
         raise typer.Exit(EXIT_FAILURE)
+
+
+def _annotation_targets(photos: "Mapping[Path, Path]", annotate: Path) -> dict[Path, Path]:
+    from service.cli.photo_files import annotation_paths
+
+    try:
+        return annotation_paths(photos, annotate)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--annotate") from None
 
 
 def _parse_shard(text: str | None) -> "Shard":
@@ -323,8 +332,6 @@ def video(
         if output and output.resolve() == video.resolve():
             raise typer.BadParameter(f"{output} is the input video", param_hint=option)
     outputs = OutputPaths(out, csv, plot)
-    if not outputs.wanted:
-        raise typer.BadParameter("give at least one of --out, --csv and --plot")
     run = run_video(
         open_client(url, settings, api_key),
         video,

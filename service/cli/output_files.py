@@ -116,7 +116,7 @@ def log_path(out: Path) -> Path:
     """
     suffix = out.suffix.lower()
     if suffix not in SUFFIXES:
-        raise OutputUnusable(f"the suffix of {out} is none of {', '.join(SUFFIXES)}")
+        raise OutputUnusable(f"the suffix of {out} is none of {', '.join(SUFFIXES)}; for a folder, end it with /")
     if suffix == ".jsonl":
         return out
     if suffix == ".parquet":

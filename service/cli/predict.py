@@ -22,6 +22,13 @@ from service.settings import Settings
 FATAL_STATUSES = (HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 """Statuses that have nothing to do with the photo: the next one would get the same answer."""
 
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mpg", ".mpeg", ".wmv")
+
+REMEDY = (
+    "is it running there? `tandem doctor` looks at this machine; without --url and TANDEM_URL, a service is "
+    "started if none runs here"
+)
+
 
 class PhotoFailed(Exception):
     """One photo got no answer; the message says why."""
@@ -40,18 +47,38 @@ async def predict_photo(client: AsyncClient, photo: Photo) -> PhotoEmotions:
     """
     if photo == b"":
         raise PhotoFailed("standard input is empty")
+    if isinstance(photo, Path) and photo.suffix.lower() in VIDEO_SUFFIXES:
+        raise PhotoFailed("this is no photo; for a video use `tandem video`")
     try:
         return await client.read(photo)
     except OSError as error:
         raise PhotoFailed(f"cannot be read: {error.strerror}") from None
     except NoAnswer as error:
-        raise RunAborted(str(error)) from None
+        raise _unreachable(error) from None
     except Refused as error:
         if error.problem.status in FATAL_STATUSES:
             raise RunAborted(str(error)) from None
         raise PhotoFailed(str(error)) from None
     except CallFailed as error:
         raise PhotoFailed(str(error)) from None
+
+
+async def labels_of(client: AsyncClient) -> Sequence[str]:
+    """Return the labels of the gateway's model.
+
+    Raises:
+        RunAborted: there is no answer.
+    """
+    try:
+        return (await client.model()).labels
+    except NoAnswer as error:
+        raise _unreachable(error) from None
+    except CallFailed as error:
+        raise RunAborted(str(error)) from None
+
+
+def _unreachable(error: NoAnswer) -> RunAborted:
+    return RunAborted(f"{error}\n{REMEDY}")
 
 
 async def print_predictions(
@@ -114,8 +141,8 @@ async def write_predictions(
             if todo:
                 async with context as client:
                     await predict_photos(client, found, log, concurrency=concurrency, on_done=on_done)
-                    with suppress(CallFailed):  # the faces of the photos say them too, if there are any
-                        labels = (await client.model()).labels
+                    with suppress(RunAborted):  # the faces of the photos say them too, if there are any
+                        labels = await labels_of(client)
     except RunAborted as error:
         raise RunAborted(f"{error}\nfinished photos are kept; run the same command again to continue") from None
     finally:

@@ -19,7 +19,7 @@ from service.cli.console import print_error, print_status, progress_bar, stderr
 from service.cli.gateway import ClientContext
 from service.cli.output_files import OutputUnusable, schema_of, table_columns, to_rows
 from service.cli.photo_files import PHOTO_SUFFIXES, find_photos, name_of
-from service.cli.predict import PhotoFailed, RunAborted, predict_photo
+from service.cli.predict import PhotoFailed, RunAborted, labels_of, predict_photo
 from service.client import AsyncClient
 from service.errors import install_command
 
@@ -213,7 +213,7 @@ async def predict_into_folder(
         advance(before)
         if todo:
             async with context as client:
-                labels = (await client.model()).labels
+                labels = await labels_of(client)
                 rest = iter(todo)
                 while part := list(islice(rest, photos_per_file)):
                     lines = await _predict_part(client, part, concurrency)

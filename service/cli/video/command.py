@@ -17,10 +17,10 @@ from rich.table import Table
 
 from service.cli.console import NARROW, print_error, print_status, progress_bar, stderr
 from service.cli.gateway import ClientContext
-from service.cli.predict import PhotoFailed, RunAborted, predict_photo
+from service.cli.predict import PhotoFailed, labels_of, predict_photo
 from service.cli.video.io import Frame, VideoReader, VideoWriter
 from service.cli.video.results import FaceTable, OutputPaths, ResultWriter, VideoSummary, all_or_nothing
-from service.client import AsyncClient, CallFailed
+from service.client import AsyncClient
 from service.schemas import PhotoEmotions
 
 JPEG_QUALITY = 95
@@ -80,8 +80,8 @@ async def run_video(
                 )
     for codec in summary.skipped_audio:
         print_error(f"the {codec} audio is left out: {outputs.video} cannot hold it, an .mkv file can")
-    where = ", ".join(map(str, outputs.wanted))
-    print_status(f"{summary.analyzed} frames read, {summary.failed} failed, {len(summary.faces)} faces: {where}")
+    counts = f"{summary.analyzed} frames read, {summary.failed} failed, {len(summary.faces)} faces"
+    print_status(": ".join([counts, *([", ".join(map(str, outputs.wanted))] if outputs.wanted else [])]))
     if as_json:
         typer.echo(json.dumps({"video": str(path), **summary.to_json()}))
     else:
@@ -136,10 +136,7 @@ async def analyze_video(
         RunAborted: the gateway answers no frame any more.
         OSError: an output cannot be written.
     """
-    try:
-        labels = (await client.model()).labels
-    except CallFailed as error:
-        raise RunAborted(str(error)) from None
+    labels = await labels_of(client)
     with ExitStack() as stack:
         partial = stack.enter_context(all_or_nothing(outputs.wanted))
         video = table = None

@@ -79,7 +79,7 @@ class VideoReader:
     def _video_stream(self) -> av.VideoStream:
         """Return the first video stream; an audio file's cover art and still images do not count."""
         if any(part in self.container.format.name for part in IMAGE_FORMATS):
-            raise VideoUnusable(f"{self.path} is a still image; use `tandem predict`")
+            raise VideoUnusable(f"{self.path} is no video but a still image; use `tandem predict`")
         for stream in self.container.streams.video:
             if not stream.disposition & Disposition.attached_pic:
                 stream.thread_type = "AUTO"

@@ -89,11 +89,27 @@ def test_shards_and_addresses_need_a_folder(folder: Path) -> None:
         assert "--out FOLDER/" in result.stderr
 
 
+def test_what_cannot_work_comes_with_what_to_do(folder: Path) -> None:
+    film = folder / "film.MP4"
+    film.touch()
+    for arguments, remedy in (
+        ([film], "use `tandem video`"),
+        ([folder / "a.jpg"], "`tandem doctor`"),
+        ([folder, "--out", f"{folder.parent}/tables/"], "`tandem doctor`"),
+        ([folder, "--out", folder.parent / "other"], "for a folder, end it with /"),
+        ([folder, "--out", "a.csv", "--annotate", "copies"], "run it twice"),
+    ):
+        result = predict(*arguments, url="127.0.0.1:1")
+        assert result.exit_code in (1, 2)
+        assert remedy in result.stderr
+
+
 def test_annotated_copies_keep_their_subfolders(folder: Path, url: str) -> None:
     out = folder.parent / "out"
     result = predict(folder, "--recursive", "--annotate", out, url=url)
     assert result.exit_code == 1
     assert "broken.jpg" in result.stderr
+    assert result.stderr.endswith(f": {out}/\n")
     assert sorted(str(path.relative_to(out)) for path in out.rglob("*.jpg")) == ["a.jpg", "trip/a.jpg"]
 
 

@@ -134,6 +134,13 @@ def test_a_frame_with_no_face_or_no_answer_has_a_row(tmp_path: Path, toy_triton:
     assert all("TANDEM_MAX_PIXELS" in row["error"] for row in rows_of(table))
 
 
+def test_the_summary_needs_no_file(source: Path, url: str) -> None:
+    result = video(source, "--every", 2, url=url)
+    assert result.exit_code == 0, result.output
+    assert " 0 failed, 2 faces\n" in result.stderr
+    assert "emotions" in result.stdout
+
+
 def test_an_error_is_reported_and_leaves_no_file(source: Path, tmp_path: Path, url: str) -> None:
     outputs = ("--out", tmp_path / "out.mp4", "--csv", tmp_path / "out.csv")
     cut = tmp_path / "cut.mkv"
@@ -147,7 +154,6 @@ def test_an_error_is_reported_and_leaves_no_file(source: Path, tmp_path: Path, u
     assert result.exit_code == 1
     assert "http://127.0.0.1:9" in result.output
     for arguments, culprit in (
-        ((), "--out, --csv and --plot"),
         (("--out", source), source.name),
         (("--out", tmp_path / "out.gif"), ".mp4, .mov, .mkv"),
     ):

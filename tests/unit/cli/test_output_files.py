@@ -137,5 +137,7 @@ def test_a_table_without_a_face_has_the_columns_of_faces(tmp_path: Path, suffix:
 
 
 def test_another_format_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(OutputUnusable, match=r"out\.xlsx .* \.jsonl, \.csv, \.parquet"):
+    with pytest.raises(
+        OutputUnusable, match=r"out\.xlsx .* \.jsonl, \.csv, \.parquet; for a folder, end it with /"
+    ):
         log_path(tmp_path / "out.xlsx")

@@ -49,6 +49,10 @@ def test_an_operation_can_be_tried(open_page: Callable[..., Browser], tandem: st
         snippet = block.find_element("css selector", ".request-snippets").text
         assert text in snippet
         assert f"{tandem}/v1/emotions/form" in snippet
+    background = "return getComputedStyle(document.body).backgroundColor"
+    assert page.run(background) == "rgb(255, 255, 255)"
+    page.look((1280, 900), dark=True)
+    wait_until(lambda: page.run(background) == "rgb(28, 32, 34)", "the page is dark where dark is asked for")
 
 
 def test_a_picture_is_shown(open_page: Callable[..., Browser], tandem: str, files: Path) -> None:

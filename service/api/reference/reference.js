@@ -115,6 +115,11 @@ specification.tags = specification.tags.filter(({ name }) => name !== "stream");
 for (const [path, stream] of Object.entries(specification["x-websockets"])) {
   describeStream(document.getElementById("stream"), path, stream);
 }
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const followScheme = () => document.documentElement.classList.toggle("dark-mode", dark.matches); // Swagger UI's own class
+dark.addEventListener("change", followScheme);
+followScheme();
+
 window.SwaggerUIBundle({
   spec: specification,
   domNode: document.getElementById("reference"),

@@ -247,6 +247,8 @@ def test_predict_starts_a_local_triton(triton_home: Path, repository: Path, phot
     ended = predict(str(photo), "--annotate", str(out), triton_home=triton_home, model_repository=repository)
     assert ended.returncode == 0, ended.stderr
     assert "512 x 512" in " ".join(ended.stdout.split())  # a long path folds the line
+    (announced,) = ended.stderr.splitlines()  # without Triton's log
+    assert announced.startswith(f"no service at {DEFAULT_URL}; starting one for this command")
     with Image.open(out) as drawn:
         assert (drawn.format, drawn.size) == ("PNG", (512, 512))
 

@@ -108,7 +108,7 @@ def test_a_command_is_valid(document: str, line: str) -> None:
             assert words
         else:
             unchecked = ("curl", "pip", "kustomize", "mv", "rm", "cp", "git", "npx", "openapi-python-client")
-            assert program in unchecked, f"no check for {program}"
+            assert Path(program).name in unchecked, f"no check for {program}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)

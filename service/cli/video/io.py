@@ -21,6 +21,9 @@ SUFFIXES = (".mp4", ".mov", ".mkv")
 IMAGE_FORMATS = ("image2", "_pipe")
 """Substrings of FFmpeg's format names for still images."""
 
+IMAGE_BRANDS = ("avif", "heic", "heix", "mif1")
+"""Brands of still images in the container of MP4: AVIF and HEIC."""
+
 ENCODER: Final = "libx264"
 ENCODER_OPTIONS = {"preset": "veryfast", "crf": "20"}
 
@@ -78,7 +81,8 @@ class VideoReader:
 
     def _video_stream(self) -> av.VideoStream:
         """Return the first video stream; an audio file's cover art and still images do not count."""
-        if any(part in self.container.format.name for part in IMAGE_FORMATS):
+        is_image = any(part in self.container.format.name for part in IMAGE_FORMATS)
+        if is_image or self.container.metadata.get("major_brand") in IMAGE_BRANDS:
             raise VideoUnusable(f"{self.path} is no video but a still image; use `tandem predict`")
         for stream in self.container.streams.video:
             if not stream.disposition & Disposition.attached_pic:

@@ -101,6 +101,7 @@ def test_a_truncated_file_is_rejected(tmp_path: Path, name: str, options: dict[s
         (b"dear diary\n" * 100, "not a video"),
         (encoded(astronaut()), "still image; use `tandem predict`"),
         (encoded(astronaut(), "WEBP"), "still image"),
+        (encoded(astronaut(), "AVIF"), "still image"),
     ],
 )
 def test_a_file_that_is_not_a_video_is_rejected(tmp_path: Path, content: bytes, kind: str) -> None:

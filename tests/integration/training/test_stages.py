@@ -151,9 +151,10 @@ def test_an_exported_model_is_restored_to_runs_that_predict_alike_and_can_be_tra
     joint = ["joint", "--data", ferplus, "--out", str(tmp_path / "on"), *COMMON, "--epochs", "1"]
     joint += ["--identity", str(restored / "identity"), "--emotion", str(restored / "emotion")]
     assert app([*joint, "--learning_rate", "1e-9", "--distill_from", f"[{restored / 'joint'}]"]) == 0
-    # Training takes new statistics even at this rate, which may well help.
-    accuracy = load_result(tmp_path / "on")["valid"]["majority"]["accuracy"]
-    assert accuracy > load_result(runs / "joint")["valid"]["majority"]["accuracy"] - 0.1
+    # Training takes new statistics even at this rate, so its accuracy is another, but the weights stay.
+    start, end = load_weights(restored / "joint"), load_weights(tmp_path / "on")
+    for name in ("identity.conv1.0.weight", "emotion.stem.0.weight"):
+        assert torch.allclose(start[name], end[name], atol=1e-5), name
     assert " ".join(["training", *restore[:5]]) in card_of(tmp_path / "on", tmp_path)
 
 

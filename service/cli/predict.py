@@ -2,10 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
+from typing import TypeVar
 
 import typer
 from rich.console import Console
@@ -28,6 +29,9 @@ REMEDY = (
     "is it running there? `tandem doctor` looks at this machine; without --url and TANDEM_URL, a service is "
     "started if none runs here"
 )
+
+
+Item = TypeVar("Item")
 
 
 class PhotoFailed(Exception):
@@ -180,22 +184,35 @@ async def predict_photos(
     Raises:
         RunAborted: the gateway answers no photo any more. The next call with the same log continues there.
     """
-    todo = iter(unfinished(found.paths, log))
 
-    async def work() -> None:
-        for photo in todo:
-            error = None
-            try:
-                answer = await predict_photo(client, found.content(photo))
-                log.add(name_of(photo), answer.model_dump(mode="json", exclude_none=True))
-            except PhotoFailed as failure:
-                error = str(failure)
-                log.add(name_of(photo), {"error": error})
-            on_done(photo, error)
+    async def predict(photo: Path) -> None:
+        error = None
+        try:
+            answer = await predict_photo(client, found.content(photo))
+            log.add(name_of(photo), answer.model_dump(mode="json", exclude_none=True))
+        except PhotoFailed as failure:
+            error = str(failure)
+            log.add(name_of(photo), {"error": error})
+        on_done(photo, error)
+
+    await for_each(unfinished(found.paths, log), predict, concurrency=concurrency)
+
+
+async def for_each(items: Iterable[Item], work: Callable[[Item], Awaitable[None]], *, concurrency: int) -> None:
+    """Do the work for every item, for ``concurrency`` of them at a time.
+
+    Raises:
+        RunAborted: the work for one raised it; the rest is given up.
+    """
+    todo = iter(items)
+
+    async def worker() -> None:
+        for item in todo:
+            await work(item)
 
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(concurrency):
-                group.create_task(work())
+                group.create_task(worker())
     except* RunAborted as aborted:
         raise aborted.exceptions[0] from None

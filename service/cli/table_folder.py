@@ -19,7 +19,7 @@ from service.cli.console import print_error, print_status, progress_bar, stderr
 from service.cli.gateway import ClientContext
 from service.cli.output_files import OutputUnusable, schema_of, table_columns, to_rows
 from service.cli.photo_files import PHOTO_SUFFIXES, find_photos, name_of
-from service.cli.predict import PhotoFailed, RunAborted, labels_of, predict_photo
+from service.cli.predict import PhotoFailed, RunAborted, for_each, labels_of, predict_photo
 from service.client import AsyncClient
 from service.errors import install_command
 
@@ -134,6 +134,7 @@ class TableFolder:
 
     def load(self, shard: Shard, *, retry_failed: bool) -> None:
         """Read which of the shard's photos have a row; with ``retry_failed``, remove the rows with an error."""
+        import pyarrow
         from pyarrow import compute, parquet
 
         for path in self.store.files.glob(f"{self.store.root}/*.parquet"):
@@ -145,8 +146,6 @@ class TableFolder:
             if failed and retry_failed:
                 with self.store.files.open(path, "rb") as file:
                     table = parquet.read_table(file)
-                import pyarrow
-
                 keep = compute.invert(
                     compute.is_in(table["photo"], pyarrow.array(sorted(failed), pyarrow.string()))
                 )
@@ -228,23 +227,17 @@ async def predict_into_folder(
 async def _predict_part(client: AsyncClient, part: Sequence[str], concurrency: int) -> list[dict[str, Any]]:
     """Return a line for each photo of a part, in their order."""
     lines: list[dict[str, Any]] = [{} for _ in part]
-    todo = iter(enumerate(part))
 
-    async def work() -> None:
-        for number, name in todo:
-            try:
-                answer = await predict_photo(client, await asyncio.to_thread(_read, name))
-                lines[number] = {"photo": name, **answer.model_dump(mode="json", exclude_none=True)}
-            except PhotoFailed as failure:
-                print_error(str(failure), name)
-                lines[number] = {"photo": name, "error": str(failure)}
+    async def predict(numbered: tuple[int, str]) -> None:
+        number, name = numbered
+        try:
+            answer = await predict_photo(client, await asyncio.to_thread(_read, name))
+            lines[number] = {"photo": name, **answer.model_dump(mode="json", exclude_none=True)}
+        except PhotoFailed as failure:
+            print_error(str(failure), name)
+            lines[number] = {"photo": name, "error": str(failure)}
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(concurrency):
-                group.create_task(work())
-    except* RunAborted as aborted:
-        raise aborted.exceptions[0] from None
+    await for_each(enumerate(part), predict, concurrency=concurrency)
     return lines
 
 

@@ -7,6 +7,7 @@ them. Exits with 1 if finding faces takes more than MAX_CPU_S.
 """
 
 import io
+import struct
 import sys
 import time
 import zlib
@@ -15,6 +16,7 @@ from functools import partial
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import MAX_TEXT_MEMORY
 
 from service.errors import TandemError
 from service.schemas import ImageSize, PhotoEmotions
@@ -46,10 +48,25 @@ def with_a_face(image: Image.Image) -> Image.Image:
     return image
 
 
-def filtered_png(depth: int, color: int, interlace: int) -> bytes:
-    """A PNG whose every row has the filter that takes longest (Paeth)."""
-    row = b"\4" + bytes(SIDE * {4: 2, 6: 4}[color] * depth // 8)
-    return png(SIDE, SIDE, depth, color, interlace, rows=row * SIDE)
+def filtered_png(*, interlaced: bool) -> bytes:
+    """A PNG of 16 bits with alpha, whose every row has the filter that takes longest (Paeth)."""
+    # First column and row, and steps between columns and rows, of each pass: section 8 of the PNG specification.
+    adam7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    passes = adam7 if interlaced else [(0, 0, 1, 1)]
+    rows = b"".join(
+        (b"\4" + bytes(8 * len(range(left, SIDE, columns)))) * len(range(top, SIDE, rows))
+        for left, top, columns, rows in passes
+    )
+    return png(SIDE, SIDE, 16, 6, int(interlaced), rows=rows)
+
+
+def run_length_bitmap() -> bytes:
+    """A BMP whose rows are runs of five pixels, so that it is just small enough (compression BI_RLE8)."""
+    rows = (b"\5\7" * (SIDE // 5) + b"\0\0") * SIDE
+    palette = bytes(range(256)) * 4
+    header = struct.pack("<IiiHHIIiiII", 40, SIDE, SIDE, 1, 8, 1, len(rows), 0, 0, 256, 0)
+    start = 14 + len(header) + len(palette)
+    return struct.pack("<2sIHHI", b"BM", start + len(rows), 0, 0, start) + header + palette + rows
 
 
 def scans(image: Image.Image, quality: int) -> bytes:
@@ -61,9 +78,9 @@ def scans(image: Image.Image, quality: int) -> bytes:
 
 
 def texts() -> bytes:
-    chunk = png_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1_000_000), 9))
+    chunk = png_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(MAX_TEXT_MEMORY // MAX_METADATA_CHUNKS - 1), 9))
     plain = encoded(flat(), "PNG")
-    return plain[:33] + chunk * MAX_METADATA_CHUNKS + plain[33:]
+    return plain[:33] + chunk * (MAX_METADATA_CHUNKS - 2) + plain[33:]
 
 
 PHOTOS: dict[str, Callable[[], bytes]] = {
@@ -77,8 +94,8 @@ PHOTOS: dict[str, Callable[[], bytes]] = {
     "JPEG, wide": lambda: encoded(noise(65_000, 760), "JPEG", progressive=True, quality=30),
     "PNG, flat": lambda: encoded(flat(), "PNG"),
     "PNG, noise in gray": lambda: encoded(noise(5000, 4000, channels=1), "PNG", compress_level=1),
-    "PNG, 16 bits, alpha, Paeth": lambda: filtered_png(16, 6, 0),
-    "PNG, 16 bits, alpha, Paeth, interlaced": lambda: filtered_png(16, 6, 1),
+    "PNG, 16 bits, alpha, Paeth": lambda: filtered_png(interlaced=False),
+    "PNG, 16 bits, alpha, Paeth, interlaced": lambda: filtered_png(interlaced=True),
     "PNG, as tall as allowed": lambda: png(760, MAX_SIDE, 8, 2, rows=bytes((760 * 3 + 1) * MAX_SIDE)),
     "PNG, as many texts as allowed": texts,
     "WebP, flat": lambda: encoded(flat(), "WEBP", lossless=True, method=0, quality=0),
@@ -86,6 +103,15 @@ PHOTOS: dict[str, Callable[[], bytes]] = {
     "WebP, lossless noise": lambda: encoded(noise(3200, 2500, deviation=10), "WEBP", lossless=True, method=0),
     "HEIC, flat": lambda: encoded(flat(), "HEIF", quality=1),
     "HEIC, alpha": lambda: encoded(flat("RGBA").crop((0, 0, 5200, SIDE)), "HEIF", quality=1),
+    "AVIF, flat": lambda: encoded(flat(), "AVIF", speed=10),
+    "AVIF, noise": lambda: encoded(noise(*WIDE), "AVIF", speed=10, quality=30),
+    "GIF, flat": lambda: encoded(flat("P"), "GIF"),
+    "GIF, noise": lambda: encoded(noise(4000, 3000).convert("P"), "GIF"),
+    "BMP, runs": run_length_bitmap,
+    "TIFF, flat, LZW": lambda: encoded(flat(), "TIFF", compression="tiff_lzw"),
+    "TIFF, flat, deflate, with alpha": lambda: encoded(flat("RGBA"), "TIFF", compression="tiff_adobe_deflate"),
+    "TIFF, noise, JPEG": lambda: encoded(noise(*WIDE), "TIFF", compression="jpeg", quality=40),
+    "TIFF, 1 bit, CCITT": lambda: encoded(flat("1"), "TIFF", compression="group4"),
     "HEIC, noise": lambda: encoded(noise(4000, 2000), "HEIF", quality=60),
 }
 
@@ -118,6 +144,7 @@ def main(names: list[str]) -> None:
         drawn = [
             cpu_s(partial(draw_answer, _keep, photo, max_pixels=MAX_PIXELS, answer=answer, media_type=kind))[0]
             for kind in ("image/jpeg", "image/png")
+            if not problem
         ]
         figures = " | ".join(f"{each:.1f}" for each in (seconds, *drawn))
         print(f"| {name} | {len(photo):,} | {figures} |{' ' + problem if problem else ''}", flush=True)

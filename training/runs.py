@@ -11,7 +11,7 @@ import platform
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from training.datasets.ferplus import EMOTIONS
 from training.exported import is_version, part_weights, read_network, read_stage
 from training.networks.inference import predict_probabilities
 from training.networks.tandem import Backbone, EmotionNet, TandemNet, build_backbone
-from training.settings.stages import StageSettings
+from training.settings.stages import StageSettings, check_loggers
 
 SETTINGS, PROVENANCE = "settings.json", "provenance.json"
 WEIGHTS, RESULT = "weights.pt", "result.json"
@@ -42,11 +42,14 @@ def start_run(settings: StageSettings) -> None:
     Raises:
         ValueError: The folder holds a run with other settings, or one to extend that has no checkpoint.
     """
+    check_loggers(settings.loggers)
     settings.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"stage": settings.stage, **asdict(settings)}, indent=2, default=str) + "\n"
     file = settings.out / SETTINGS
-    known = json.loads(file.read_text()) if file.exists() else json.loads(text)
-    others = differing(known, json.loads(text))
+    new = json.loads(text)
+    known = {**_defaults(settings), **json.loads(file.read_text())} if file.exists() else new
+    others = differing(known, new)
+    others.pop("loggers", None)  # they change nothing in the run
     if others and not (list(others) == ["epochs"] and known["epochs"] < settings.epochs):
         shown = "; ".join(f"{name} {before}, not {after}" for name, (before, after) in others.items())
         raise ValueError(f"{settings.out} holds a run with other settings ({shown}); choose another --out")
@@ -60,6 +63,13 @@ def start_run(settings: StageSettings) -> None:
         (settings.out / name).unlink(missing_ok=True)
     _write(file, text)
     seed_everything(settings.seed, verbose=False)
+
+
+def _defaults(settings: StageSettings) -> dict[str, Any]:
+    """Return the defaults of the settings, which a run had for those that are newer than it."""
+    known = {field.name: field.default for field in fields(settings) if field.default is not MISSING}
+    defaults: dict[str, Any] = json.loads(json.dumps(known, default=str))
+    return defaults
 
 
 def differing(known: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -88,15 +98,25 @@ def write_provenance(run: Path, extended: Sequence[int] = ()) -> None:
 
 @rank_zero_only
 def _write(file: Path, text: str) -> None:
-    file.write_text(text)
+    """Write a file in one go, because other processes of the run may read it at the same time."""
+    part = file.with_suffix(".part")
+    part.write_text(text)
+    part.replace(file)
 
 
-@rank_zero_only
 def finish_run(settings: StageSettings, weights: Mapping[str, Tensor], result: Mapping[str, Any]) -> None:
     """Write the weights and then the result, whose presence marks the run as complete.
 
-    In a data-parallel run only the first process writes.
+    In a data-parallel run only the first process writes, and the others wait for it, because the next stage may
+    start from these weights.
     """
+    _write_result(settings, weights, result)
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+@rank_zero_only
+def _write_result(settings: StageSettings, weights: Mapping[str, Tensor], result: Mapping[str, Any]) -> None:
     torch.save(dict(weights), settings.out / WEIGHTS)
     (settings.out / RESULT).write_text(json.dumps(result, indent=2) + "\n")
     print(f"{settings.out}: {settings.epochs} epochs of {result['images']:,} images; {kept_score(result)}")

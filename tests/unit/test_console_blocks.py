@@ -107,7 +107,19 @@ def test_a_command_is_valid(document: str, line: str) -> None:
         elif Path(program).name == "training":
             assert words
         else:
-            unchecked = ("curl", "pip", "kustomize", "mv", "rm", "cp", "git", "npx", "openapi-python-client")
+            unchecked = (
+                "curl",
+                "pip",
+                "kustomize",
+                "mv",
+                "rm",
+                "cp",
+                "git",
+                "npx",
+                "openapi-python-client",
+                "torchrun",
+                "srun",
+            )
             assert Path(program).name in unchecked, f"no check for {program}"
 
 

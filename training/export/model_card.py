@@ -17,7 +17,7 @@ from training.runs import RECIPE, lineage, load_provenance, load_result, load_se
 from training.settings.augmentation import Augmentation
 
 CARD_TEMPLATE = Path(__file__).parent / "model_card.md.template"
-NOT_SHOWN = ("stage", "augmentation", "accelerator", "devices")
+NOT_SHOWN = ("stage", "augmentation", "accelerator", "devices", "num_nodes", "sync_batchnorm", "loggers")
 """Settings that the commands in the card leave out; ``model_card.json`` has all of them."""
 
 

@@ -8,6 +8,8 @@ from dataclasses import asdict
 from errno import ENOSPC
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_only
+
 from training.datasets.prepared import MANIFEST
 from training.export.repository import export
 from training.preparation.prepare import PREPARATIONS
@@ -54,7 +56,7 @@ def run_recipe(settings: RecipeSettings) -> None:
         with _step(stage.out.name, timetable, settings):
             TRAINERS[type(stage)](stage, timetable)
     with _step("export", timetable, settings):
-        export(ExportSettings(run=stages[-1].out, repository=settings.models))
+        rank_zero_only(export)(ExportSettings(run=stages[-1].out, repository=settings.models))
     _summarize(settings, stages, time.monotonic() - started)
 
 

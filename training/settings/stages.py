@@ -1,7 +1,9 @@
 """The settings of each training stage: typed, checked when created, and written into the run's folder."""
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -44,7 +46,15 @@ class StageSettings:
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """Device type to train on; auto prefers a GPU."""
     devices: int = 1
-    """Devices of this machine to train on; more than one trains data-parallel."""
+    """Devices of each machine to train on; more than one trains data-parallel."""
+    num_nodes: int = 1
+    """Machines to train on. The same command is started on each, by torchrun or Slurm's srun, with out and the
+    data in folders that all of them share."""
+    sync_batchnorm: bool = False
+    """Normalize by the statistics of the batches of all devices together, not of each by itself; needs GPUs."""
+    loggers: tuple[Literal["csv", "tensorboard", "wandb", "mlflow"], ...] = ("csv", "tensorboard")
+    """Where curves are logged. The CSV file is always written, because reports read it. wandb and mlflow have to
+    be installed, and take their own variables, such as WANDB_MODE and MLFLOW_TRACKING_URI."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """Random changes to each sample."""
 
@@ -61,6 +71,16 @@ class StageSettings:
             raise ValueError(f"max_gradient is {self.max_gradient}; it must be at least 0")
         if self.warmup_epochs < 0:
             raise ValueError(f"warmup_epochs is {self.warmup_epochs}; it must be at least 0")
+        for name in ("devices", "num_nodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.sync_batchnorm and self.accelerator == "cpu":
+            raise ValueError("sync_batchnorm is set; it needs GPUs, and accelerator is cpu")
+
+    @property
+    def replicas(self) -> int:
+        """The processes that share a training set, one for each device of each machine."""
+        return self.devices * self.num_nodes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,3 +231,11 @@ def check_network(name: str, known: Iterable[str]) -> None:
     """Raise a ValueError unless ``name`` is one of the known presets."""
     if name not in known:
         raise ValueError(f"network is {name!r}; it must be one of {', '.join(known)}")
+
+
+def check_loggers(names: Iterable[str]) -> None:
+    """Raise a ValueError, which says what to install, unless the packages of all loggers are installed."""
+    missing = [name for name in names if name != "csv" and not find_spec(name)]
+    if missing:
+        install = f"{sys.executable} -m pip install {' '.join(missing)}"
+        raise ValueError(f"loggers has {', '.join(missing)}, which is not installed: {install}")

@@ -229,7 +229,7 @@ def _train(
 ) -> None:
     train, valid = load_prepared(settings.data / "train"), load_prepared(settings.data / "valid")
     views, targets = views_and_targets(settings, train)
-    sampler = ShuffledBatches(len(targets), settings.batch_size, seed=settings.seed, replicas=settings.devices)
+    sampler = ShuffledBatches(len(targets), settings.batch_size, seed=settings.seed, replicas=settings.replicas)
     class_weights = balanced_weights(targets, settings.class_weight_power)
     frequency = targets.sum(axis=0) / targets.sum()
     shift = settings.logit_adjustment * np.log(np.maximum(frequency, 1e-6)).astype(np.float32)

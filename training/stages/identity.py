@@ -96,7 +96,7 @@ def train_identity(settings: IdentitySettings, timetable: Timetable | None = Non
     lfw = None
     if settings.lfw:
         lfw = LfwView1(load_prepared(settings.lfw / "dev-train"), load_prepared(settings.lfw / "dev-test"))
-    sampler = ShuffledBatches(len(labels), settings.batch_size, seed=settings.seed, replicas=settings.devices)
+    sampler = ShuffledBatches(len(labels), settings.batch_size, seed=settings.seed, replicas=settings.replicas)
     targets = [labels]
     if settings.teacher_weight:
         if "teacher" not in faces.arrays:

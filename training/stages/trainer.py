@@ -7,12 +7,12 @@ from typing import Literal
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader
 
 from training.datasets.batches import Batch
 from training.runs import last_checkpoint
 from training.settings.stages import StageSettings
+from training.stages.loggers import build_loggers, close_loggers
 from training.stages.module import Stage
 from training.stages.progress import StageProgress
 from training.timetable import Timetable
@@ -54,6 +54,8 @@ def fit(
         gradient_clip_val=settings.max_gradient or None,
         accelerator=settings.accelerator,
         devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        sync_batchnorm=settings.sync_batchnorm,
         callbacks=[
             *([best] if monitor else []),
             latest,
@@ -61,7 +63,7 @@ def fit(
             LearningRateMonitor("epoch"),
             StageProgress(settings.out.name, stage.steps_per_epoch, settings.epochs, timetable),
         ],
-        logger=[CSVLogger(settings.out, "curves"), TensorBoardLogger(settings.out, "tensorboard")],
+        logger=build_loggers(settings),
         num_sanity_val_steps=0,
         log_every_n_steps=min(10, stage.steps_per_epoch),
         use_distributed_sampler=False,  # ShuffledBatches gives each process its own part
@@ -71,6 +73,7 @@ def fit(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning\.")  # advice on loaders and on its own calls
         trainer.fit(stage, training, validation, ckpt_path=last if last.exists() else None, weights_only=True)
+    close_loggers(trainer.loggers)
     kept = torch.load(best.best_model_path or last, map_location="cpu", weights_only=True)
     stage.load_state_dict(kept["state_dict"])
     stage.eval()

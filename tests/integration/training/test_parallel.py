@@ -1,4 +1,4 @@
-"""Compare data-parallel training in two processes with training in one.
+"""Compare data-parallel training in two processes, on one machine or on two, with training in one.
 
 Processes on CPUs do not share batch statistics. Therefore:
 
@@ -9,6 +9,7 @@ Processes on CPUs do not share batch statistics. Therefore:
 - Augmentation and dropout are drawn by rank and therefore turned off here.
 """
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -46,12 +47,35 @@ EXACT = {
 def train(stage, out, **options):
     """Run the command; for two processes as a program, because Lightning starts it again."""
     command = [stage, "--out", str(out), *flat({**EXACT, **options})]
-    if "devices" in options:
+    if "num_nodes" in options:
+        run_on_nodes(command, options["num_nodes"])
+    elif "devices" in options:
         ran = subprocess.run([TRAINING, *command], capture_output=True, text=True, check=False, timeout=240)
         assert ran.returncode == 0, ran.stderr[-3000:]
     else:
         assert app(command) == 0
     return load_weights(out)
+
+
+def run_on_nodes(command, count):
+    """Run a command as torchrun starts it on several machines, all of which are this one."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    torchrun = [TRAINING.parent / "torchrun", "--nnodes", str(count), "--master-addr", "127.0.0.1"]
+    torchrun += ["--master-port", str(port), "--no-python"]
+    nodes = [
+        subprocess.Popen(
+            [*torchrun, "--node-rank", str(rank), TRAINING, *command], stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(count)
+    ]
+    try:
+        for node in nodes:
+            error = node.communicate(timeout=240)[1]
+            assert node.returncode == 0, error[-3000:]
+    finally:
+        for node in nodes:
+            node.kill()
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +112,12 @@ def test_two_processes_match_one_with_fixed_batch_statistics(data, apart, tmp_pa
     assert figures[0]["recall"] == figures[1]["recall"]
 
 
-def test_two_processes_match_one_that_normalizes_each_half(tmp_path):
+def test_two_machines_match_one_that_normalizes_each_half(tmp_path):
     data = write_sets(tmp_path, 32)  # only two steps, because batch statistics magnify rounding errors
     options = {"data": data / "ferplus", "epochs": 1, "ema_decay": 0, "warmup_epochs": 0, "learning_rate": 0.01}
     options["keep"] = "last"  # the reference below keeps its last epoch
-    two = train("emotion", tmp_path / "two", batch_size=8, devices=2, **options)
+    two = train("emotion", tmp_path / "two", batch_size=8, num_nodes=2, **options)
+    assert [each.name for each in (tmp_path / "two" / "checkpoints").iterdir()] == ["last.ckpt"]
     whole = train("emotion", tmp_path / "whole", batch_size=16, **options)
     reference = dict(train_by_halves(data, tmp_path, options).named_parameters())
 
@@ -106,7 +131,7 @@ def test_two_processes_match_one_that_normalizes_each_half(tmp_path):
 
 def train_by_halves(data, folder, options):
     """Train in one process like two: compute a gradient from each half of a batch and average both."""
-    settings = EmotionSettings(out=folder, dropout=0, augmentation=NONE, batch_size=8, devices=2, **options)
+    settings = EmotionSettings(out=folder, dropout=0, augmentation=NONE, batch_size=8, num_nodes=2, **options)
     train = load_prepared(data / "ferplus" / "train")
     crops = augment(torch.from_numpy(train.crops)[:, None], NONE, torch.Generator())
     targets = torch.from_numpy(vote_distributions(train.arrays["votes"]))

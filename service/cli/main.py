@@ -194,12 +194,15 @@ def predict(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Send the photos that failed before and are in --out again.")
     ] = False,
+    allow_failed: Annotated[
+        bool,
+        typer.Option("--allow-failed", help="Exit with 0 although photos failed; their rows in --out say why."),
+    ] = False,
     concurrency: Concurrency = 8,
     annotate: Annotated[
         Path | None,
         typer.Option(
-            help="Write a copy of the photo with boxes and labels to this file; for several photos, a folder. For "
-            "--out as well, run the command twice."
+            help="Write a copy of the photo with boxes and labels to this file; for several photos, a folder."
         ),
     ] = None,
     url: Url = None,
@@ -208,22 +211,23 @@ def predict(
     """Recognize the emotion that each face in PHOTOS shows.
 
     Exits with 1 if a photo failed, in this run or in an earlier one to the same --out, and with 2 if there is no
-    photo. With --out FOLDER/, exits with 0 once every photo has a row, which may hold an error.
+    photo.
     """
     from service.cli.gateway import open_client
     from service.cli.output_files import OutputUnusable
-    from service.cli.photo_files import PHOTO_SUFFIXES, describe_skipped, find_photos
+    from service.cli.photo_files import PHOTO_SUFFIXES, Copies, describe_skipped, find_photos
     from service.cli.predict import print_predictions, write_predictions
     from service.cli.table_folder import is_address, predict_into_folder
 
     settings = read_settings()
-    if out and (annotate or as_json):
-        raise typer.BadParameter(
-            "cannot be combined with --json or --annotate: run it twice, once with each", param_hint="--out"
-        )
-    if retry_failed and not out:
-        raise typer.BadParameter("needs --out, which holds the photos that failed", param_hint="--retry-failed")
+    if out and as_json:
+        raise typer.BadParameter("writes to a file what --json prints: take one of them", param_hint="--out")
+    for option, is_given in (("--retry-failed", retry_failed), ("--allow-failed", allow_failed)):
+        if is_given and not out:
+            raise typer.BadParameter("needs --out, which holds the photos that failed", param_hint=option)
     if out and (is_address(out) or out.endswith("/") or Path(out).is_dir()):
+        if annotate:
+            raise typer.BadParameter("needs a file as --out, not a folder or bucket", param_hint="--annotate")
         run = predict_into_folder(
             open_client(url, settings, api_key),
             photos,
@@ -234,27 +238,30 @@ def predict(
             recursive=recursive,
             retry_failed=retry_failed,
         )
-        _run(run, OutputUnusable)
+        if _run(run, OutputUnusable) and not allow_failed:
+            raise typer.Exit(EXIT_FAILURE)
         return
     if shard or any(is_address(photo) for photo in photos):
         raise typer.BadParameter("addresses and --shard need a folder: --out FOLDER/", param_hint="--out")
-    found = find_photos(list(map(Path, photos)), recursive=recursive)
+    found = find_photos(list(map(Path, photos)), recursive=recursive, copies=annotate)
     if found.skipped:
         print_status(describe_skipped(found.skipped))
     for folder in found.empty_folders:
         print_error(f"{printable(str(folder))} holds no photo ({', '.join(PHOTO_SUFFIXES)})")
     if not found.photos:
         raise typer.Exit(EXIT_USAGE)
-    targets = _annotation_targets(found.photos, annotate) if annotate else None
+    copies = Copies(found, _annotation_targets(found.photos, annotate), settings.max_pixels) if annotate else None
     context = open_client(url, settings, api_key)
     if out:
-        run = write_predictions(context, found, Path(out), concurrency, retry_failed=retry_failed)
+        run = write_predictions(
+            context, found, Path(out), copies, concurrency=concurrency, retry_failed=retry_failed
+        )
         failures = _run(run, OutputUnusable)
     else:
-        failures = _run(print_predictions(context, found, targets, settings, as_json=as_json))
-        if annotate and annotate.is_dir():
-            print_status(f"photos with boxes and labels: {annotate}/")
-    if failures:
+        failures = _run(print_predictions(context, found, copies, as_json=as_json))
+    if annotate and annotate.is_dir():
+        print_status(f"photos with boxes and labels: {annotate}/")
+    if failures and not allow_failed:
         raise typer.Exit(EXIT_FAILURE)
 
 

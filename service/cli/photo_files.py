@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.schemas import PhotoEmotions
-from service.settings import Settings
 from service.vision.decoding import decode_photo
 from service.vision.drawing import annotate
 
@@ -21,7 +20,7 @@ PHOTO_SUFFIXES = (*ANNOTATED_SUFFIXES, ".heic", ".heif", ".avif", ".gif", ".bmp"
 STDIN = Path("-")
 """Stands for standard input."""
 
-HIDDEN, SUBFOLDER, NO_SUFFIX = "hidden", "in subfolders", "without a suffix"
+HIDDEN, SUBFOLDER, COPY, NO_SUFFIX = "hidden", "in subfolders", "in the folder of --annotate", "without a suffix"
 """Kinds of skipped files that are not suffixes."""
 
 
@@ -52,12 +51,14 @@ class FoundPhotos:
         return path if path != STDIN or self.stdin is None else self.stdin
 
 
-def find_photos(paths: Sequence[Path], *, recursive: bool = True) -> FoundPhotos:
+def find_photos(paths: Sequence[Path], *, recursive: bool = True, copies: Path | None = None) -> FoundPhotos:
     """Find the files in ``paths``, each once, and in place of each folder the photos in it, without hidden ones.
 
     Args:
         paths: files, folders, and ``STDIN``, which is read.
         recursive: whether to search the folders' subfolders too.
+        copies: a folder for annotated copies; as a subfolder of another, it is left out, so that a run that is
+            repeated does not take the copies for photos.
     """
     photos: dict[Path, Path] = {}
     skipped: Counter[str] = Counter()
@@ -66,20 +67,23 @@ def find_photos(paths: Sequence[Path], *, recursive: bool = True) -> FoundPhotos
         if not path.is_dir():
             photos.setdefault(path, Path("stdin" if path == STDIN else path.name))
             continue
-        found = list(_photos_in(path, recursive, skipped))
+        found = list(_photos_in(path, recursive, copies, skipped))
         photos |= {photo: photo.relative_to(path) for photo in found if photo not in photos}
         if not found:
             empty_folders.append(path)
     return FoundPhotos(photos, skipped, empty_folders, sys.stdin.buffer.read() if STDIN in photos else None)
 
 
-def _photos_in(folder: Path, recursive: bool, skipped: Counter[str]) -> Iterator[Path]:
+def _photos_in(folder: Path, recursive: bool, copies: Path | None, skipped: Counter[str]) -> Iterator[Path]:
+    left_out = copies.resolve() if copies and copies.resolve() != folder.resolve() else None
     for path in sorted(folder.rglob("*")):
         if path.is_dir():
             continue
         relative = path.relative_to(folder)
         if any(part.startswith(".") for part in relative.parts):
             skipped[HIDDEN] += 1
+        elif left_out and (folder.resolve() / relative).is_relative_to(left_out):
+            skipped[COPY] += 1
         elif not recursive and len(relative.parts) > 1:
             skipped[SUBFOLDER] += 1
         elif path.suffix.lower() not in PHOTO_SUFFIXES or not path.is_file():
@@ -135,9 +139,34 @@ def name_of(photo: Path) -> str:
     return os.fsencode(photo).decode("utf-8", "backslashreplace")
 
 
-def write_annotated(photo: bytes | Path, answer: PhotoEmotions, target: Path, settings: Settings) -> None:
-    """Draw the answer on a copy of the photo; the suffix of ``target`` sets its format."""
-    content = photo.read_bytes() if isinstance(photo, Path) else photo
-    pixels = decode_photo(content, max_pixels=settings.max_pixels)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(annotate(pixels, answer, ANNOTATED_SUFFIXES[target.suffix.lower()]))
+@dataclass(frozen=True)
+class Copies:
+    """The copies of photos with boxes and labels.
+
+    Attributes:
+        found: the photos.
+        targets: the path of each photo's copy; its suffix sets the format.
+        max_pixels: above it, a JPEG is drawn at half its width and height.
+    """
+
+    found: FoundPhotos
+    targets: Mapping[Path, Path]
+    max_pixels: int
+
+    def lack(self, photo: Path) -> bool:
+        """Return whether a photo has no copy yet."""
+        return not self.targets[photo].exists()
+
+    def write(self, photo: Path, answer: PhotoEmotions) -> None:
+        """Draw the answer on a copy of the photo.
+
+        Raises:
+            OSError: the photo cannot be read, or the copy cannot be written.
+            TandemError: the photo cannot be decoded, or is too large for the copy's format.
+        """
+        content, target = self.found.content(photo), self.targets[photo]
+        pixels = decode_photo(
+            content.read_bytes() if isinstance(content, Path) else content, max_pixels=self.max_pixels
+        )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(annotate(pixels, answer, ANNOTATED_SUFFIXES[target.suffix.lower()]))

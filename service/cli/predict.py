@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -14,11 +14,10 @@ from rich.console import Console
 from service.cli.console import face_table, print_error, print_status, progress_bar, stderr
 from service.cli.gateway import ClientContext
 from service.cli.output_files import ResultLog, finish_output, log_path, read_table
-from service.cli.photo_files import STDIN, FoundPhotos, name_of, write_annotated
+from service.cli.photo_files import STDIN, Copies, FoundPhotos, name_of
 from service.client import AsyncClient, CallFailed, NoAnswer, Photo, Refused
 from service.errors import TandemError
 from service.schemas import PhotoEmotions
-from service.settings import Settings
 
 FATAL_STATUSES = (HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 """Statuses that have nothing to do with the photo: the next one would get the same answer."""
@@ -86,22 +85,17 @@ def _unreachable(error: NoAnswer) -> RunAborted:
 
 
 async def print_predictions(
-    context: ClientContext,
-    found: FoundPhotos,
-    targets: Mapping[Path, Path] | None,
-    settings: Settings,
-    *,
-    as_json: bool,
+    context: ClientContext, found: FoundPhotos, copies: Copies | None, *, as_json: bool
 ) -> int:
-    """Print the answer to each photo, and write annotated copies to ``targets``; return how many photos failed."""
+    """Print the answer to each photo, and write the copies; return how many photos failed."""
     console = Console()
     failures = 0
     async with context as client:
         for photo in found.paths:
             try:
                 answer = await predict_photo(client, found.content(photo))
-                if targets:
-                    write_annotated(found.content(photo), answer, targets[photo], settings)
+                if copies:
+                    copies.write(photo, answer)
             except (PhotoFailed, OSError, TandemError) as error:
                 failures += 1
                 print_error(str(error), name_of(photo))
@@ -117,12 +111,18 @@ async def print_predictions(
 
 
 async def write_predictions(
-    context: ClientContext, found: FoundPhotos, out: Path, concurrency: int, *, retry_failed: bool
+    context: ClientContext,
+    found: FoundPhotos,
+    out: Path,
+    copies: Copies | None = None,
+    *,
+    concurrency: int,
+    retry_failed: bool,
 ) -> int:
-    """Write the answer to each photo to ``out``, with a progress bar.
+    """Write the answer to each photo to ``out``, and the copies, with a progress bar.
 
     Returns:
-        How many photos in ``out`` have an error instead of an answer, whenever they were sent.
+        How many photos in ``out`` have an error instead of an answer, whenever they were sent, or have no copy.
 
     Raises:
         OutputUnusable: the answers cannot be written to ``out``.
@@ -131,7 +131,8 @@ async def write_predictions(
     """
     log = ResultLog(log_path(out), read_table(out), retry_failed=retry_failed)
     before, failed_before = len(log.done), len(log.failed)
-    todo = unfinished(found.paths, log)
+    todo = unfinished(found.paths, log, copies)
+    without_copy: set[str] = set()
     labels: Sequence[str] = ()
     try:
         with progress_bar(stderr, "photos", total=len(found.paths)) as advance:
@@ -141,10 +142,11 @@ async def write_predictions(
                 advance(1)
                 if error:
                     print_error(error, name_of(photo))
+                    without_copy.add(name_of(photo))
 
             if todo:
                 async with context as client:
-                    await predict_photos(client, found, log, concurrency=concurrency, on_done=on_done)
+                    await predict_photos(client, found, log, copies, concurrency=concurrency, on_done=on_done)
                     with suppress(RunAborted):  # the faces of the photos say them too, if there are any
                         labels = await labels_of(client)
     except RunAborted as error:
@@ -156,46 +158,71 @@ async def write_predictions(
     print_status(f"{summary}, {before} done before: {out}" if before else f"{summary}: {out}")
     if failed_before:
         print_status(f"{failed_before} failed in an earlier run; --retry-failed sends them again")
-    return len(log.failed)
+    return len(log.failed | without_copy)
 
 
-def unfinished(photos: Sequence[Path], log: ResultLog) -> list[Path]:
+def unfinished(photos: Sequence[Path], log: ResultLog, copies: Copies | None) -> list[Path]:
     """Return the photos that have to be sent; standard input holds another photo each time."""
-    return [photo for photo in photos if photo == STDIN or name_of(photo) not in log.done]
+
+    def is_unfinished(photo: Path) -> bool:
+        name = name_of(photo)
+        lacks_copy = copies is not None and name not in log.failed and copies.lack(photo)
+        return photo == STDIN or name not in log.done or lacks_copy
+
+    return list(filter(is_unfinished, photos))
 
 
 async def predict_photos(
     client: AsyncClient,
     found: FoundPhotos,
     log: ResultLog,
+    copies: Copies | None = None,
     *,
     concurrency: int,
     on_done: Callable[[Path, str | None], None],
 ) -> None:
-    """Send every photo that is not in the log yet, and log each answer as it arrives.
+    """Send every photo that is not in the log yet or lacks its copy; log each answer as it arrives.
 
     Args:
         client: client of the gateway.
         found: the photos of the run.
         log: holds finished photos and takes new ones; a photo that failed is logged with its error.
+        copies: where the photos are drawn, if they are.
         concurrency: number of photos in flight.
-        on_done: called once per photo, with its error or None.
+        on_done: called once per photo, with its error, or why it has no copy, or None.
 
     Raises:
         RunAborted: the gateway answers no photo any more. The next call with the same log continues there.
     """
+    drawing = asyncio.Lock()  # one at a time: the pixels of a photo take far more memory than its bytes
 
     async def predict(photo: Path) -> None:
-        error = None
+        name, error = name_of(photo), None
+        is_new = photo == STDIN or name not in log.done
         try:
             answer = await predict_photo(client, found.content(photo))
-            log.add(name_of(photo), answer.model_dump(mode="json", exclude_none=True))
         except PhotoFailed as failure:
             error = str(failure)
-            log.add(name_of(photo), {"error": error})
+            content = {"error": error}
+        else:
+            content = answer.model_dump(mode="json", exclude_none=True)
+            if copies:
+                async with drawing:
+                    error = await asyncio.to_thread(_draw, copies, photo, answer)
+        if is_new:
+            log.add(name, content)
         on_done(photo, error)
 
-    await for_each(unfinished(found.paths, log), predict, concurrency=concurrency)
+    await for_each(unfinished(found.paths, log, copies), predict, concurrency=concurrency)
+
+
+def _draw(copies: Copies, photo: Path, answer: PhotoEmotions) -> str | None:
+    """Write a photo's copy; return why there is none."""
+    try:
+        copies.write(photo, answer)
+    except (OSError, TandemError) as error:
+        return f"has an answer but no copy: {error}"
+    return None
 
 
 async def for_each(items: Iterable[Item], work: Callable[[Item], Awaitable[None]], *, concurrency: int) -> None:

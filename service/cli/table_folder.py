@@ -207,7 +207,7 @@ async def predict_into_folder(
     except Exception as error:  # each kind of store has errors of its own
         raise OutputUnusable(f"{out}: {error}") from error
     todo = [name for name in names if name not in folder.done]
-    before = len(names) - len(todo)
+    before, failed_before = len(names) - len(todo), len(folder.failed & set(names))
     with progress_bar(stderr, "photos", total=len(names)) as advance:
         advance(before)
         if todo:
@@ -221,6 +221,8 @@ async def predict_into_folder(
     failed = len(folder.failed & set(names))
     summary = f"{len(names)} photos, {failed} failed"
     print_status(f"{summary}, {before} done before: {out}" if before else f"{summary}: {out}")
+    if failed_before:
+        print_status(f"{failed_before} failed in an earlier run; --retry-failed sends them again")
     return failed
 
 

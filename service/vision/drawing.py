@@ -71,7 +71,7 @@ def draw_emotions(pixels: NDArray[np.uint8], answer: PhotoEmotions) -> Image.Ima
     boxes = [_corners(face, image.size, scale) for face in answer.faces]
     labels: list[tuple[Label, Corners]] = []
     for number, face in enumerate(answer.faces):
-        label = Label.for_face(face, image.size[0], pen)
+        label = Label.for_face(face, scale * face.box.width, image.width, pen)
         others = [*boxes[:number], *boxes[number + 1 :], *(corners for _, corners in labels)]
         x, y = place_label(boxes[number], (label.width, label.height), image.size, others)
         labels.append((label, (x, y, x + label.width, y + label.height)))
@@ -174,15 +174,15 @@ class Label:
     height: float
 
     @classmethod
-    def for_face(cls, face: FaceEmotion, max_width: int, pen: Pen) -> "Label":
-        """Fit a label to a face's box; it is at most ``max_width`` wide."""
+    def for_face(cls, face: FaceEmotion, box_width: float, max_width: int, pen: Pen) -> "Label":
+        """Fit a label to a face's box, as wide as that is drawn; it is at most ``max_width`` wide."""
         number = f"{face.track}: " if isinstance(face, TrackedFace) and face.track else ""
         doubt = "" if face.reliable else "?"
         text = f"{number}{face.emotion}{doubt} {face.confidence:.0%}"
         # As wide as the box, so that labels in a group do not cover the neighbors, but legible; never wider than
         # the image.
         width_per_size = (ImageFont.load_default(100).getlength(text) + 2 * 100 * PADDING) / 100
-        font_size = min(max(face.box.width / width_per_size, pen.min_font_size), pen.max_font_size)
+        font_size = min(max(box_width / width_per_size, pen.min_font_size), pen.max_font_size)
         font_size = max(1.0, min(font_size, max_width / width_per_size))
         font = ImageFont.load_default(font_size)
         padding = font_size * PADDING

@@ -72,9 +72,17 @@ def test_a_photo_that_failed_counts_until_it_has_an_answer(folder: Path, url: st
 
 def test_shards_write_one_table_into_a_folder(folder: Path, url: str) -> None:
     out = f"file://{folder.parent}/tables/"
+    codes = []
     for shard in ("0/2", "1/2"):
         result = predict(f"file://{folder}", "--out", out, "--shard", shard, url=url)
-        assert result.exit_code == 0, result.stderr
+        assert "failed: " in result.stderr
+        codes.append(result.exit_code)
+    assert sorted(codes) == [0, 1], "one of the shards has the photo that failed"
+    again = predict(f"file://{folder}", "--out", out, url=url)
+    assert again.exit_code == 1
+    assert "3 photos, 1 failed, 3 done before: " in again.stderr
+    assert "--retry-failed" in again.stderr
+    assert predict(f"file://{folder}", "--out", out, "--allow-failed", url=url).exit_code == 0
     table = dataset.dataset(folder.parent / "tables", format="parquet").to_table()
     rows = {Path(row["photo"]).relative_to("file:" + str(folder)): row for row in table.to_pylist()}
     assert sorted(map(str, rows)) == ["a.jpg", "trip/a.jpg", "trip/broken.jpg"]
@@ -97,7 +105,8 @@ def test_what_cannot_work_comes_with_what_to_do(folder: Path) -> None:
         ([folder / "a.jpg"], "`tandem doctor`"),
         ([folder, "--out", f"{folder.parent}/tables/"], "`tandem doctor`"),
         ([folder, "--out", folder.parent / "other"], "for a folder, end it with /"),
-        ([folder, "--out", "a.csv", "--annotate", "copies"], "run it twice"),
+        ([folder, "--out", "a.csv", "--json"], "take one of them"),
+        ([folder, "--out", "tables/", "--annotate", "copies"], "needs a file as --out"),
     ):
         result = predict(*arguments, url="127.0.0.1:1")
         assert result.exit_code in (1, 2)
@@ -111,6 +120,35 @@ def test_annotated_copies_keep_their_subfolders(folder: Path, url: str) -> None:
     assert "broken.jpg" in result.stderr
     assert result.stderr.endswith(f": {out}/\n")
     assert sorted(str(path.relative_to(out)) for path in out.rglob("*.jpg")) == ["a.jpg", "trip/a.jpg"]
+
+
+def test_one_run_writes_a_table_and_copies(folder: Path, url: str) -> None:
+    out, copies = folder.parent / "out.jsonl", folder / "marked"
+    command = (folder, "--out", out, "--annotate", f"{copies}/")
+    first = predict(*command, url=url)
+    assert first.exit_code == 1, "a photo is broken"
+    assert "3 photos, 1 failed: " in first.stderr
+    assert first.stderr.endswith(f": {copies}/\n")
+    drawn = {path.relative_to(copies): path.read_bytes() for path in copies.rglob("*.jpg")}
+    assert sorted(map(str, drawn)) == ["a.jpg", "trip/a.jpg"]
+    table = out.read_bytes()
+    # Repeated, it neither takes the copies for photos nor writes a row twice, but draws what is missing.
+    (copies / "a.jpg").unlink()
+    again = predict(*command, "--allow-failed", url=url)
+    assert again.exit_code == 0
+    assert "skipped 1 file: 1 in the folder of --annotate" in again.stderr
+    assert out.read_bytes() == table
+    assert {path.relative_to(copies): path.read_bytes() for path in copies.rglob("*.jpg")} == drawn
+
+
+def test_a_copy_that_cannot_be_written_costs_no_answer(folder: Path, url: str) -> None:
+    out, copies = folder.parent / "out.jsonl", folder.parent / "marked"
+    (copies / "a.jpg").mkdir(parents=True)
+    result = predict(folder / "a.jpg", "--out", out, "--annotate", copies, url=url)
+    assert result.exit_code == 1
+    assert "has an answer but no copy: " in result.stderr
+    assert "1 photos, 0 failed: " in result.stderr
+    assert json.loads(out.read_text())["faces"]
 
 
 def test_skipped_files_are_named_by_kind(folder: Path, url: str) -> None:
@@ -152,10 +190,11 @@ def test_a_url_needs_no_scheme(folder: Path, url: str) -> None:
     assert "512 x 512" in result.stdout
 
 
-def test_retrying_needs_an_output(tmp_path: Path) -> None:
-    result = predict(tmp_path, "--retry-failed", url="http://127.0.0.1:9")
+@pytest.mark.parametrize("option", ["--retry-failed", "--allow-failed"])
+def test_options_about_failed_photos_need_an_output(tmp_path: Path, option: str) -> None:
+    result = predict(tmp_path, option, url="http://127.0.0.1:9")
     assert result.exit_code == 2
-    assert "--retry-failed" in result.output
+    assert option in result.output
 
 
 NAMES = (

@@ -38,7 +38,17 @@ def test_the_label_of_an_unreliable_face_has_a_question_mark() -> None:
     (face,) = answer(600, 400, (200, 150, 100, 120)).faces
     doubted = face.model_copy(update={"reliable": False, "unreliable_because": ["small"]})
     pen = Pen.for_photo(600, 400)
-    assert [Label.for_face(each, 600, pen).text for each in (face, doubted)] == ["happiness 80%", "happiness? 80%"]
+    assert [Label.for_face(each, 100, 600, pen).text for each in (face, doubted)] == [
+        "happiness 80%",
+        "happiness? 80%",
+    ]
+
+
+def test_a_reduced_picture_looks_like_the_whole_one() -> None:
+    whole = answer(3000, 2000, (1000, 800, 300, 360))
+    reduced = answer(1500, 1000, (500, 400, 150, 180))
+    blank = np.zeros((1000, 1500, 3), np.uint8)
+    np.testing.assert_array_equal(np.asarray(draw_emotions(blank, whole)), draw_emotions(blank, reduced))
 
 
 def test_draws_nothing_without_faces() -> None:

@@ -32,6 +32,7 @@ from service.vision.file_types import PHOTO_FORMATS
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
+    from service.cli.photo_files import FoundPhotos
     from service.cli.table_folder import Shard
 
 app = typer.Typer(
@@ -215,19 +216,13 @@ def predict(
     """
     from service.cli.gateway import open_client
     from service.cli.output_files import OutputUnusable
-    from service.cli.photo_files import PHOTO_SUFFIXES, Copies, describe_skipped, find_photos
+    from service.cli.photo_files import Copies
     from service.cli.predict import print_predictions, write_predictions
-    from service.cli.table_folder import is_address, predict_into_folder
+    from service.cli.table_folder import is_address, is_folder, predict_into_folder
 
     settings = read_settings()
-    if out and as_json:
-        raise typer.BadParameter("writes to a file what --json prints: take one of them", param_hint="--out")
-    for option, is_given in (("--retry-failed", retry_failed), ("--allow-failed", allow_failed)):
-        if is_given and not out:
-            raise typer.BadParameter("needs --out, which holds the photos that failed", param_hint=option)
-    if out and (is_address(out) or out.endswith("/") or Path(out).is_dir()):
-        if annotate:
-            raise typer.BadParameter("needs a file as --out, not a folder or bucket", param_hint="--annotate")
+    _check_out(out, annotate, {"--retry-failed": retry_failed, "--allow-failed": allow_failed}, as_json=as_json)
+    if out and is_folder(out):
         run = predict_into_folder(
             open_client(url, settings, api_key),
             photos,
@@ -243,13 +238,7 @@ def predict(
         return
     if shard or any(is_address(photo) for photo in photos):
         raise typer.BadParameter("addresses and --shard need a folder: --out FOLDER/", param_hint="--out")
-    found = find_photos(list(map(Path, photos)), recursive=recursive, copies=annotate)
-    if found.skipped:
-        print_status(describe_skipped(found.skipped))
-    for folder in found.empty_folders:
-        print_error(f"{printable(str(folder))} holds no photo ({', '.join(PHOTO_SUFFIXES)})")
-    if not found.photos:
-        raise typer.Exit(EXIT_USAGE)
+    found = _find_photos(photos, annotate, recursive=recursive)
     copies = Copies(found, _annotation_targets(found.photos, annotate), settings.max_pixels) if annotate else None
     context = open_client(url, settings, api_key)
     if out:
@@ -263,6 +252,33 @@ def predict(
         print_status(f"photos with boxes and labels: {annotate}/")
     if failures and not allow_failed:
         raise typer.Exit(EXIT_FAILURE)
+
+
+def _check_out(out: str | None, annotate: Path | None, needing_it: "Mapping[str, bool]", *, as_json: bool) -> None:
+    """Check which options go with ``--out``; ``needing_it`` are those that need it, and whether they are given."""
+    from service.cli.table_folder import is_folder
+
+    if out and as_json:
+        raise typer.BadParameter("writes to a file what --json prints: take one of them", param_hint="--out")
+    if out and annotate and is_folder(out):
+        raise typer.BadParameter("needs a file as --out, not a folder or bucket", param_hint="--annotate")
+    for option, is_given in needing_it.items():
+        if is_given and not out:
+            raise typer.BadParameter("needs --out, which holds the photos that failed", param_hint=option)
+
+
+def _find_photos(photos: list[str], copies: Path | None, *, recursive: bool) -> "FoundPhotos":
+    """Find the photos and say what was skipped; exit with 2 if there is none."""
+    from service.cli.photo_files import PHOTO_SUFFIXES, describe_skipped, find_photos
+
+    found = find_photos(list(map(Path, photos)), recursive=recursive, copies=copies)
+    if found.skipped:
+        print_status(describe_skipped(found.skipped))
+    for folder in found.empty_folders:
+        print_error(f"{printable(str(folder))} holds no photo ({', '.join(PHOTO_SUFFIXES)})")
+    if not found.photos:
+        raise typer.Exit(EXIT_USAGE)
+    return found
 
 
 def _annotation_targets(photos: "Mapping[Path, Path]", annotate: Path) -> dict[Path, Path]:

@@ -97,6 +97,11 @@ def is_address(text: str) -> bool:
     return "://" in text
 
 
+def is_folder(out: str) -> bool:
+    """Return whether ``--out`` names a folder or bucket instead of a file."""
+    return is_address(out) or out.endswith("/") or Path(out).is_dir()
+
+
 def find_names(sources: Sequence[str], shard: Shard, *, recursive: bool) -> list[str]:
     """Return the sorted names of the shard's photos: addresses or paths.
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from service.errors import install_command
@@ -156,6 +156,29 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
 }
 
 
+SWEEPABLE = ("identity", "emotion", "joint")
+
+SWEEP = """Train a stage with each combination of several values of its options, and tabulate the scores.
+
+After the name of the stage, identity, emotion or joint, come its own options, any of them with several values:
+training sweep emotion --data prepared/ferplus --out runs/sweep --learning_rate 0.05,0.1 --seed 1,2,3
+"""
+
+
+def sweep(parser: "ArgumentParser", arguments: Sequence[str]) -> None:
+    """Run a stage with each combination of the values in the arguments."""
+    from training.sweep import Run, combinations, folder_name, run_sweep
+
+    stage, *options = arguments
+    if stage not in SWEEPABLE:
+        raise ValueError(f"stage is {stage!r}; it must be one of {', '.join(SWEEPABLE)}")
+    runs = []
+    for values, given in combinations(options):
+        settings = read_settings(parser, [stage, *given])[1]
+        runs.append(Run(values, replace(settings, out=settings.out / folder_name(values))))
+    run_sweep(runs[0].settings.out.parent, runs, COMMANDS[stage][1])
+
+
 MISSING = f"training needs more packages than serving: {install_command('training')}"
 
 
@@ -177,6 +200,7 @@ def build_parser() -> "ArgumentParser":
         command.add_class_arguments(settings, fail_untyped=True)
         commands.add_subcommand(name, command, help=(settings.__doc__ or "").partition("\n")[0])
     commands.add_subcommand("run-bundle", ArgumentParser(), help=RUN_BUNDLE)
+    commands.add_subcommand("sweep", ArgumentParser(description=SWEEP), help=SWEEP.partition("\n")[0])
     return parser
 
 
@@ -190,6 +214,19 @@ def _with_values(arguments: Sequence[str]) -> list[str]:
     return given
 
 
+def read_settings(parser: "ArgumentParser", arguments: Sequence[str]) -> tuple[str, Any]:
+    """Return the name of a sub-command and the settings that its arguments give.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+    parsed = parser.parse_args(_with_values(arguments))
+    name: str = parsed.subcommand
+    options = parser.instantiate(parsed)[name].as_dict()
+    options.pop("config", None)
+    return name, COMMANDS[name][0](**options)
+
+
 def app(arguments: Sequence[str] | None = None) -> int:
     """Run one sub-command and return its exit status: 1 if its input is invalid."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -198,13 +235,13 @@ def app(arguments: Sequence[str] | None = None) -> int:
 
         return main(arguments[1:])
     parser = build_parser()
-    parsed = parser.parse_args(_with_values(arguments))
-    name = parsed.subcommand
-    options = parser.instantiate(parsed)[name].as_dict()
-    options.pop("config", None)
-    settings, run = COMMANDS[name]
+    name = arguments[0] if arguments else ""
     try:
-        run(settings(**options))
+        if name == "sweep" and len(arguments) > 1 and not arguments[1].startswith("-"):
+            sweep(parser, arguments[1:])
+            return 0
+        name, settings = read_settings(parser, arguments)
+        COMMANDS[name][1](settings)
     except ModuleNotFoundError as error:
         print(f"training {name}: {MISSING} ({error})", file=sys.stderr)
         return 1

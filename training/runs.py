@@ -44,32 +44,41 @@ def start_run(settings: StageSettings) -> None:
     """
     check_loggers(settings.loggers)
     settings.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"stage": settings.stage, **asdict(settings)}, indent=2, default=str) + "\n"
-    file = settings.out / SETTINGS
-    new = json.loads(text)
-    known = {**_defaults(settings), **json.loads(file.read_text())} if file.exists() else new
-    others = differing(known, new)
-    others.pop("loggers", None)  # they change nothing in the run
-    if others and not (list(others) == ["epochs"] and known["epochs"] < settings.epochs):
+    others = other_settings(settings)
+    before = others.get("epochs", (settings.epochs,))[0]
+    if others and not (list(others) == ["epochs"] and before < settings.epochs):
         shown = "; ".join(f"{name} {before}, not {after}" for name, (before, after) in others.items())
         raise ValueError(f"{settings.out} holds a run with other settings ({shown}); choose another --out")
     if others and not last_checkpoint(settings.out).is_file():
         raise ValueError(
-            f"{settings.out} has no checkpoint from which its {known['epochs']} epochs could be extended to "
+            f"{settings.out} has no checkpoint from which its {before} epochs could be extended to "
             f"{settings.epochs}; choose another --out, and --start {settings.out}"
         )
-    write_provenance(settings.out, extended=[known["epochs"]] if others else [])
+    write_provenance(settings.out, extended=[before] if others else [])
     for name in (RESULT, WEIGHTS) if others else ():
         (settings.out / name).unlink(missing_ok=True)
-    _write(file, text)
+    _write(settings.out / SETTINGS, json.dumps(_as_json(settings), indent=2) + "\n")
     seed_everything(settings.seed, verbose=False)
 
 
-def _defaults(settings: StageSettings) -> dict[str, Any]:
-    """Return the defaults of the settings, which a run had for those that are newer than it."""
-    known = {field.name: field.default for field in fields(settings) if field.default is not MISSING}
-    defaults: dict[str, Any] = json.loads(json.dumps(known, default=str))
-    return defaults
+def other_settings(settings: StageSettings) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that the run in the same folder has otherwise, as ``differing`` does; none if it is new.
+
+    A setting that is newer than the run had its default then. Loggers change nothing in a run.
+    """
+    file = settings.out / SETTINGS
+    if not file.exists():
+        return {}
+    defaults = {field.name: field.default for field in fields(settings) if field.default is not MISSING}
+    known = {**json.loads(json.dumps(defaults, default=str)), **json.loads(file.read_text())}
+    others = differing(known, _as_json(settings))
+    others.pop("loggers", None)
+    return others
+
+
+def _as_json(settings: StageSettings) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(json.dumps({"stage": settings.stage, **asdict(settings)}, default=str))
+    return values
 
 
 def differing(known: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from training.datasets.ferplus import DROPPED, argmax_labels, majority_labels
 from training.datasets.prepared import PreparedSet, load_prepared
+from training.evaluation.compare_features import compare_features
 from training.protocols.bootstrap import interval_over_runs
 from training.protocols.ferplus import score
 from training.runs import is_complete, predict_expressions
@@ -37,6 +38,9 @@ Probabilities = NDArray[np.float32]
 
 def compare(settings: CompareSettings) -> None:
     """Train every network that is not complete, score all on Valid, print the scores and write them."""
+    if settings.probe:
+        compare_features(settings)
+        return
     valid = load_prepared(settings.data / "valid")
     predictions: dict[str, list[Probabilities]] = {method: [] for method in METHODS}
     weights: list[float] = []

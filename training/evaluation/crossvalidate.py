@@ -1,6 +1,8 @@
 """Cross-validate on CK+, in folds by person: the network of each fold is trained on everybody else."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +11,19 @@ from numpy.typing import NDArray
 
 from training.datasets.ferplus import EMOTIONS, majority_labels
 from training.datasets.prepared import Crops, PreparedSet, load_prepared, write_prepared
-from training.evaluation.probe import predict_linearly
-from training.networks.inference import predict
+from training.evaluation.probe import EMOTION, fit_linearly, read_features
+from training.protocols.bootstrap import interval
 from training.protocols.breakdown import NO_FACE, confusion_matrix
 from training.protocols.folds import check_disjoint, folds_by_person
-from training.runs import is_complete, load_backbone, load_identity, load_settings, predict_expressions
+from training.runs import is_complete, load_settings, predict_expressions
 from training.settings.evaluation import CrossvalidateSettings
 from training.settings.stages import EmotionSettings, JointSettings
 from training.stages.expression import train_emotion, train_joint
-from training.tables import Table, percent
+from training.tables import Table, percent, percent_range
 
 RESULT = "crossvalidation.json"
+NETWORK = "network"
+"""The name of what is trained without ``probe``."""
 
 
 def crossvalidate(settings: CrossvalidateSettings) -> None:
@@ -36,29 +40,59 @@ def crossvalidate(settings: CrossvalidateSettings) -> None:
     subjects = prepared.arrays["subjects"]
     folds = folds_by_person(subjects, settings.folds)
     labels = majority_labels(prepared.arrays["votes"])
-    predicted = np.full(len(labels), NO_FACE)
-    features = _frozen_features(settings, prepared) if settings.probe else None
+    features = read_features(settings.identity, settings.start, prepared.crops) if settings.probe else {}
+    predicted = {name: np.full(len(labels), NO_FACE) for name in features or (NETWORK,)}
     for fold in range(settings.folds):
         held_out = folds == fold
         check_disjoint(subjects[~held_out], subjects[held_out])
-        if features is None:
-            run = _train_fold(settings, settings.out / f"fold-{fold + 1:02d}", prepared, held_out)
-            answers = predict_expressions(run, prepared.crops[held_out]).argmax(axis=1)
+        if settings.probe:
+            answers = {
+                name: fit_linearly(each[~held_out], labels[~held_out])(each[held_out])
+                for name, each in features.items()
+            }
         else:
-            answers = predict_linearly(features[~held_out], labels[~held_out], features[held_out])
-        predicted[held_out] = np.where(prepared.aligned[held_out], answers, NO_FACE)
-    result = summarize(labels, predicted, folds, len(np.unique(subjects)))
+            run = _train_fold(settings, settings.out / f"fold-{fold + 1:02d}", prepared, held_out)
+            answers = {NETWORK: predict_expressions(run, prepared.crops[held_out]).argmax(axis=1)}
+        for name, each in answers.items():
+            predicted[name][held_out] = np.where(prepared.aligned[held_out], each, NO_FACE)
+    *_, whole = predicted.values()
+    result = summarize(labels, whole, folds, len(np.unique(subjects)))
     result["probe"] = settings.probe
+    if settings.probe:
+        result["features"] = compare_by_person(
+            {name: each == labels for name, each in predicted.items()}, subjects
+        )
     settings.out.mkdir(parents=True, exist_ok=True)
     (settings.out / RESULT).write_text(json.dumps(result, indent=2) + "\n")
     table(result).print()
+    if settings.probe:
+        features_table(result).print()
 
 
-def _frozen_features(settings: CrossvalidateSettings, prepared: PreparedSet) -> NDArray[np.float32]:
-    """Return the features [n, features] of ``start`` and ``identity``, joined if both are given."""
-    networks = [load_backbone(settings.start)] if settings.start else []
-    networks += [load_identity(settings.identity)] if settings.identity else []
-    return np.concatenate([predict(network, prepared.crops) for network in networks], axis=1)
+def compare_by_person(correct: Mapping[str, NDArray[np.bool_]], subjects: NDArray[np.str_]) -> dict[str, Any]:
+    """Return for JSON the accuracy of each kind of features, and its gain over emotion features.
+
+    Intervals are over people, because the images of one are alike.
+
+    Args:
+        correct: Whether the answer to each image is right, [n], by kind of features.
+        subjects: Name of the person in each image, [n].
+    """
+    people, indices = np.unique(subjects, return_inverse=True)
+    images = np.bincount(indices)
+
+    def over_people(values: NDArray[np.float64]) -> dict[str, float]:
+        sums = np.bincount(indices, values)
+        return asdict(interval(len(people), lambda drawn: float(sums[drawn].sum() / images[drawn].sum())))
+
+    figures: dict[str, Any] = {}
+    for name, each in correct.items():
+        values = each.astype(np.float64)
+        figures[name] = {"accuracy": float(values.mean()), "interval": over_people(values)}
+        if EMOTION in correct and name != EMOTION:
+            gain = values - correct[EMOTION]
+            figures[name] |= {"gain": float(gain.mean()), "gain_interval": over_people(gain)}
+    return figures
 
 
 def _network_of(start: Path | None) -> str:
@@ -127,6 +161,23 @@ def summarize(
         "confusion": confusion_matrix(labels, predicted).tolist(),
         "emotions": [EMOTIONS[index] for index in np.unique(labels)],
     }
+
+
+def features_table(result: Mapping[str, Any]) -> Table:
+    """Tabulate the kinds of features."""
+    rows = []
+    for name, figures in result["features"].items():
+        bounds = percent_range(**figures["interval"])
+        gain = ""
+        if "gain" in figures:
+            gain = f"{100 * figures['gain']:+.2f} ({percent_range(**figures['gain_interval'])})"
+        rows.append((name, percent(figures["accuracy"]), bounds, gain))
+    return Table(
+        "CK+: frozen features, linear classifiers",
+        ("features", "accuracy % of all images", "95 %", f"gain over {EMOTION} (95 %)"),
+        tuple(rows),
+        "Intervals are from the bootstrap over people; gains are paired by image.",
+    )
 
 
 def table(result: dict[str, Any]) -> Table:

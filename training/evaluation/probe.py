@@ -1,8 +1,14 @@
-"""A linear classifier on frozen features: how much of the expressions of another data set they hold."""
+"""A linear classifier on frozen features: how much of the expressions of a data set they hold."""
+
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from training.networks.inference import predict
+from training.runs import load_backbone, load_identity
 
 STEPS = 100
 DECAY = 1e-3
@@ -12,8 +18,26 @@ Features = NDArray[np.float32]
 """[images, features]."""
 
 
-def predict_linearly(train: Features, labels: NDArray[np.int64], test: Features) -> NDArray[np.int64]:
-    """Fit multinomial logistic regression to features of a training set and predict the labels of a test set.
+Labels = NDArray[np.int64]
+"""[images]."""
+
+IDENTITY, EMOTION, TANDEM = "identity features", "emotion features", "both joined, as in the tandem"
+
+
+def read_features(identity: Path | None, emotion: Path | None, crops: NDArray[np.uint8]) -> dict[str, Features]:
+    """Return the features of crops [n, H, W] by name: of an identity run, of an emotion run, and both joined.
+
+    A version folder of an exported model can stand for either run, and None leaves one out.
+    """
+    features = {IDENTITY: predict(load_identity(identity), crops)} if identity else {}
+    features |= {EMOTION: predict(load_backbone(emotion), crops)} if emotion else {}
+    if len(features) == 2:
+        features[TANDEM] = np.concatenate(list(features.values()), axis=1)
+    return features
+
+
+def fit_linearly(train: Features, labels: Labels) -> Callable[[Features], Labels]:
+    """Fit multinomial logistic regression, and return the function from other features to predicted labels.
 
     Features are scaled by their mean and deviation in the training set alone.
     """
@@ -34,7 +58,11 @@ def predict_linearly(train: Features, labels: NDArray[np.int64], test: Features)
         return value
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
-    with torch.inference_mode():
-        answers = classifier(torch.from_numpy((test - mean) / deviation)).argmax(dim=1).numpy()
-    predicted: NDArray[np.int64] = classes[answers]
-    return predicted
+
+    def predict_labels(features: Features) -> Labels:
+        with torch.inference_mode():
+            answers = classifier(torch.from_numpy((features - mean) / deviation)).argmax(dim=1).numpy()
+        predicted: Labels = classes[answers]
+        return predicted
+
+    return predict_labels

@@ -5,6 +5,7 @@ Each face is pasted into a larger photo, which is degraded and then goes through
 
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,8 @@ from training.tables import Table, percent, percent_range
 
 def measure_robustness(settings: RobustnessSettings) -> None:
     """Score every condition, print the scores and write them to a file if one is given."""
-    rows = read_split(settings.source, settings.split)
-    labels = majority_labels(rows.votes)
-    chosen = np.flatnonzero(labels != DROPPED)
-    if settings.limit and settings.limit < len(chosen):
-        chosen = chosen[np.linspace(0, len(chosen) - 1, settings.limit).astype(int)]
-    images, labels = [rows.images[int(index)] for index in chosen], labels[chosen]
     network = torch.jit.load(settings.model, map_location="cpu")  # type: ignore[no-untyped-call]
-    crops, found = crop_all(images, settings.workers)
+    labels, crops, found = paste_faces(settings.source, settings.split, settings.limit, settings.workers)
     conditions: dict[str, Any] = {}
     for index, name in enumerate(CONDITIONS):
         predicted = predict(network, np.ascontiguousarray(crops[:, index])).argmax(axis=1)
@@ -40,10 +35,27 @@ def measure_robustness(settings: RobustnessSettings) -> None:
             "interval": {"low": bounds.low, "high": bounds.high},
             "accuracy_of_found": float(correct[found[:, index]].mean()) if found[:, index].any() else None,
         }
-    result = {"split": settings.split, "images": len(images), "conditions": conditions}
+    result = {"split": settings.split, "images": len(labels), "conditions": conditions}
     if settings.out:
         settings.out.write_text(json.dumps(result, indent=2) + "\n")
     table(result).print()
+
+
+def paste_faces(
+    source: Path, split: str, limit: int | None, workers: int | None
+) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.bool_]]:
+    """Paste the faces of a split, which have a majority, into photos of every condition, and crop them again.
+
+    Returns:
+        Labels [images], crops [images, conditions, 48, 48], and whether a face was found [images, conditions].
+    """
+    rows = read_split(source, split)
+    labels = majority_labels(rows.votes)
+    chosen = np.flatnonzero(labels != DROPPED)
+    if limit and limit < len(chosen):
+        chosen = chosen[np.linspace(0, len(chosen) - 1, limit).astype(int)]
+    crops, found = crop_all([rows.images[int(index)] for index in chosen], workers)
+    return labels[chosen], crops, found
 
 
 def _mean_of(correct: NDArray[np.bool_]) -> Callable[[NDArray[np.int64]], float]:

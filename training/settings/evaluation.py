@@ -83,7 +83,10 @@ class CrossvalidateSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CompareSettings:
-    """Compare identity features, the emotion network, the fusion of their scores, and the tandem."""
+    """Compare identity features, the emotion network, the fusion of their scores, and the tandem.
+
+    With --probe it takes minutes: only linear classifiers are trained, on the features that networks have learned.
+    """
 
     data: Path
     """Prepared FER+: a folder with train and valid."""
@@ -98,7 +101,17 @@ class CompareSettings:
     network: str = "small-resnet"
     """Emotion network: small-resnet, resnet18-half or resnet18."""
     start: Path | None = None
-    """Identity run with the same network whose weights the emotion networks start from."""
+    """Identity run with the same network whose weights the emotion networks start from; with probe an emotion run,
+    or a version folder, whose features are compared."""
+    probe: bool = False
+    """Train nothing but linear classifiers on the frozen features of identity, of start and of both joined; for
+    each seed on another sample of Train, drawn with replacement."""
+    photos: Path | None = None
+    """FER+ as downloaded, to score the linear classifiers in photos as well, as training robustness does."""
+    limit: int | None = None
+    """Paste only this many faces into photos, spread evenly over Valid."""
+    workers: int | None = None
+    """Worker processes that crop photos; one for each core by default."""
     seeds: int = 3
     """Number of seeds, counted from 1; everything is trained once for each."""
     identity_epochs: int = 60
@@ -125,6 +138,10 @@ class CompareSettings:
             raise ValueError("give either --identity, a run for all seeds, or --people, to train one for each")
         if self.seeds < 1:
             raise ValueError(f"seeds is {self.seeds}; it must be at least 1")
+        if self.probe and not (self.identity and self.start):
+            raise ValueError("probe is set; it needs --identity and --start, whose features it compares")
+        if self.photos and not self.probe:
+            raise ValueError(f"photos is {self.photos}; it needs --probe")
 
 
 @dataclass(frozen=True, kw_only=True)

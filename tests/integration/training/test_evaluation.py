@@ -12,7 +12,10 @@ from stripes import COMMON, STEADY, TRAINING_MARKS, flat, stripes, votes, write_
 
 from training.cli import app
 from training.datasets.prepared import Crops, load_prepared, write_prepared
+from training.evaluation import compare_features, probe
 from training.evaluation.compare import EMOTION, FROZEN, FUSION, LONGER, METHODS
+from training.evaluation.crossvalidate import compare_by_person
+from training.evaluation.probe import IDENTITY, TANDEM
 from training.report.curves import read_curves
 from training.runs import (
     lineage,
@@ -155,6 +158,69 @@ def test_every_fold_is_tested_on_people_it_was_not_trained_on(folds):
 def test_a_set_without_subjects_is_rejected(data, tmp_path, capsys):
     assert app(["crossvalidate", "--data", str(data / "ferplus" / "train"), "--out", str(tmp_path)]) == 1
     assert "has no subjects; prepare it with --kind ckplus" in capsys.readouterr().err
+
+
+def test_frozen_features_are_compared_in_folds_by_person(data, runs, tmp_path, capsys):
+    command = ["crossvalidate", "--data", str(data / "ckplus"), "--out", str(tmp_path), "--folds", "4", "--probe"]
+    assert app([*command, "--identity", str(runs / "identity"), "--start", str(runs / "emotion")]) == 0
+    result = json.loads((tmp_path / "crossvalidation.json").read_text())
+    assert list(result["features"]) == [IDENTITY, probe.EMOTION, TANDEM]
+    for figures in result["features"].values():
+        assert figures["accuracy"] > 0.5  # chance is 1 in 7
+        assert figures["interval"]["low"] <= figures["accuracy"] <= figures["interval"]["high"]
+    assert result["features"][TANDEM]["accuracy"] == pytest.approx(result["mean"])  # all folds are of one size
+    assert "CK+: frozen features" in capsys.readouterr().out
+    assert app([*command, "--start", str(runs / "emotion")]) == 0
+    assert list(json.loads((tmp_path / "crossvalidation.json").read_text())["features"]) == [probe.EMOTION]
+
+
+def test_intervals_of_frozen_features_are_over_people():
+    subjects = np.repeat(["a", "b", "c", "d"], 50)
+    right = subjects != "a"  # who is drawn decides, not which of a person's images
+    figures = compare_by_person({probe.EMOTION: right, TANDEM: np.ones(200, bool)}, subjects)
+    assert figures[probe.EMOTION]["accuracy"] == 0.75
+    assert figures[probe.EMOTION]["interval"] == {"low": 0.25, "high": 1.0}
+    assert figures[TANDEM]["gain"] == 0.25
+    assert figures[TANDEM]["gain_interval"] == {"low": 0.0, "high": 0.75}
+
+
+def test_frozen_features_are_compared_on_both_halves_and_in_photos(data, runs, tmp_path, monkeypatch):
+    def paste(source, split, limit, workers):  # stripes are no faces, which are pasted in unit/training/evaluation
+        labels = np.arange(40) % 8
+        crops = np.repeat(stripes(labels)[:, None], 2, axis=1)
+        found = np.tile([True, False], (40, 1))
+        return labels, crops, found
+
+    monkeypatch.setattr(compare_features, "CONDITIONS", ("as it is", "dark"))
+    monkeypatch.setattr(compare_features, "paste_faces", paste)
+    command = ["compare", "--probe", "--data", str(data / "ferplus"), "--out", str(tmp_path), "--seeds", "2"]
+    command += ["--identity", str(runs / "identity"), "--start", str(runs / "emotion")]
+    assert app([*command, "--photos", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "features.json").read_text())
+    choosing, reporting, plain, dark = result["sets"].values()
+    assert list(result["sets"])[2:] == ["as it is", "dark"]
+    assert choosing["images"] + reporting["images"] == 96
+    for figures in (choosing, reporting, plain):
+        for each in figures["features"].values():
+            assert each["accuracy"] > 0.5  # chance is 0.125
+            assert each["interval"]["low"] <= each["accuracy"] <= each["interval"]["high"]
+        apart = figures["features"][TANDEM]["accuracy"] - figures["features"][probe.EMOTION]["accuracy"]
+        assert figures["gain"] == pytest.approx(apart)
+    assert dark["faces_found"] == 0
+    assert {each["accuracy"] for each in dark["features"].values()} == {0}
+    assert "| as it is | 40 | 100.00 |" in (tmp_path / "features.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--identity", "a", "--probe"], "probe is set; it needs --identity and --start"),
+        (["--identity", "a", "--photos", "b"], "photos is b; it needs --probe"),
+    ],
+)
+def test_options_of_frozen_features_are_checked(tmp_path, capsys, options, message):
+    assert app(["compare", "--data", str(tmp_path), "--out", str(tmp_path), *options]) == 1
+    assert message in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from training.crop_spec import TEMPLATE
 from training.datasets.prepared import load_prepared
 from training.export.onnx import OnnxNetwork
 from training.export.torchscript import MAX_DIFFERENCE
+from training.protocols.readings import choosing_half
 from training.runs import (
     lineage,
     load_expression,
@@ -31,7 +32,9 @@ from training.runs import (
     load_settings,
     load_tandem,
     load_weights,
+    start_run,
 )
+from training.settings.stages import EmotionSettings
 
 pytestmark = TRAINING_MARKS
 
@@ -249,6 +252,48 @@ def test_a_run_is_extended_along_the_schedule_of_a_longer_one(data, tmp_path):
     assert moved > 1e-3  # the first schedule had ended at a rate of zero
     assert load_settings(tmp_path)["epochs"] == 2
     assert load_provenance(tmp_path)["extended"] == [1]
+
+
+def test_a_sweep_trains_what_is_missing_and_tabulates_the_scores(tmp_path, capsys):
+    data = write_sets(tmp_path / "few", 32)
+    _, *options = emotion(data, tmp_path / "sweep", epochs=1, ema_decay=0, keep="last")
+    command = ["sweep", "emotion", *options, "--learning_rate", "1e-9,0.02", "--seed", "1,2"]
+    assert app(command) == 0
+    names = [f"learning_rate={rate},seed={seed}" for rate in ("1e-9", "0.02") for seed in (1, 2)]
+    assert sorted(each.name for each in (tmp_path / "sweep").iterdir() if each.is_dir()) == sorted(names)
+    result = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
+    first, second = result["rows"]
+    assert (first["values"], first["seeds"]) == ({"learning_rate": "1e-9"}, [1, 2])
+    valid = load_prepared(data / "ferplus" / "valid")
+    right = load_expression(tmp_path / "sweep" / names[3])(torch.from_numpy(valid.crops)[:, None]).argmax(dim=1)
+    right = right.numpy() == valid.arrays["votes"].argmax(axis=1)
+    half = choosing_half(valid)
+    for name, rows in (("choosing half", half), ("reporting half", ~half)):
+        scores = second["scores"][name]
+        assert scores["seeds"][1] == pytest.approx(right[rows].mean())
+        assert scores["gain"] == pytest.approx(scores["mean"] - first["scores"][name]["mean"])
+        assert scores["interval"]["low"] <= scores["mean"] <= scores["interval"]["high"]
+    assert "| 0.02 | 2 |" in (tmp_path / "sweep" / "sweep.md").read_text()
+
+    shutil.rmtree(tmp_path / "sweep" / names[0])
+    capsys.readouterr()
+    assert app(command) == 0
+    shown = capsys.readouterr().out
+    assert f"[1 of 4] {names[0]}" in shown
+    assert shown.count(" of 4] ") == 1
+    assert json.loads((tmp_path / "sweep" / "sweep.json").read_text()) == result
+
+
+def test_a_sweep_of_other_settings_in_the_same_folder_is_rejected(data, tmp_path, capsys):
+    _, *options = emotion(data, tmp_path, epochs=1)
+    for seed in (1, 2):
+        start_run(EmotionSettings(out=tmp_path / f"seed={seed}", data=data / "ferplus", epochs=3))
+        (tmp_path / f"seed={seed}" / "result.json").write_text("{}")
+    assert app(["sweep", "emotion", *options, "--seed", "1,2"]) == 1
+    assert "training sweep: " in (error := capsys.readouterr().err)
+    assert "seed=1 holds a run with other settings (epochs 3, not 1; " in error
+    assert app(["sweep", "verify", "--seed", "1,2"]) == 1
+    assert "stage is 'verify'; it must be one of identity, emotion, joint" in capsys.readouterr().err
 
 
 def test_other_settings_in_the_same_folder_are_rejected(data, runs, capsys):

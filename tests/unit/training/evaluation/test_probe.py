@@ -1,6 +1,6 @@
 import numpy as np
 
-from training.evaluation.probe import predict_linearly
+from training.evaluation.probe import fit_linearly
 
 
 def test_what_is_linear_in_the_features_is_learned_whatever_their_scale():
@@ -10,7 +10,7 @@ def test_what_is_linear_in_the_features_is_learned_whatever_their_scale():
     features = ((centers[labels] + random.normal(size=(120, 20))) * np.geomspace(1e-3, 1e3, 20)).astype(np.float32)
     shuffled = random.permutation(120)
     train, test = shuffled[:90], shuffled[90:]
-    predicted = predict_linearly(features[train], labels[train], features[test])
+    predicted = fit_linearly(features[train], labels[train])(features[test])
     assert (predicted == labels[test]).mean() > 0.95
-    unrelated = predict_linearly(features[train], random.permutation(labels[train]), features[test])
+    unrelated = fit_linearly(features[train], random.permutation(labels[train]))(features[test])
     assert (unrelated == labels[test]).mean() < 0.7

@@ -300,6 +300,22 @@ def _parse_shard(text: str | None) -> "Shard":
 
 
 @app.command()
+def example(
+    photo: Annotated[Path, typer.Argument(help="File to write; it must not exist yet.")] = Path("photo.jpg"),
+) -> None:
+    """Write a JPEG of three drawn faces, to try the service without a photo at hand."""
+    from service.api.ui import EXAMPLE
+
+    try:
+        with photo.open("xb") as file:
+            file.write(EXAMPLE.read_bytes())
+    except OSError as error:
+        print_error(f"cannot be written: {error.strerror}", str(photo))
+        raise typer.Exit(EXIT_FAILURE) from None
+    print_status(f"three drawn faces: {printable(str(photo))}")
+
+
+@app.command()
 def video(
     video: Annotated[Path, typer.Argument(help="Video file in any format FFmpeg reads.", show_default=False)],
     out: Annotated[

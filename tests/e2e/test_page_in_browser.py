@@ -115,6 +115,34 @@ def test_several_photos_get_a_tile_each(open_page: Open, files: Path) -> None:
     assert not page.find("#album").is_displayed()
 
 
+def test_on_a_phone_a_tile_brings_its_photo_into_view(open_page: Open, files: Path) -> None:
+    page = open_page(size=(320, 640), dark=True)
+    page.choose(*[files / "one.jpg"] * 9, files / "four.jpg")
+    wait_until(lambda: len(page.all(".tile")) == 10, "ten photos have a tile")
+    page.wait_for_photos(["1 happy"] * 9 + ["4 happy"])
+    last = page.all(".tile button")[-1]
+    page.run("arguments[0].scrollIntoView({ block: 'start' })", last)
+    assert corners(page, "#stage")[0][1] < 0, "the photo is above what the screen shows"
+    last.click()
+    page.wait_for_faces(4)
+    _, top, _, bottom = corners(page, "#stage")[0]
+    assert top >= -1
+    assert bottom <= 641
+    page.screenshot("ten-photos-320")
+    page.check_accessibility()
+
+
+def test_a_visitor_without_a_photo_tries_a_drawing(open_page: Open) -> None:
+    page = open_page(size=(320, 640))
+    page.find("#example").click()
+    page.wait_for_faces(3)
+    assert sorted(page.texts(".card .emotion")) == ["happiness", "neutral", "surprise"]
+    assert page.texts("#totals li") == ["1 happy", "1 surprised", "1 neutral"]
+    assert not page.find("#example").is_displayed()
+    assert page.texts("#command")[0].startswith("curl -F image=@photo.jpg ")
+    page.screenshot("drawing")
+
+
 def test_dropped_and_pasted_photos_are_all_analyzed(open_page: Open, files: Path) -> None:
     page = open_page()
     contents = [
@@ -585,7 +613,7 @@ def test_the_command_sends_any_name(open_page: Open, tandem: str, files: Path, t
 
 
 def test_a_photo_above_the_limits_is_reduced_before_it_is_sent(
-    open_page: Open, tandem: str, tmp_path: Path
+    open_page: Open, tandem: str, files: Path, tmp_path: Path
 ) -> None:
     photo = Image.new("L", (5000, 4400), 128)
     photo.paste(astronaut().convert("L").resize((2000, 2000)), (1500, 1000))
@@ -599,6 +627,11 @@ def test_a_photo_above_the_limits_is_reduced_before_it_is_sent(
     size = json.loads(page.texts("#json")[0])["image"]
     assert 15_900_000 < size["width"] * size["height"] <= 16_000_000
     assert size["width"] / size["height"] == pytest.approx(5000 / 4400, rel=0.001)
+    assert f"to {size['width']} × {size['height']} pixels" in page.texts("#status")[0]
+    page.choose(large, files / "one.jpg")
+    wait_until(lambda: len(page.all(".tile")) == 2, "two photos have a tile")
+    page.wait_for_photos(["1 happy", "1 happy"])
+    assert "2 photos, 2 faces: 2 happy. 1 was larger" in page.texts("#status")[0]
 
 
 def test_what_the_numbers_mean_is_one_click_away(open_page: Open, files: Path) -> None:
@@ -638,7 +671,7 @@ def test_a_film_is_read_frame_by_frame(open_page: Open, files: Path, tmp_path: P
     assert page.find("#video").is_displayed()
     assert not page.find("#stop").is_displayed()
     assert len(page.all(".card")) == len(page.all(".box")) == 2
-    assert "tandem video" in page.texts("#command")[0]
+    assert page.texts("#command") == ["tandem video film.mp4 --csv film.csv"]
     rows = list(
         csv.DictReader(io.StringIO(downloaded(page, downloads, "#save-csv", "film-emotions.csv").decode()))
     )
@@ -659,12 +692,13 @@ def test_a_film_can_be_stopped(open_page: Open, tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("This is a text file, despite its name.")
     page.choose(tmp_path / "text.mp4")
     page.wait_for_text("#problem", "The browser cannot play this film.")
-    film = write_video(tmp_path / "film.mp4", moving_faces(30), times_ms=range(0, 60_000, 2000))
+    film = write_video(tmp_path / "my film.mp4", moving_faces(30), times_ms=range(0, 60_000, 2000))
     page.choose(film)
     page.wait_for_faces(2)
     page.find("#stop").click()
     assert re.match(r"Stopped after \d+\.\d of \d+\.\d s: 2 faces\.", page.texts("#status")[0])
     assert page.all("#timeline canvas")
+    assert page.texts("#command") == ["tandem video 'my film.mp4' --csv 'my film.csv'"]
     page.choose(tmp_path / "text.mp4")
     page.wait_for_text("#problem", "The browser cannot play this film.")
     assert page.find("#camera").text == "Use the webcam"

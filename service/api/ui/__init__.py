@@ -20,8 +20,12 @@ MEDIA_TYPES: Final = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
+    ".jpg": "image/jpeg",
 }
 """Files with these suffixes are served."""
+
+EXAMPLE: Final = FOLDER / "example.jpg"
+"""Three drawn faces, for visitors without a photo at hand; `tandem example` writes them too."""
 
 DOCUMENT: Final = FOLDER / "document.html"
 """The frame of a document, which is put in place of its line CONTENT."""

@@ -71,7 +71,7 @@ class Item {
 }
 
 export class Album {
-  /** `handlers`: show(item), whenever the chosen item changes, and progress(items). */
+  /** `handlers`: show(item), whenever the chosen item changes, picked(), if the visitor chose it, and progress(items). */
   constructor(list, handlers) {
     this.list = list;
     this.handlers = handlers;
@@ -87,7 +87,11 @@ export class Album {
 
   /** Analyze photos, a few at a time, until `signal` is aborted. Throw the problem that all of them have. */
   async run(photos, signal) {
-    const items = photos.map((photo) => new Item(photo, (item) => this.choose(item)));
+    const pick = (item) => {
+      this.choose(item);
+      this.handlers.picked();
+    };
+    const items = photos.map((photo) => new Item(photo, pick));
     this.items = items;
     this.list.replaceChildren(...items.map(({ tile }) => tile));
     this.list.hidden = false;

@@ -63,6 +63,12 @@ export async function fetchAnnotated(photo, signal) {
   return (await postPhoto(photo, "image/jpeg", signal)).blob();
 }
 
+/** Three drawn faces, as a file with the name that the first command of the page has. */
+export async function fetchExample() {
+  const blob = await (await request("/page/example.jpg", {})).blob();
+  return new File([blob], "photo.jpg", { type: "image/jpeg" });
+}
+
 let limits = null;
 
 /** What the service accepts; asked once. */

@@ -1,5 +1,7 @@
 // The answers as files, and the command that gets the same answer.
 
+const PLAIN = /^[\w.][\w.-]*$/; // names that a shell and curl take as they are
+
 /** Save text or a blob as a file. */
 export function save(content, name, type = "") {
   const link = document.createElement("a");
@@ -93,7 +95,17 @@ export function curlFor(photos, { needsKey = false } = {}) {
 }
 
 function formField(field, name) {
-  if (/^[\w.][\w.-]*$/.test(name)) return `${field}=@${name}`;
-  const quoted = `${field}=@"${name.replaceAll("\\", "\\\\").replaceAll('"', '\\"')}"`; // curl's own quotes
-  return `'${quoted.replaceAll("'", "'\\''")}'`;
+  if (PLAIN.test(name)) return `${field}=@${name}`;
+  return inShell(`${field}=@"${name.replaceAll("\\", "\\\\").replaceAll('"', '\\"')}"`); // curl's own quotes
+}
+
+/** The command that reads every frame of a film. */
+export function videoCommandFor({ name }) {
+  const path = name.startsWith("-") ? `./${name}` : name;
+  return `tandem video ${inShell(path)} --csv ${inShell(`${stem({ name: path })}.csv`)}`;
+}
+
+/** A word of a shell's command. */
+function inShell(word) {
+  return PLAIN.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }

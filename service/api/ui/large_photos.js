@@ -49,6 +49,8 @@ async function shrink(image, scale, name) {
   context.drawImage(image, 0, 0, canvas.width, canvas.height);
   const blob = await new Promise((done) => canvas.toBlob(done, "image/jpeg", QUALITY));
   const small = blob && new File([blob], name, { type: "image/jpeg" });
-  if (small) small.reducedFrom = { width: image.naturalWidth, height: image.naturalHeight };
+  if (!small) return null;
+  small.reducedFrom = { width: image.naturalWidth, height: image.naturalHeight };
+  small.reducedTo = { width: canvas.width, height: canvas.height };
   return small;
 }

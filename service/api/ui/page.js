@@ -1,8 +1,8 @@
 // Connects the page: takes photos, a film or the webcam, shows boxes and bars.
 
-import { Problem, fetchAnnotated, fetchEmotions, hasApiKey, setApiKey } from "/page/api.js";
+import { Problem, fetchAnnotated, fetchEmotions, fetchExample, hasApiKey, setApiKey } from "/page/api.js";
 import { Album, checkReadable } from "/page/album.js";
-import { curlFor, filmToCsv, save, stem, toCsv, toJson } from "/page/downloads.js";
+import { curlFor, filmToCsv, save, stem, toCsv, toJson, videoCommandFor } from "/page/downloads.js";
 import { countWords } from "/page/emotions.js";
 import { FacesView, summarize } from "/page/faces.js";
 import { Film } from "/page/film.js";
@@ -73,10 +73,18 @@ async function analyzePhoto(photo, signal) {
   if (shownItem === item && item.answer) setStatus(summarize(item.answer) + reductionNote(item.photo));
 }
 
-function reductionNote({ reducedFrom }) {
+function reductionNote({ reducedFrom, reducedTo }) {
   if (!reducedFrom) return "";
   const { width, height } = reducedFrom;
-  return ` The photo had ${Math.round((width * height) / 1e6)} Mpx and was reduced before it was sent.`;
+  const size = `${reducedTo.width} × ${reducedTo.height} pixels`;
+  return ` The photo had ${Math.round((width * height) / 1e6)} Mpx and was reduced to ${size} before it was sent; boxes in the JSON and the CSV are in these pixels.`;
+}
+
+function countReduced(items) {
+  const count = items.filter(({ photo }) => photo.reducedFrom).length;
+  if (!count) return "";
+  const were = count === 1 ? "was" : "were";
+  return ` ${count} ${were} larger than the service accepts and ${were} reduced before being sent; boxes in the JSON and the CSV are in pixels of the reduced photo.`;
 }
 
 let shownItem = null;
@@ -115,6 +123,7 @@ function showFailure(error) {
 
 const album = new Album(byId("album"), {
   show: (item) => showItem(item).catch(showFailure),
+  picked: () => byId("stage").scrollIntoView({ block: "nearest" }), // on a phone it is above the tiles
   progress(items) {
     const done = items.filter((item) => item.done);
     if (done.length < items.length) {
@@ -129,7 +138,7 @@ const album = new Album(byId("album"), {
     const failed = items.filter(({ problem }) => problem).length;
     const counted = found.length ? `: ${countWords({ summary: ranked })}` : "";
     const one = found.length === 1 ? "1 face" : `${found.length} faces`;
-    setStatus(`${items.length} photos, ${one}${counted}${failed ? `; ${failed} without a result` : ""}.`);
+    setStatus(`${items.length} photos, ${one}${counted}${failed ? `; ${failed} without a result` : ""}.${countReduced(items)}`);
   },
 });
 
@@ -157,7 +166,7 @@ function offerDownloads(items) {
 /** Offer the table of a film, and the command that writes one of every frame. */
 function offerFilm(frames) {
   byId("take").classList.toggle("away", !frames.length);
-  byId("command").textContent = "tandem video film.mp4 --csv film.csv";
+  byId("command").textContent = videoCommandFor(shownFilm);
 }
 
 const fileName = () => (offered.length === 1 ? `${stem(offered[0].photo)}-emotions` : "emotions");
@@ -166,7 +175,7 @@ byId("save-json").addEventListener("click", () => save(toJson(offered), `${fileN
 byId("save-csv").addEventListener("click", () => {
   const ofFilm = document.body.classList.contains("film");
   const csv = ofFilm ? filmToCsv(live.frames) : toCsv(offered);
-  save(csv, `${ofFilm ? "film-emotions" : fileName()}.csv`, "text/csv");
+  save(csv, `${ofFilm ? `${stem(shownFilm)}-emotions` : fileName()}.csv`, "text/csv");
 });
 byId("save-picture").addEventListener("click", async () => {
   const item = shownItem;
@@ -209,7 +218,10 @@ function toggleCamera() {
   live.startCamera();
 }
 
+let shownFilm = null;
+
 function readFilm(film) {
+  shownFilm = film;
   retry = () => readFilm(film);
   leavePhotos();
   live.readFilm(film);
@@ -240,6 +252,15 @@ byId("file").addEventListener("change", ({ target }) => {
 });
 
 byId("invitation").addEventListener("click", () => byId("file").click());
+
+byId("example").addEventListener("click", async (event) => {
+  event.stopPropagation(); // of the invitation around it
+  try {
+    take([await fetchExample()]);
+  } catch (error) {
+    showProblem(error);
+  }
+});
 
 document.addEventListener("paste", ({ clipboardData }) => {
   if (clipboardData.files.length) take([...clipboardData.files]);

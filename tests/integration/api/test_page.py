@@ -29,7 +29,8 @@ async def test_serves_the_page_and_every_file_it_links_to(client: httpx.AsyncCli
         linked |= set(re.findall(r'from "(/page/[^"]+)"', script.text))
     assert {"/page/album.js", "/page/emotions.js", "/page/downloads.js", "/page/frame_stream.js"} <= linked
     kinds = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
-    for path in linked:
+    kinds["jpg"] = "image/jpeg"
+    for path in (*linked, "/page/example.jpg"):
         response = await client.get(path)
         assert response.status_code == 200
         assert response.headers["Content-Type"] == kinds[path.rpartition(".")[2]]

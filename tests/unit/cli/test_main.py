@@ -1,8 +1,12 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+from drawn_faces import drawn
 from typer.testing import CliRunner
 
 from service import __version__
@@ -20,6 +24,7 @@ def test_help_lists_every_command() -> None:
         "serve",
         "install-triton",
         "predict",
+        "example",
         "video",
         "create-key",
         "settings",
@@ -30,6 +35,21 @@ def test_help_lists_every_command() -> None:
     for command in commands:
         assert command in result.output
         assert runner.invoke(app, [command, "--help"]).exit_code == 0
+
+
+def test_the_example_is_the_drawing_and_overwrites_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert runner.invoke(app, ["example"]).exit_code == 0
+    photo = tmp_path / "photo.jpg"
+    assert cv2.imread(photo).shape == drawn().shape
+    assert np.abs(cv2.imread(photo).astype(int) - drawn()).mean() < 2
+    photo.write_bytes(b"mine")
+    again = runner.invoke(app, ["example"])
+    assert again.exit_code == 1
+    assert again.stderr == "photo.jpg: cannot be written: File exists\n"
+    assert photo.read_bytes() == b"mine"
 
 
 def test_settings_lists_every_setting_with_its_value(monkeypatch: pytest.MonkeyPatch) -> None:

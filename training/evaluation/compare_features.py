@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from training.datasets.ferplus import DROPPED, majority_labels
 from training.datasets.prepared import load_prepared
@@ -36,9 +37,10 @@ def compare_features(settings: CompareSettings) -> None:
     train = load_prepared(settings.data / "train")
     labels = majority_labels(train.arrays["votes"])
     rows = (labels != DROPPED) & train.aligned
+    print(f"Reading the features of {rows.sum():,} images of Train", flush=True)
     labels, known = labels[rows], read_features(settings.identity, settings.start, train.crops[rows])
     classifiers = []
-    for seed in range(1, settings.seeds + 1):
+    for seed in tqdm(range(1, settings.seeds + 1), "classifiers", unit=" seeds"):
         drawn = np.random.default_rng(seed).integers(0, len(labels), len(labels))
         classifiers.append({name: fit_linearly(each[drawn], labels[drawn]) for name, each in known.items()})
     sets: dict[str, Any] = {}

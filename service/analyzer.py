@@ -187,7 +187,7 @@ class Analyzer:
 
     def _crop_spec(self, spec: ModelSpec) -> CropSpec:
         box_template = spec.box_template if self._settings.more_views else None
-        return CropSpec(spec.crop_size, spec.alignment_template, box_template)
+        return CropSpec(spec.crop_size, spec.alignment_template, box_template, spec.channels)
 
 
 def compose(found: WorkerResult, probabilities: NDArray[np.float32], spec: ModelSpec) -> PhotoEmotions:

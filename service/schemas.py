@@ -220,12 +220,14 @@ class SelectedPhotoEmotions(PhotoEmotions):
 
 
 class CropSize(Schema):
-    """Size of the gray crop of a face that is the model's input."""
+    """Size and color of the crop of a face that is the model's input."""
 
     width: Size
     """Pixels, 1 or more."""
     height: Size
     """Pixels, 1 or more."""
+    channels: Literal[1, 3]
+    """1 if the crop is gray, 3 if it is in RGB."""
 
 
 class ModelDescription(ModelIdentity):
@@ -234,7 +236,7 @@ class ModelDescription(ModelIdentity):
     labels: list[str]
     """The emotions that it distinguishes, in the order of its output."""
     crop: CropSize
-    """Size of the gray crop of a face that is its input."""
+    """Size and color of the crop of a face that is its input."""
     max_batch_size: Size
     """Maximum number of faces in one request to Triton."""
     provenance: dict[str, str]

@@ -1,4 +1,4 @@
-"""Augmentation of batches of gray crops, on the device of the batch.
+"""Augmentation of batches of crops, on the device of the batch.
 
 Rotation, zoom, shift and flip are a single resampling, because each resampling blurs.
 """
@@ -17,7 +17,7 @@ from training.settings.augmentation import Augmentation
 def augment(
     images: Tensor, ranges: Augmentation, generator: torch.Generator | None, placements: Tensor | None = None
 ) -> Tensor:
-    """Map uint8 [N, 1, H, W] -> float crops [N, 1, H, W] in 0..255.
+    """Map uint8 [N, C, H, W] -> float crops [N, C, H, W] in 0..255.
 
     Args:
         images: Crops, or larger images of which ``placements`` says where the crops lie.
@@ -62,7 +62,7 @@ def _change_light(x: Tensor, ranges: Augmentation, generator: torch.Generator | 
         return (_uniform(n, generator, x) * width).view(n, 1, 1, 1)
 
     x = 255 * (x / 255).pow(draw(ranges.gamma).exp())
-    mean = x.mean(dim=(2, 3), keepdim=True)
+    mean = x.mean(dim=(1, 2, 3), keepdim=True)
     x = (x - mean) * (1 + draw(ranges.contrast)) + mean + 255 * draw(ranges.brightness)
     strength = draw(ranges.noise).abs()
     return x + strength * torch.randn(x.shape, generator=_generator_beside(x, generator), device=x.device)

@@ -36,7 +36,8 @@ def prepare(settings: PrepareSettings) -> None:
         "ckplus": {"neutral": settings.neutral},
     }
     extra = options.get(settings.kind, {})
-    PREPARATIONS[settings.kind](settings.source, settings.out, settings.workers, **extra)
+    prepare_kind = PREPARATIONS[settings.kind]
+    prepare_kind(settings.source, settings.out, settings.workers, shape=settings.crop_shape, **extra)
 
 
 def identity(settings: IdentitySettings) -> None:

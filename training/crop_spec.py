@@ -1,9 +1,21 @@
-"""Size of a crop and position of the face in it. The export writes both into the model's configuration."""
+"""Size and color of a crop and position of the face in it: what export writes into the model's configuration."""
 
 import numpy as np
 
+CropShape = tuple[int, int, int]
+"""(channels, height, width) of a crop: 1 channel is gray, 3 are RGB."""
+
 CROP_SIZE = (48, 48)
-"""(height, width) of a crop in pixels."""
+"""(height, width) of a crop in pixels, unless `training prepare` is told otherwise."""
+
+CROP_SHAPE: CropShape = (1, *CROP_SIZE)
+
+
+def describe_crop(shape: CropShape) -> str:
+    """Describe a crop in a few words: gray 48x48."""
+    channels, height, width = shape
+    return f"{'gray' if channels == 1 else 'RGB'} {width}x{height}"
+
 
 TEMPLATE = np.array([[14.48, 18.64], [32.52, 18.64], [23.50, 28.86], [16.11, 37.55], [30.89, 37.55]]) / 48
 """Eyes, nose and mouth corners, (x, y) as fractions of the crop: their median position in the images of FER2013,

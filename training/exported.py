@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.crop_spec import CROP_SHAPE
 from training.networks.blocks import fuse, unfuse
 from training.networks.presets import BACKBONES
 from training.networks.tandem import TandemNet
@@ -83,7 +84,12 @@ def read_network(version: Path) -> TandemNet:
     joint = read_stage(version, "joint").settings
     names = {part: read_stage(version, part).settings["network"] for part in ("identity", "emotion")}
     network = TandemNet(
-        names["identity"], names["emotion"], CLASSES, hidden=joint["hidden"], dropout=joint["dropout"]
+        names["identity"],
+        names["emotion"],
+        CLASSES,
+        hidden=joint["hidden"],
+        dropout=joint["dropout"],
+        crop=tuple(joint.get("crop", CROP_SHAPE)),
     ).eval()
     path = version / MODEL
     if path.stat().st_size > MAX_WEIGHTS_BYTES:

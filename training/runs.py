@@ -2,7 +2,7 @@
 
 The version folder of an exported model can stand for its identity, emotion or joint run (see ``exported``).
 
-A run consists of ``settings.json`` (its ``stage`` and every setting), ``provenance.json`` (commit, torch version,
+A run consists of ``settings.json`` (its ``stage`` and every setting), ``provenance.json`` (commit, versions,
 machine), checkpoints and logs, and, once it is complete, ``weights.pt`` and ``result.json``.
 """
 
@@ -22,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.crop_spec import CROP_SHAPE, CropShape, describe_crop
 from training.datasets.ferplus import EMOTIONS
 from training.exported import is_version, part_weights, read_network, read_stage
 from training.networks.inference import predict_probabilities
@@ -34,8 +35,8 @@ RECIPE = "recipe.json"
 """The settings of `training all`, beside its runs."""
 
 
-def start_run(settings: StageSettings) -> None:
-    """Create the folder of a run, or reopen it to resume, and seed every random generator.
+def start_run(settings: StageSettings, crop: CropShape = CROP_SHAPE) -> None:
+    """Create the folder of a run of crops of one shape, or reopen it to resume, and seed every random generator.
 
     A run of the same settings with fewer epochs is extended: it goes on from its last checkpoint.
 
@@ -44,7 +45,7 @@ def start_run(settings: StageSettings) -> None:
     """
     check_loggers(settings.loggers)
     settings.out.mkdir(parents=True, exist_ok=True)
-    others = other_settings(settings)
+    others = other_settings(settings, crop)
     before = others.get("epochs", (settings.epochs,))[0]
     if others and not (list(others) == ["epochs"] and before < settings.epochs):
         shown = "; ".join(f"{name} {before}, not {after}" for name, (before, after) in others.items())
@@ -57,21 +58,23 @@ def start_run(settings: StageSettings) -> None:
     write_provenance(settings.out, extended=[before] if others else [])
     for name in (RESULT, WEIGHTS) if others else ():
         (settings.out / name).unlink(missing_ok=True)
-    _write(settings.out / SETTINGS, json.dumps(_as_json(settings), indent=2) + "\n")
+    _write(settings.out / SETTINGS, json.dumps({**_as_json(settings), "crop": crop}, indent=2) + "\n")
     seed_everything(settings.seed, verbose=False)
 
 
-def other_settings(settings: StageSettings) -> dict[str, tuple[Any, Any]]:
+def other_settings(settings: StageSettings, crop: CropShape | None = None) -> dict[str, tuple[Any, Any]]:
     """Return the settings that the run in the same folder has otherwise, as ``differing`` does; none if it is new.
 
-    A setting that is newer than the run had its default then. Loggers change nothing in a run.
+    A setting that is newer than the run had its default then. Loggers change nothing in a run. The shape of the
+    crops is compared only if it is given.
     """
     file = settings.out / SETTINGS
     if not file.exists():
         return {}
     defaults = {field.name: field.default for field in fields(settings) if field.default is not MISSING}
     known = {**json.loads(json.dumps(defaults, default=str)), **json.loads(file.read_text())}
-    others = differing(known, _as_json(settings))
+    known.setdefault("crop", list(CROP_SHAPE))
+    others = differing(known, {**_as_json(settings), "crop": list(crop) if crop else known["crop"]})
     others.pop("loggers", None)
     return others
 
@@ -98,11 +101,29 @@ def write_provenance(run: Path, extended: Sequence[int] = ()) -> None:
     provenance: dict[str, Any] = {
         "commit": current_commit(),
         "torch": torch.__version__,
+        "python": platform.python_version(),
         "machine": platform.machine(),
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
     }
     if known or extended:
         provenance["extended"] = [*known, *extended]
     _write(run / PROVENANCE, json.dumps(provenance, indent=2) + "\n")
+
+
+def note_device(run: Path, device: torch.device, precision: str) -> None:
+    """Add to the provenance what a run trains on, and in which number format."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    provenance = {**json.loads((run / PROVENANCE).read_text()), "device": name, "precision": precision}
+    _write(run / PROVENANCE, json.dumps(provenance, indent=2) + "\n")
+
+
+def _processor() -> str:
+    """Return the name of the processor, where Linux tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 @rank_zero_only
@@ -184,6 +205,24 @@ def load_settings(run: Path, *stages: str) -> dict[str, Any]:
     return settings
 
 
+def crop_of(settings: Mapping[str, Any]) -> CropShape:
+    """Return the shape of the crops that the network of a run takes, from its settings."""
+    channels, height, width = settings.get("crop", CROP_SHAPE)
+    return channels, height, width
+
+
+def check_crop(run: Path, settings: Mapping[str, Any], found: Sequence[int]) -> None:
+    """Raise a ValueError unless the network of a run takes crops of this shape."""
+    expected = crop_of(settings)
+    if expected != tuple(found):
+        channels, height, width = found
+        color = " --color true" if expected[0] == 3 else ""
+        raise ValueError(
+            f"{run} takes {describe_crop(expected)} crops, not {describe_crop((channels, height, width))}: "
+            f"prepare data with --crop_size {expected[1]}{color}, or train it on crops like these"
+        )
+
+
 def _part(stages: Sequence[str]) -> str:
     """Return which run of an exported model is the most that a caller can use."""
     return next((part for part in ("joint", "emotion", "identity") if part in stages), "joint")
@@ -246,7 +285,8 @@ def load_identity(run: Path) -> Backbone:
         FileNotFoundError: The run does not exist or is not complete.
         ValueError: The run is of another stage.
     """
-    network = build_backbone(load_settings(run, "identity")["network"])
+    settings = load_settings(run, "identity")
+    network = build_backbone(settings["network"], crop_of(settings))
     network.load_state_dict(load_weights(run, "identity"))
     return network.eval()
 
@@ -261,7 +301,7 @@ def load_backbone(run: Path) -> Backbone:
     settings = load_settings(run, "identity", "emotion")
     if settings["stage"] == "identity":
         return load_identity(run)
-    network = EmotionNet(settings["network"], len(EMOTIONS), settings["dropout"])
+    network = EmotionNet(settings["network"], len(EMOTIONS), settings["dropout"], crop_of(settings))
     network.load_state_dict(load_weights(run, "emotion"))
     return network.eval().backbone
 
@@ -278,7 +318,7 @@ def load_expression(run: Path) -> EmotionNet | TandemNet:
         return load_tandem(run)
     probed = settings["stage"] == "probe"
     backbone = load_settings(Path(settings["identity"]), "identity")["network"] if probed else settings["network"]
-    network = EmotionNet(backbone, len(EMOTIONS), settings["dropout"])
+    network = EmotionNet(backbone, len(EMOTIONS), settings["dropout"], crop_of(settings))
     network.load_state_dict(load_weights(run))
     return network.eval()
 
@@ -293,13 +333,14 @@ def load_tandem(run: Path) -> TandemNet:
     settings = load_settings(run, "joint")
     identity, emotion = (load_settings(Path(settings[part]), part)["network"] for part in ("identity", "emotion"))
     hidden, dropout = settings["hidden"], settings["dropout"]
-    network = TandemNet(identity, emotion, len(EMOTIONS), hidden=hidden, dropout=dropout)
+    network = TandemNet(identity, emotion, len(EMOTIONS), hidden=hidden, dropout=dropout, crop=crop_of(settings))
     network.load_state_dict(load_weights(run))
     return network.eval()
 
 
 def predict_expressions(run: Path, *views: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Predict probabilities [n, 8] with the network of a run, averaged over views of the same faces [n, H, W]."""
+    """Predict probabilities [n, 8] with the network of a run, averaged over views of the faces [n, C, H, W]."""
+    check_crop(run, load_settings(run, "emotion", "joint", "probe"), views[0].shape[1:])
     network = load_expression(run)
     predicted = [predict_probabilities(network, crops) for crops in views]
     mean: NDArray[np.float32] = np.mean(predicted, axis=0)

@@ -162,7 +162,7 @@ class TritonClient:
                 whole batch that Triton forms over all callers.
         """
         crops, spec = request.crops, request.spec
-        expected = (1, *spec.crop_size)
+        expected = spec.crop_shape
         if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != expected or not len(crops):
             raise ValueError(f"crops are {crops.dtype} {crops.shape}; the model takes uint8 [N, *{expected}]")
         rows = []
@@ -249,7 +249,7 @@ class TritonClient:
         try:
             with self._breaker.watch():
                 spec = await self._known_or_read_spec()
-                blank = np.zeros((1, 1, *spec.crop_size), np.uint8)
+                blank = np.zeros((1, *spec.crop_shape), np.uint8)
                 await self._ask_in_turn(InferenceRequest(blank, spec, time.monotonic() + PROBE_TIMEOUT_S))
                 await self._follow_changes(spec)
         # A busy Triton works; taking every gateway out of service at once would help nobody.

@@ -21,7 +21,8 @@ class ModelSpec:
     """What the gateway must know about a model to use it.
 
     Attributes:
-        crop_size: (height, width) of the grayscale crops, in pixels.
+        crop_size: (height, width) of the crops, in pixels.
+        channels: 1 if the crops are gray, 3 if they are RGB.
         alignment_template: float64 [5, 2], where a face's landmarks should lie, x and y as fractions of the crop.
         box_template: float64 [4], where a face's box should lie in a second crop: left, top, right and bottom as
             fractions of it. None where the model knows no second framing.
@@ -39,6 +40,7 @@ class ModelSpec:
     box_template: NDArray[np.float64] | None
     max_batch_size: int
     provenance: Mapping[str, str]
+    channels: int = 1
 
     @classmethod
     def from_config(cls, config: Any, version: str) -> "ModelSpec":
@@ -51,9 +53,9 @@ class ModelSpec:
         face, probabilities = reader.only("input"), reader.only("output")
         reader.require_type(face, "TYPE_UINT8")
         reader.require_type(probabilities, "TYPE_FP32")
-        channels, height, width = reader.dims(face, 3, "[1, height, width]")
-        if channels != 1:
-            raise reader.wrong(f'input "{face.name}" has {channels} channels; crops are grayscale and have one')
+        channels, height, width = reader.dims(face, 3, "[1 or 3, height, width]")
+        if channels not in (1, 3):
+            raise reader.wrong(f'input "{face.name}" has {channels} channels; crops have 1 (gray) or 3 (RGB)')
         labels = reader.labels()
         (outputs,) = reader.dims(probabilities, 1, "[labels]")
         if outputs != len(labels):
@@ -68,12 +70,18 @@ class ModelSpec:
             labels=labels,
             input_name=face.name,
             crop_size=(height, width),
+            channels=channels,
             output_name=probabilities.name,
             alignment_template=reader.template(),
             box_template=reader.box_template(),
             max_batch_size=config.max_batch_size,
             provenance=MappingProxyType(reader.provenance()),
         )
+
+    @property
+    def crop_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of a crop."""
+        return self.channels, *self.crop_size
 
     def says_the_same_as(self, other: "ModelSpec") -> bool:
         """Whether both were read from the same configuration."""

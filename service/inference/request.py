@@ -14,7 +14,7 @@ class InferenceRequest:
     """Face crops to classify, and under which terms.
 
     Attributes:
-        crops: uint8 [N, 1, height, width], N >= 1, of ``spec.crop_size``.
+        crops: uint8 [N, *``spec.crop_shape``], N >= 1.
         spec: The model that the crops were cut for.
         deadline: When to give up, in seconds of ``time.monotonic``.
         headers: gRPC metadata to send along, such as the trace context.

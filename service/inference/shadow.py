@@ -107,7 +107,7 @@ class Shadow:
         try:
             async with self._turn:
                 spec = await self.client.model_spec()
-                if (spec.labels, spec.crop_size) != (request.spec.labels, request.spec.crop_size):
+                if (spec.labels, spec.crop_shape) != (request.spec.labels, request.spec.crop_shape):
                     raise ValueError(f"version {self._version} has other labels or crops and cannot be compared")
                 # The caller has been answered: neither its deadline nor its trace apply any more.
                 deadline = time.monotonic() + TIMEOUT_S

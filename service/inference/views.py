@@ -15,7 +15,7 @@ MIN_MARGIN = 0.3
 """Probability of the likeliest emotion minus that of the second, below which a face is read again."""
 
 Infer = Callable[[NDArray[np.uint8]], Awaitable[NDArray[np.float32]]]
-"""Maps crops, uint8 [N, 1, height, width], to probabilities [N, labels]."""
+"""Maps crops, uint8 [N, channels, height, width], to probabilities [N, labels]."""
 
 
 async def read_views(
@@ -27,7 +27,7 @@ async def read_views(
 
     Args:
         infer: Asks the model; its errors are passed on.
-        aligned: Crops by the landmarks, uint8 [N, 1, height, width].
+        aligned: Crops by the landmarks, uint8 [N, channels, height, width].
         boxed: Crops of the same faces by their boxes, or None to read each face once.
     """
     probabilities = await infer(aligned)

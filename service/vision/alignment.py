@@ -87,19 +87,21 @@ def crop_faces(
     *,
     template: ArrayLike,
     size: tuple[int, int],
+    channels: int = 1,
     divisor: int = 1,
 ) -> NDArray[np.uint8]:
-    """Cut out aligned gray crops, uint8 [faces, 1, height, width], with the landmarks on the template.
+    """Cut out aligned crops, uint8 [faces, channels, height, width], with the landmarks on the template.
 
     Args:
         pixels: RGB, [H, W, 3].
         faces: Faces in the photo, in pixels of the full-size photo.
         template: Target positions of the five landmarks, [5, 2], x and y as fractions of the crop.
         size: (height, width) of a crop in pixels.
+        channels: 1 for gray crops, 3 for RGB.
         divisor: By what factor ``pixels`` is smaller than the full-size photo.
     """
     target = np.asarray(template, np.float64) * size[::-1]
-    return _cut(pixels, [_align(face, target, divisor) for face in faces], size)
+    return _cut(pixels, [_align(face, target, divisor) for face in faces], size, channels)
 
 
 def crop_boxes(
@@ -109,9 +111,10 @@ def crop_boxes(
     template: ArrayLike,
     box_template: ArrayLike,
     size: tuple[int, int],
+    channels: int = 1,
     divisor: int = 1,
 ) -> NDArray[np.uint8]:
-    """Cut out gray crops, uint8 [faces, 1, height, width], as upright as aligned ones, but framed by the boxes.
+    """Cut out crops, uint8 [faces, channels, height, width], as upright as aligned ones, but framed by the boxes.
 
     Args:
         pixels: RGB, [H, W, 3].
@@ -120,6 +123,7 @@ def crop_boxes(
         box_template: Where the box of an upright face should lie: left, top, right and bottom as fractions of the
             crop.
         size: (height, width) of a crop in pixels.
+        channels: 1 for gray crops, 3 for RGB.
         divisor: By what factor ``pixels`` is smaller than the full-size photo.
     """
     target = np.asarray(template, np.float64) * size[::-1]
@@ -136,15 +140,18 @@ def crop_boxes(
         middle = (np.array([box.x + box.width / 2, box.y + box.height / 2]) + 0.5) / divisor - 0.5
         linear = rotation * (bottom - top) / max(length, 1.0)
         matrices.append(np.column_stack([linear, center - linear @ middle]))
-    return _cut(pixels, matrices, size)
+    return _cut(pixels, matrices, size, channels)
 
 
 def _align(face: Face, target: NDArray[np.float64], divisor: int) -> AffineMatrix:
     return similarity_transform((face.landmarks + 0.5) / divisor - 0.5, target)  # pixel centers
 
 
-def _cut(pixels: NDArray[np.uint8], matrices: Sequence[AffineMatrix], size: tuple[int, int]) -> NDArray[np.uint8]:
-    crops = np.empty((len(matrices), 1, *size), np.uint8)
+def _cut(
+    pixels: NDArray[np.uint8], matrices: Sequence[AffineMatrix], size: tuple[int, int], channels: int
+) -> NDArray[np.uint8]:
+    crops = np.empty((len(matrices), channels, *size), np.uint8)
     for crop, matrix in zip(crops, matrices, strict=True):
-        crop[0] = cv2.cvtColor(warp(pixels, matrix, size), cv2.COLOR_RGB2GRAY)
+        cut = warp(pixels, matrix, size)  # [height, width, 3]
+        crop[:] = cv2.cvtColor(cut, cv2.COLOR_RGB2GRAY) if channels == 1 else cut.transpose(2, 0, 1)
     return crops

@@ -1,7 +1,7 @@
 """Measure how reliable an answer for a face is: the head's pose, the image's quality, and the reasons for doubt.
 
-Everything is measured on the five landmarks and on the small gray crop that the model sees, which takes a few
-hundredths of a millisecond per face.
+Everything is measured on the five landmarks and on a small gray crop, which takes a few hundredths of a
+millisecond per face. It is the crop that the model sees, unless the model wants crops of another size or in color.
 """
 
 import math
@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from service.schemas import Reason
 from service.vision.face import Face
+
+QUALITY_SIZE = (48, 48)
+"""(height, width) of the aligned gray crop that a face is judged by."""
 
 MIN_SIZE = 20.0
 """Pixels of a box's shorter side. Below, more than half of a 48-pixel crop is interpolated."""
@@ -66,7 +69,7 @@ def measure_quality(face: Face, crop: NDArray[np.uint8], photo_size: tuple[int, 
 
     Args:
         face: The face, in pixels of the photo.
-        crop: Its aligned gray crop, uint8 [height, width].
+        crop: Its aligned gray crop, uint8 [*``QUALITY_SIZE``].
         photo_size: (height, width) of the photo in pixels.
     """
     roll, yaw = pose(face.landmarks)

@@ -17,7 +17,7 @@ from service.vision.decoding import EncodedPhoto, open_photo
 from service.vision.drawing import annotate, check_sides
 from service.vision.face import Box, Face
 from service.vision.face_pipeline import FacePipeline
-from service.vision.quality import FaceQuality, measure_quality
+from service.vision.quality import QUALITY_SIZE, FaceQuality, measure_quality
 
 DETAIL = 2
 """Faces are cropped from the reduced photo if the shorter side of every box there is at least this many times the
@@ -56,16 +56,18 @@ class CropSpec:
         template: float64 [5, 2], where the landmarks should lie, x and y as fractions of the crop.
         box_template: float64 [4], where the box should lie in a second crop: left, top, right and bottom as
             fractions of it. None if no second crop is wanted.
+        channels: 1 for gray crops, 3 for RGB.
     """
 
     size: tuple[int, int]
     template: NDArray[np.float64]
     box_template: NDArray[np.float64] | None
+    channels: int = 1
 
 
 @dataclass(frozen=True, eq=False)
 class FaceCrops:
-    """Grayscale crops of faces, uint8 [N, 1, height, width], and the quality of each.
+    """Crops of faces, uint8 [N, channels, height, width], and the quality of each.
 
     ``aligned`` are cut by the landmarks; ``boxed`` by the boxes, if the model has a template for them.
     """
@@ -87,7 +89,7 @@ class FaceCrops:
             for roll, yaw, size, sharpness, brightness, reasons in fields
         ]
         framings = 1 if crop.box_template is None else 2
-        pixels = np.frombuffer(raw, np.uint8).reshape(framings, len(qualities), 1, *crop.size)
+        pixels = np.frombuffer(raw, np.uint8).reshape(framings, len(qualities), crop.channels, *crop.size)
         return cls(pixels[0], pixels[1] if framings == 2 else None, qualities)
 
 
@@ -215,7 +217,13 @@ def select(faces: Sequence[Face], options: DetectionOptions) -> list[Face]:
 def _crop(
     pixels: NDArray[np.uint8], faces: Sequence[Face], crop: CropSpec, size: tuple[int, int], divisor: int = 1
 ) -> FaceCrops:
-    aligned = crop_faces(pixels, faces, template=crop.template, size=crop.size, divisor=divisor)
+    aligned = crop_faces(
+        pixels, faces, template=crop.template, size=crop.size, channels=crop.channels, divisor=divisor
+    )
+    # The limits of sharpness and occlusion hold for gray crops of one size.
+    gray = aligned
+    if (crop.channels, crop.size) != (1, QUALITY_SIZE):
+        gray = crop_faces(pixels, faces, template=crop.template, size=QUALITY_SIZE, divisor=divisor)
     boxed = None
     if crop.box_template is not None:
         boxed = crop_boxes(
@@ -224,7 +232,8 @@ def _crop(
             template=crop.template,
             box_template=crop.box_template,
             size=crop.size,
+            channels=crop.channels,
             divisor=divisor,
         )
-    qualities = [measure_quality(face, each[0], size) for face, each in zip(faces, aligned, strict=True)]
+    qualities = [measure_quality(face, each[0], size) for face, each in zip(faces, gray, strict=True)]
     return FaceCrops(aligned, boxed, qualities)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.bundle.file import write_bundle
-from training.crop_spec import CROP_SIZE, MARGIN
+from training.crop_spec import CROP_SHAPE, CROP_SIZE, MARGIN, describe_crop
 from training.datasets.ferplus import training_rows
 from training.datasets.prepared import PreparedSet, load_prepared
 from training.protocols.readings import choosing_half
@@ -25,6 +25,11 @@ def pack(settings: BundleSettings) -> None:
     train, valid = load_prepared(settings.ferplus / "train"), load_prepared(settings.ferplus / "valid")
     faces = load_prepared(settings.faces)
     for name, prepared in (("train", train), ("valid", valid)):
+        if prepared.shape != CROP_SHAPE:
+            raise ValueError(
+                f"{settings.ferplus / name} has {describe_crop(prepared.shape)} crops; a bundle takes "
+                f"{describe_crop(CROP_SHAPE)} ones only"
+            )
         if not {"unaligned", "matrices"} <= set(prepared.arrays):
             raise ValueError(f"{settings.ferplus / name} has no array 'matrices'; prepare it again")
     if "wide" not in faces.arrays:
@@ -34,9 +39,9 @@ def pack(settings: BundleSettings) -> None:
     cut = MARGIN - settings.margin
     side = CROP_SIZE[0] + 2 * MARGIN
     images = {
-        "train": (train.arrays["unaligned"][kept], settings.loss),
+        "train": (train.arrays["unaligned"][kept, 0], settings.loss),
         "faces": (faces.arrays["wide"][:, cut : side - cut, cut : side - cut], settings.loss),
-        "valid": (valid.arrays["unaligned"], settings.valid_loss),
+        "valid": (valid.arrays["unaligned"][:, 0], settings.valid_loss),
     }
     arrays: dict[str, NDArray[Any]] = {
         "train_matrices": train.arrays["matrices"][kept],

@@ -10,20 +10,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 Batch = tuple[Tensor, ...]
-"""Crops uint8 [N, views, H, W], followed by their targets, each [N, ...]."""
+"""Crops uint8 [N, C, H, W], or views of each [N, views, C, H, W], followed by their targets, each [N, ...]."""
 
 
 class CropBatches(Dataset[Batch]):
     """Crops and their targets, indexed by a whole batch.
 
     Args:
-        crops: One crop of each face [n, H, W], or several views of it [n, views, H, W].
+        crops: One crop of each face [n, C, H, W], or several views of it [n, views, C, H, W].
         targets: One or more targets, each [n, ...].
     """
 
     def __init__(self, crops: NDArray[np.uint8], *targets: NDArray[np.generic]) -> None:
-        views = crops if crops.ndim == 4 else crops[:, None]
-        self.crops = torch.from_numpy(np.ascontiguousarray(views))
+        self.crops = torch.from_numpy(np.ascontiguousarray(crops))
         self.targets = [torch.from_numpy(np.ascontiguousarray(each)) for each in targets]
 
     def __len__(self) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from training.crop_spec import CROP_SIZE, TEMPLATE
+from training.crop_spec import TEMPLATE, CropShape, describe_crop
 
 CROPS = "crops.npy"
 """A separate file, so that it can be memory-mapped: a set may be larger than memory."""
@@ -35,12 +35,12 @@ class Crops:
     """The crops of all images of a data set.
 
     Attributes:
-        pixels: Gray crops, uint8 [n, 48, 48]: the aligned face; the middle of the image if no face was found;
+        pixels: Crops, uint8 [n, C, H, W]: the aligned face; the middle of the image if no face was found;
             black if the image is unreadable.
         outcomes: ``ALIGNED``, ``NO_FACE`` or ``UNREADABLE``, uint8 [n].
-        unaligned: The middle of each image whether or not a face was found, uint8 [n, 48, 48].
+        unaligned: The middle of each image whether or not a face was found, uint8 [n, C, H, W].
         matrices: The transform of each from pixels of ``unaligned`` to those of ``pixels``, float32 [n, 2, 3].
-        wide: Each aligned face with a margin of ``MARGIN`` pixels, uint8 [n, 64, 64]; black if there is none.
+        wide: Each aligned face in gray with a margin of ``MARGIN`` pixels, uint8 [n, 64, 64]; black without one.
         embeddings: A teacher's embedding of each face, float16 [n, size]; zero if there is none.
     """
 
@@ -59,11 +59,17 @@ class Crops:
 
 @dataclass(frozen=True, eq=False)
 class PreparedSet:
-    """Gray crops uint8 [n, 48, 48], further arrays by name, and the manifest that says where they come from."""
+    """Crops uint8 [n, C, H, W], further arrays by name, and the manifest that says where they come from."""
 
     crops: NDArray[np.uint8]
     arrays: dict[str, NDArray[Any]]
     manifest: dict[str, Any]
+
+    @property
+    def shape(self) -> CropShape:
+        """(channels, height, width) of a crop."""
+        channels, height, width = self.crops.shape[1:]
+        return channels, height, width
 
     @property
     def aligned(self) -> NDArray[np.bool_]:
@@ -85,7 +91,9 @@ def load_prepared(folder: Path) -> PreparedSet:
     with np.load(folder / ARRAYS) as file:
         arrays = {name: file[name] for name in file.files}
     # Mapped copy-on-write, because torch needs writable memory; nothing writes to it.
-    crops = np.load(folder / CROPS, mmap_mode="c")
+    crops = _with_channels(np.load(folder / CROPS, mmap_mode="c"))
+    if "unaligned" in arrays:
+        arrays["unaligned"] = _with_channels(arrays["unaligned"])
     if _digest(crops) != manifest["crops_sha256"]:
         raise ValueError(f"{folder / CROPS} does not match {folder / MANIFEST}; prepare the set again")
     if manifest["template"] != TEMPLATE.tolist():
@@ -115,7 +123,7 @@ def write_prepared(
     rows |= {"outcomes": crops.outcomes[slice(None) if kept is None else kept]}
     out.mkdir(parents=True, exist_ok=True)
     chosen = np.arange(len(crops.pixels)) if kept is None else np.flatnonzero(kept)
-    pixels = open_memmap(out / CROPS, "w+", np.uint8, (len(chosen), *CROP_SIZE))
+    pixels = open_memmap(out / CROPS, "w+", np.uint8, (len(chosen), *crops.pixels.shape[1:]))
     for start in range(0, len(chosen), WRITE_CHUNK):
         pixels[start : start + WRITE_CHUNK] = crops.pixels[chosen[start : start + WRITE_CHUNK]]
     pixels.flush()
@@ -126,7 +134,7 @@ def write_prepared(
         "kept": len(pixels),
         "outcomes": crops.counts(),
         **facts,
-        "crop_size": list(CROP_SIZE),
+        "crop": list(crops.pixels.shape[1:]),
         "template": TEMPLATE.tolist(),
         "crops_sha256": _digest(pixels),
     }
@@ -137,15 +145,30 @@ def write_prepared(
 
 
 def calibration_crops(prepared: PreparedSet, seed: int) -> NDArray[np.uint8]:
-    """Draw ``CALIBRATION_CROPS`` crops [n, 1, H, W], or all if there are fewer."""
+    """Draw ``CALIBRATION_CROPS`` crops [n, C, H, W], or all if there are fewer."""
     rows = np.random.default_rng(seed).permutation(len(prepared.crops))[:CALIBRATION_CROPS]
-    return prepared.crops[rows][:, None]
+    return prepared.crops[rows]
+
+
+def check_same_crops(first: PreparedSet, folder: Path, crops: NDArray[np.uint8], other: Path) -> None:
+    """Raise a ValueError unless the crops [n, C, H, W] of another folder have the shape of those of the first."""
+    channels, height, width = crops.shape[1:]
+    if (channels, height, width) != first.shape:
+        raise ValueError(
+            f"{other} has {describe_crop((channels, height, width))} crops, but {folder} has "
+            f"{describe_crop(first.shape)} ones; prepare both with the same --crop_size and --color"
+        )
 
 
 def image_digests(prepared: PreparedSet) -> list[bytes]:
     """Return a digest of each image; unaligned pixels depend on the image alone, not on where a face was found."""
     pixels = prepared.arrays.get("unaligned", prepared.crops)
     return [hashlib.sha256(each.tobytes()).digest() for each in pixels]
+
+
+def _with_channels(crops: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return crops [n, C, H, W]; sets that were prepared before there were crops in color have [n, H, W]."""
+    return crops if crops.ndim == 4 else crops[:, None]
 
 
 def _digest(crops: NDArray[np.uint8]) -> str:

@@ -25,7 +25,7 @@ CHOOSING, REPORTING = "Valid, the half to choose on", "Valid, the half to report
 
 @dataclass(frozen=True, eq=False)
 class Tested:
-    """Crops [n, 48, 48], their labels [n], and whether a face was found [n]; an answer without one is wrong."""
+    """Crops [n, C, H, W], their labels [n], and whether a face was found [n]; an answer without one is wrong."""
 
     crops: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -69,7 +69,7 @@ def _test_sets(settings: CompareSettings) -> Iterator[tuple[str, Tested]]:
         rows = of_half & (labels != DROPPED)
         yield place, Tested(valid.crops[rows], labels[rows], valid.aligned[rows])
     if settings.photos:
-        labels, crops, found = paste_faces(settings.photos, "valid", settings.limit, settings.workers)
+        labels, crops, found = paste_faces(settings.photos, "valid", settings.limit, settings.workers, valid.shape)
         for index, condition in enumerate(CONDITIONS):
             yield condition, Tested(np.ascontiguousarray(crops[:, index]), labels, found[:, index])
 

@@ -15,6 +15,7 @@ from service.vision.face_pipeline import FacePipeline
 from training.datasets.ferplus import EMOTIONS, Split, majority_labels, read_split
 from training.datasets.images import EncodedImage
 from training.datasets.prepared import ALIGNED
+from training.evaluation.contract import read_crop
 from training.networks.inference import predict
 from training.preparation.cropping import crop_image
 from training.protocols.breakdown import Breakdown, break_down
@@ -55,8 +56,10 @@ def evaluate(settings: EvaluateSettings) -> None:
 
 def predict_offline(images: Sequence[EncodedImage], model: Path) -> Predictions:
     """Predict with the face pipeline and a TorchScript file in this process."""
-    pipeline = FacePipeline()
-    cropped = [crop_image(image.read_bytes(), pipeline) for image in tqdm(images, desc="offline", unit=" images")]
+    pipeline, shape = FacePipeline(), read_crop(model)
+    cropped = [
+        crop_image(image.read_bytes(), pipeline, shape) for image in tqdm(images, desc="offline", unit=" images")
+    ]
     crops = np.stack([crop for crop, _ in cropped])
     found = np.array([outcome == ALIGNED for _, outcome in cropped])
     network = torch.jit.load(model, map_location="cpu")  # type: ignore[no-untyped-call]

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from training.networks.inference import predict
-from training.runs import load_backbone, load_identity
+from training.runs import check_crop, load_backbone, load_identity, load_settings
 
 STEPS = 100
 DECAY = 1e-3
@@ -25,10 +25,12 @@ IDENTITY, EMOTION, TANDEM = "identity features", "emotion features", "both joine
 
 
 def read_features(identity: Path | None, emotion: Path | None, crops: NDArray[np.uint8]) -> dict[str, Features]:
-    """Return the features of crops [n, H, W] by name: of an identity run, of an emotion run, and both joined.
+    """Return the features of crops [n, C, H, W] by name: of an identity run, of an emotion run, and both joined.
 
     A version folder of an exported model can stand for either run, and None leaves one out.
     """
+    for run in filter(None, (identity, emotion)):
+        check_crop(run, load_settings(run, "identity", "emotion"), crops.shape[1:])
     features = {IDENTITY: predict(load_identity(identity), crops)} if identity else {}
     features |= {EMOTION: predict(load_backbone(emotion), crops)} if emotion else {}
     if len(features) == 2:

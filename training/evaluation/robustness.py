@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from training.crop_spec import CropShape
 from training.datasets.ferplus import DROPPED, majority_labels, read_split
+from training.evaluation.contract import read_crop
 from training.evaluation.robustness_photos import CONDITIONS, HEIGHT, SIDE, WIDTH, crop_all
 from training.networks.inference import predict
 from training.protocols.bootstrap import interval
@@ -23,7 +25,9 @@ from training.tables import Table, percent, percent_range
 def measure_robustness(settings: RobustnessSettings) -> None:
     """Score every condition, print the scores and write them to a file if one is given."""
     network = torch.jit.load(settings.model, map_location="cpu")  # type: ignore[no-untyped-call]
-    labels, crops, found = paste_faces(settings.source, settings.split, settings.limit, settings.workers)
+    labels, crops, found = paste_faces(
+        settings.source, settings.split, settings.limit, settings.workers, read_crop(settings.model)
+    )
     conditions: dict[str, Any] = {}
     for index, name in enumerate(CONDITIONS):
         predicted = predict(network, np.ascontiguousarray(crops[:, index])).argmax(axis=1)
@@ -42,19 +46,19 @@ def measure_robustness(settings: RobustnessSettings) -> None:
 
 
 def paste_faces(
-    source: Path, split: str, limit: int | None, workers: int | None
+    source: Path, split: str, limit: int | None, workers: int | None, shape: CropShape
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.bool_]]:
     """Paste the faces of a split, which have a majority, into photos of every condition, and crop them again.
 
     Returns:
-        Labels [images], crops [images, conditions, 48, 48], and whether a face was found [images, conditions].
+        Labels [images], crops [images, conditions, C, H, W], and whether a face was found [images, conditions].
     """
     rows = read_split(source, split)
     labels = majority_labels(rows.votes)
     chosen = np.flatnonzero(labels != DROPPED)
     if limit and limit < len(chosen):
         chosen = chosen[np.linspace(0, len(chosen) - 1, limit).astype(int)]
-    crops, found = crop_all([rows.images[int(index)] for index in chosen], workers)
+    crops, found = crop_all([rows.images[int(index)] for index in chosen], shape, workers)
     return labels[chosen], crops, found
 
 

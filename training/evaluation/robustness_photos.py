@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 
 import cv2
@@ -12,13 +13,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from service.errors import TandemError
-from service.vision.alignment import crop_faces
 from service.vision.decoding import decode_photo
 from service.vision.face import Face
 from service.vision.face_pipeline import FacePipeline
-from training.crop_spec import CROP_SIZE, TEMPLATE
+from training.crop_spec import CROP_SHAPE, CropShape
 from training.datasets.images import EncodedImage
-from training.preparation.cropping import MAX_PIXELS
+from training.preparation.cropping import MAX_PIXELS, cut_face
 
 HEIGHT, WIDTH = 480, 640
 """Size in pixels of the photo that a face is pasted into."""
@@ -98,12 +98,12 @@ def find_pasted(faces: list[Face], side: int) -> Face | None:
 
 
 def crop_all(
-    images: list[EncodedImage], workers: int | None = None
+    images: list[EncodedImage], shape: CropShape = CROP_SHAPE, workers: int | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Crop every image under every condition.
 
     Returns:
-        Crops [images, conditions, 48, 48], black without a face, and whether it was found [images, conditions].
+        Crops [images, conditions, C, H, W], black without a face, and whether it was found [images, conditions].
     """
     chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
     crops, found = [], []
@@ -111,7 +111,9 @@ def crop_all(
         tqdm(total=len(images) * len(CONDITIONS), desc="robustness", unit=" photos") as progress,
         ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), _start_worker) as pool,
     ):
-        for chunk, (chunk_crops, chunk_found) in zip(chunks, pool.map(_crop_chunk, chunks), strict=True):
+        for chunk, (chunk_crops, chunk_found) in zip(
+            chunks, pool.map(partial(_crop_chunk, shape), chunks), strict=True
+        ):
             crops.append(chunk_crops)
             found.append(chunk_found)
             progress.update(len(chunk) * len(CONDITIONS))
@@ -126,9 +128,9 @@ def _start_worker() -> None:
     _pipeline = FacePipeline()
 
 
-def _crop_chunk(images: list[EncodedImage]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+def _crop_chunk(shape: CropShape, images: list[EncodedImage]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     assert _pipeline is not None  # noqa: S101 - _start_worker ran
-    crops = np.zeros((len(images), len(CONDITIONS), *CROP_SIZE), np.uint8)
+    crops = np.zeros((len(images), len(CONDITIONS), *shape), np.uint8)
     found = np.zeros((len(images), len(CONDITIONS)), bool)
     for row, image in enumerate(images):
         try:
@@ -139,6 +141,6 @@ def _crop_chunk(images: list[EncodedImage]) -> tuple[NDArray[np.uint8], NDArray[
             photo = decode_photo(make_photo(picture, condition), max_pixels=MAX_PIXELS)
             face = find_pasted(_pipeline.find_faces(photo), condition.side)
             if face:
-                crops[row, column] = crop_faces(photo, [face], template=TEMPLATE, size=CROP_SIZE)[0, 0]
+                crops[row, column] = cut_face(photo, face, shape)
                 found[row, column] = True
     return crops, found

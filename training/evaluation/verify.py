@@ -20,7 +20,7 @@ from training.protocols.lfw import (
     pair_similarities,
     score_view2,
 )
-from training.runs import load_identity
+from training.runs import check_crop, load_identity, load_settings
 from training.settings.evaluation import VerifySettings
 from training.tables import Table, percent
 
@@ -54,7 +54,7 @@ class Verification:
             "LFW: the identity network",
             ("view", "pairs", "accuracy %", "standard error", f"TAR % at FAR {FALSE_ACCEPTS:g}"),
             tuple(rows),
-            "Cosine between features of one gray 48x48 crop and its mirror image. View 1: the threshold comes "
+            "Cosine between features of one crop and its mirror image. View 1: the threshold comes "
             "from dev-train, and the epoch was chosen on this view. View 2: the threshold of each fold comes from "
             "the others.",
         )
@@ -81,6 +81,8 @@ def verify_run(run: Path, data: Path) -> Verification:
         for name in ("dev-train", "dev-test", "view2")
         if (data / name / MANIFEST).is_file()
     }
+    for each in sets.values():
+        check_crop(run, load_settings(run, "identity"), each.shape)
     view1: View1Score | None = None
     view2: View2Score | None = None
     similarities, same = np.empty(0, np.float32), np.empty(0, bool)

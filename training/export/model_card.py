@@ -11,18 +11,25 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from training.crop_spec import describe_crop
 from training.datasets.prepared import load_prepared
+from training.export.card_header import OTHER, render_header
+from training.export.reproducibility import render_reproducibility
 from training.protocols.readings import ReadingsScore
-from training.runs import RECIPE, lineage, load_provenance, load_result, load_settings
+from training.runs import RECIPE, crop_of, lineage, load_provenance, load_result, load_settings
 from training.settings.augmentation import Augmentation
 
 CARD_TEMPLATE = Path(__file__).parent / "model_card.md.template"
-NOT_SHOWN = ("stage", "augmentation", "accelerator", "devices", "num_nodes", "sync_batchnorm", "loggers")
+NOT_SHOWN = ("stage", "crop", "augmentation", "accelerator", "devices", "num_nodes", "sync_batchnorm", "loggers")
 """Settings that the commands in the card leave out; ``model_card.json`` has all of them."""
 
 
 def write_card(
-    version: Path, run: Path, scores: dict[str, dict[str, ReadingsScore]], exported: dict[str, Any]
+    version: Path,
+    run: Path,
+    scores: dict[str, dict[str, ReadingsScore]],
+    exported: dict[str, Any],
+    license_name: str = OTHER,
 ) -> None:
     """Write ``MODEL_CARD.md`` for people and ``model_card.json`` for programs.
 
@@ -31,6 +38,7 @@ def write_card(
         run: The joint run; the runs it was made from are found through its settings.
         scores: Scores of the exported file, by half of Valid and by rule.
         exported: Commit, temperature, mirror, parity and checksum of the exported file.
+        license_name: License of the weights, as Hugging Face names it.
     """
     stages = {name: _stage(folder) for name, folder in lineage(run).items()}
     joint = list(stages.values())[-1]
@@ -48,6 +56,9 @@ def write_card(
     }
     (version / "model_card.json").write_text(json.dumps(facts, indent=2) + "\n")
     text = Template(CARD_TEMPLATE.read_text()).substitute(
+        header=render_header(version.parent.name, license_name, data, scores["reporting"]),
+        reproducibility=render_reproducibility(stages),
+        crop=describe_crop(crop_of(joint["settings"])),
         commit=joint["provenance"]["commit"],
         export_commit=exported["commit"],
         sha256=exported["sha256"],

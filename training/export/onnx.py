@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from service.vision.onnx import open_session
-from training.crop_spec import CROP_SIZE
+from training.crop_spec import CropShape
 from training.networks.blocks import fuse
 
 OPSET = 18
@@ -20,15 +20,16 @@ INPUT, OUTPUT = "face", "probabilities__0"
 """Names in the file; Triton's configuration has the same."""
 
 
-def save_onnx(served: nn.Module, path: Path) -> None:
+def save_onnx(served: nn.Module, path: Path, crop: CropShape) -> None:
     """Write the network with batch normalization folded into its convolutions and a batch of any size.
 
     Args:
-        served: uint8 [N, 1, 48, 48] -> float32 [N, 8], in eval mode.
+        served: uint8 [N, *crop] -> float32 [N, 8], in eval mode.
         path: the file to write; it holds the weights too.
+        crop: (channels, height, width) of a crop.
     """
     folded = fuse(deepcopy(served)).eval()
-    example = torch.zeros(2, 1, *CROP_SIZE, dtype=torch.uint8)
+    example = torch.zeros(2, *crop, dtype=torch.uint8)
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # the exporter warns of its own dependencies' deprecations
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -68,7 +69,7 @@ class OnnxNetwork:
         self._session = open_session(path.read_bytes())
 
     def __call__(self, face: torch.Tensor) -> torch.Tensor:
-        """uint8 [N, 1, 48, 48] -> float32 [N, 8]."""
+        """uint8 [N, C, H, W] -> float32 [N, 8]."""
         (probabilities,) = self._session.run([OUTPUT], {INPUT: face.numpy()})
         answers: NDArray[np.float32] = probabilities
         return torch.from_numpy(answers)

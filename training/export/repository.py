@@ -6,8 +6,9 @@ from string import Template
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
-from training.crop_spec import BOX_TEMPLATE, CROP_SIZE, TEMPLATE
+from training.crop_spec import BOX_TEMPLATE, TEMPLATE, CropShape
 from training.datasets.ferplus import EMOTIONS
 from training.datasets.prepared import load_prepared
 from training.export.model_card import write_card
@@ -15,7 +16,7 @@ from training.export.onnx import OnnxNetwork, save_onnx
 from training.export.torchscript import MAX_DIFFERENCE, ServedNet, check_parity, fit_temperature, to_torchscript
 from training.networks.inference import predict
 from training.protocols.readings import ReadingsScore, choosing_half, score_readings
-from training.runs import current_commit, load_provenance, load_settings, load_tandem
+from training.runs import check_crop, current_commit, load_provenance, load_settings, load_tandem
 from training.settings.commands import ExportSettings
 
 CONFIG_TEMPLATE = Path(__file__).parent / "config.pbtxt.template"
@@ -31,13 +32,14 @@ def export(settings: ExportSettings) -> None:
     commit = current_commit()  # read before the export changes files of the checkout
     joint = load_settings(settings.run, "joint")
     valid = load_prepared(Path(joint["data"]) / "valid")
+    check_crop(settings.run, joint, valid.shape)
     served = ServedNet(load_tandem(settings.run), 1.0, mirror=settings.mirror).eval()
     logits = predict(served.logits, valid.crops)
     choosing = choosing_half(valid)
     fitted = valid.aligned & choosing
     served.temperature = fit_temperature(logits[fitted], valid.arrays["votes"][fitted])
     print(f"Temperature {served.temperature:.3f}; tracing the network")
-    exported = to_torchscript(served)
+    exported = to_torchscript(served, valid.shape)
     difference = check_parity(served, exported, valid.crops)
     print(f"TorchScript differs from eager mode by at most {difference:.2g} (limit {MAX_DIFFERENCE:g})")
 
@@ -45,7 +47,7 @@ def export(settings: ExportSettings) -> None:
     version = model / str(settings.version)
     version.mkdir(parents=True, exist_ok=True)
     unfinished = version / "unfinished"  # a Triton that polls the folder must not see half a file
-    save_onnx(served, unfinished)
+    save_onnx(served, unfinished, valid.shape)
     onnx_difference = check_parity(served, OnnxNetwork(unfinished), valid.crops)
     print(f"ONNX Runtime differs from eager mode by at most {onnx_difference:.2g} (limit {MAX_DIFFERENCE:g})")
     unfinished.replace(version / "model.onnx")
@@ -60,7 +62,7 @@ def export(settings: ExportSettings) -> None:
         shown = ", ".join(f"{rule} {each.accuracy:.4f}" for rule, each in rules.items())
         print(f"{half.capitalize()} half of Valid, mean over readings: {shown}")
     checksum = hashlib.sha256((version / "model.pt").read_bytes()).hexdigest()
-    config = render_config(settings.name, settings.run, scores["reporting"], checksum)
+    config = render_config(settings.name, settings.run, scores["reporting"], checksum, valid.shape)
     (version / "config.pbtxt").write_text(config)
     current = model / "config.pbtxt"
     # With a version policy, `tandem model activate` chooses the version and its configuration.
@@ -82,11 +84,17 @@ def export(settings: ExportSettings) -> None:
             "onnx_parity": onnx_difference,
             "onnx_sha256": hashlib.sha256((version / "model.onnx").read_bytes()).hexdigest(),
         },
+        settings.license,
     )
+    if settings.safetensors:
+        weights = {name: value.contiguous() for name, value in served.network.state_dict().items()}
+        save_file(weights, unfinished, {"format": "pt"})
+        unfinished.replace(version / "model.safetensors")
+        print(f"{version}: model.safetensors")
     print(f"{version}: model.pt, model.onnx, config.pbtxt, MODEL_CARD.md, model_card.json")
 
 
-def render_config(name: str, run: Path, scores: dict[str, ReadingsScore], checksum: str) -> str:
+def render_config(name: str, run: Path, scores: dict[str, ReadingsScore], checksum: str, crop: CropShape) -> str:
     """Render Triton's configuration of the model, from which the gateway learns its input and output."""
     metrics = {
         "ferplus_valid_majority": round(scores["majority"].accuracy, 4),
@@ -94,8 +102,8 @@ def render_config(name: str, run: Path, scores: dict[str, ReadingsScore], checks
     }
     fields: dict[str, Any] = {
         "name": name,
-        "height": CROP_SIZE[0],
-        "width": CROP_SIZE[1],
+        "kind": "Gray crops" if crop[0] == 1 else "Crops in RGB",
+        "dims": ", ".join(map(str, crop)),
         "classes": len(EMOTIONS),
         "labels": ",".join(EMOTIONS),
         "alignment_template": ";".join(f"{x:.6f},{y:.6f}" for x, y in TEMPLATE),

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.crop_spec import CROP_SIZE
+from training.crop_spec import CropShape
 from training.datasets.ferplus import DROPPED, Votes, majority_labels
 from training.networks.blocks import Normalize, fuse
 
@@ -29,7 +29,7 @@ class ServedNet(nn.Module):
         self.temperature = temperature
 
     def forward(self, face: Tensor) -> Tensor:
-        """Map uint8 [N, 1, 48, 48] -> probabilities float32 [N, 8]. Triton identifies the input by its name."""
+        """Map uint8 [N, C, H, W] -> probabilities float32 [N, 8]. Triton identifies the input by its name."""
         return torch.softmax(self.logits(face).float() / self.temperature, dim=1)
 
     def logits(self, face: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class CastingNormalize(Normalize):
         self.register_buffer("like", torch.zeros(()))
 
     def forward(self, crops: Tensor) -> Tensor:
-        """Map [N, 1, H, W] -> [N, 1, H, W] of the buffer's type."""
+        """Map [N, C, H, W] -> the same, of the buffer's type."""
         return super().forward(crops).type_as(self.like)
 
 
@@ -79,10 +79,10 @@ def fit_temperature(logits: NDArray[np.float32], votes: Votes) -> float:
     return float(candidates[int(np.argmin(losses))])
 
 
-def to_torchscript(served: ServedNet) -> torch.jit.ScriptModule:
+def to_torchscript(served: ServedNet, crop: CropShape) -> torch.jit.ScriptModule:
     """Trace a network with its batch normalization folded in; ``half()`` and ``bfloat16()`` convert the result."""
     folded = cast_inputs(fuse(deepcopy(served))).eval()
-    example = torch.zeros(2, 1, *CROP_SIZE, dtype=torch.uint8)
+    example = torch.zeros(2, *crop, dtype=torch.uint8)
     with torch.inference_mode():
         return torch.jit.trace(folded, example)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -93,7 +93,7 @@ def check_parity(trained: nn.Module, exported: Callable[[Tensor], Tensor], crops
     Args:
         trained: The network as trained.
         exported: The network as exported.
-        crops: Crops to compare on, [n, H, W].
+        crops: Crops to compare on, [n, C, H, W].
 
     Raises:
         ValueError: The difference is above ``MAX_DIFFERENCE``.
@@ -101,7 +101,7 @@ def check_parity(trained: nn.Module, exported: Callable[[Tensor], Tensor], crops
     largest = 0.0
     with torch.inference_mode():
         for size in PARITY_BATCHES:
-            batch = torch.from_numpy(crops[:size])[:, None]
+            batch = torch.from_numpy(crops[:size])
             largest = max(largest, float((trained(batch) - exported(batch)).abs().max()))
     if largest > MAX_DIFFERENCE:
         raise ValueError(f"the exported network differs by {largest:.2g}; the limit is {MAX_DIFFERENCE:g}")

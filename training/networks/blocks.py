@@ -11,10 +11,10 @@ FADE_STEPS = 700
 
 
 class Normalize(nn.Module):
-    """Scale gray values, uint8 or float in 0..255, to about -2..2, inside the network so that callers need not."""
+    """Scale values, uint8 or float in 0..255, to about -2..2, inside the network so that callers need not."""
 
     def forward(self, crops: Tensor) -> Tensor:
-        """[N, 1, H, W] -> [N, 1, H, W]."""
+        """[N, C, H, W] -> the same."""
         return (crops.float() - GRAY_MEAN) / GRAY_SCALE
 
 
@@ -76,7 +76,7 @@ def unfuse(network: nn.Module, fused: nn.Module) -> None:
 
 @torch.no_grad()
 def calibrate(network: nn.Module, crops: Tensor) -> None:
-    """Give normalizations behind convolutions the statistics of crops [N, 1, H, W]; the outputs stay the same.
+    """Give normalizations behind convolutions the statistics of crops [N, C, H, W]; the outputs stay the same.
 
     After that, a network whose normalizations had been folded away can be trained on: in training they normalize
     by the statistics of a batch, and would change everything if those were not the ones they have.

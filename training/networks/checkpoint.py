@@ -1,4 +1,4 @@
-"""Weights of a backbone from a torch checkpoint that was written elsewhere."""
+"""Weights of a backbone from a torch checkpoint or a safetensors file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+SAFETENSORS = ".safetensors"
 
 NESTED = ("state_dict", "model", "weights")
 """Names under which checkpoints keep the weights beside other things."""
@@ -21,9 +23,9 @@ def load_checkpoint(backbone: nn.Module, file: Path) -> None:
         ValueError: The file is no checkpoint of weights, or lacks one of the backbone's weights.
     """
     try:
-        found: Any = torch.load(file, map_location="cpu", weights_only=True)
+        found: Any = _read(file)
     except Exception as error:  # pickle, zipfile and torch have an exception class for each kind of error
-        raise ValueError(f"{file} is not a torch checkpoint of weights alone: {error}") from error
+        raise ValueError(f"{file} is not a checkpoint of weights alone: {error}") from error
     if isinstance(found, Mapping):
         found = next((found[name] for name in NESTED if isinstance(found.get(name), Mapping)), found)
     if not isinstance(found, Mapping):
@@ -42,3 +44,11 @@ def load_checkpoint(backbone: nn.Module, file: Path) -> None:
             f"{list(expected[first].shape)}. Choose the --network that it was trained as"
         )
     backbone.load_state_dict(fitting)
+
+
+def _read(file: Path) -> Any:
+    if file.suffix == SAFETENSORS:
+        from safetensors.torch import load_file  # only such a file needs it
+
+        return load_file(file)
+    return torch.load(file, map_location="cpu", weights_only=True)

@@ -8,7 +8,8 @@ larger than a crop. Each is put right here without changing what the network com
   weights are denormal numbers, which cost ten times the time of others.
 - Behind each convolution is a new normalization, into which ``blocks.calibrate`` puts the statistics of crops.
 - A depthwise convolution at the end that is as large as its input shrinks with a smaller input, to its middle.
-- Colors are summed to gray.
+- Where crops are gray, the weights of the three colors are summed; where only the network is gray, it sees the
+  gray of the crops' colors.
 
 In training, every PReLU fades into a ReLU, which costs nothing, because runtimes join it to the convolution.
 """
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from training.crop_spec import CROP_SHAPE, CropShape
 from training.networks.blocks import ConvNorm, FadingPReLU
 
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 
 SIDE = 64
 """Pixels that a crop is enlarged to: a multiple of 16, because the networks halve it four times."""
+
+GRAY_SHARES = torch.tensor([0.299, 0.587, 0.114])
+"""Shares of red, green and blue in gray, as in the service's gray crops."""
 
 MIN_CHANNEL_WEIGHT = 1e-6
 """The largest weight into a channel times the largest out of it, below which the channel is dead."""
@@ -52,7 +57,7 @@ class _Neighbors:
 
 
 class OnnxBackbone(nn.Module):
-    """Map gray crops to the normalized embeddings of a convolutional face network.
+    """Map crops to the normalized embeddings of a convolutional face network.
 
     Args:
         path: The network: input [N, 1 or 3, S, S] with (value - 127.5) / 128, output [N, features]; made of Conv,
@@ -63,17 +68,18 @@ class OnnxBackbone(nn.Module):
         ValueError: It is not an ONNX network, has another operation, or cannot take crops of ``SIDE`` pixels.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, crop: CropShape = CROP_SHAPE) -> None:
         super().__init__()
         self.parts = nn.ModuleDict()
         self._steps: list[_Step] = []
         graph = _read_graph(path)
         self._input = graph.input[0].name
-        self._read_steps(graph, path)
+        self._read_steps(graph, path, crop[0])
         self._remove_dead_channels()
-        self._fit_to(SIDE, path)
+        blank = torch.zeros(1, crop[0], SIDE, SIDE)
+        self._fit_to(blank, path)
         with torch.no_grad():
-            self.features = self._embed(torch.zeros(1, 1, SIDE, SIDE)).shape[1]
+            self.features = self._embed(blank).shape[1]
         for name, part in list(self.parts.items()):
             if isinstance(part, nn.Conv2d):
                 self.parts[name] = ConvNorm.of(part)
@@ -82,7 +88,7 @@ class OnnxBackbone(nn.Module):
         self.output_norm = nn.BatchNorm1d(self.features)
 
     def forward(self, crops: Tensor) -> Tensor:
-        """Map uint8 or float [N, 1, H, W] -> [N, features]."""
+        """Map uint8 or float [N, C, H, W] -> [N, features]."""
         return self.output_norm(self._embed(_enlarge(crops)))  # type: ignore[no-any-return]
 
     def _embed(self, x: Tensor) -> Tensor:
@@ -97,7 +103,7 @@ class OnnxBackbone(nn.Module):
                 values[step.output] = inputs[0].flatten(1)
         return values[self._steps[-1].output].flatten(1)
 
-    def _read_steps(self, graph: "onnx.GraphProto", path: Path) -> None:
+    def _read_steps(self, graph: "onnx.GraphProto", path: Path, channels: int) -> None:
         import onnx  # only such a file needs it
 
         weights = {
@@ -117,8 +123,10 @@ class OnnxBackbone(nn.Module):
         stem = next((part for part in self.parts.values() if isinstance(part, nn.Conv2d)), None)
         if stem is None or stem.in_channels not in (1, 3):
             raise ValueError(f"{path} does not start with a convolution of 1 or 3 channels")
-        if stem.in_channels == 3:
-            stem.weight, stem.in_channels = nn.Parameter(stem.weight.detach().sum(1, keepdim=True)), 1
+        if stem.in_channels != channels:
+            weight = stem.weight.detach()
+            adapted = weight.sum(1, keepdim=True) if channels == 1 else weight * GRAY_SHARES[None, :, None, None]
+            stem.weight, stem.in_channels = nn.Parameter(adapted), channels
 
     @torch.no_grad()
     def _remove_dead_channels(self) -> None:
@@ -172,8 +180,8 @@ class OnnxBackbone(nn.Module):
         return part if isinstance(part, nn.Conv2d) else None
 
     @torch.no_grad()
-    def _fit_to(self, side: int, path: Path) -> None:
-        """Crop the kernels that are larger than their input to the middle, for an input of ``side`` pixels."""
+    def _fit_to(self, blank: Tensor, path: Path) -> None:
+        """Crop the kernels that are larger than their input to the middle, for inputs like ``blank``."""
 
         def crop(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             assert isinstance(module, nn.Conv2d)  # noqa: S101 - hooked to these only
@@ -188,9 +196,9 @@ class OnnxBackbone(nn.Module):
         convolutions = [part for part in self.parts.values() if isinstance(part, nn.Conv2d)]
         hooks = [part.register_forward_pre_hook(crop) for part in convolutions]
         try:
-            self._embed(torch.zeros(1, 1, side, side))
+            self._embed(blank)
         except (RuntimeError, KeyError) as error:
-            raise ValueError(f"{path} cannot take an input of {side}x{side} pixels: {error}") from error
+            raise ValueError(f"{path} cannot take an input of {SIDE}x{SIDE} pixels: {error}") from error
         for hook in hooks:
             hook.remove()
 
@@ -248,6 +256,6 @@ def _module(
 
 
 def _enlarge(crops: Tensor) -> Tensor:
-    """Scale gray values 0..255 as face networks expect them, and crops to ``SIDE`` pixels."""
+    """Scale pixel values 0..255 as face networks expect them, and crops to ``SIDE`` pixels."""
     scaled = (crops.float() - 127.5) / 128
     return nn.functional.interpolate(scaled, size=(SIDE, SIDE), mode="bilinear", align_corners=False)

@@ -26,26 +26,26 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Map gray crops to features, one for each channel of the last stage."""
+    """Map crops to features, one for each channel of the last stage."""
 
-    def __init__(self, shape: ResNetShape) -> None:
+    def __init__(self, shape: ResNetShape, channels: int = 1) -> None:
         super().__init__()
         self.features = shape.widths[-1]
         self.normalize = Normalize()
         first = shape.widths[0]
-        self.stem: nn.Module = ConvNorm(1, first, 3, padding=1)
+        self.stem: nn.Module = ConvNorm(channels, first, 3, padding=1)
         if shape.halved:
             halving = ConvNorm(first // 2, first, 3, stride=2, padding=1)
-            self.stem = nn.Sequential(ConvNorm(1, first // 2, 3, padding=1), nn.ReLU(), halving)
-        blocks, channels = [], first
+            self.stem = nn.Sequential(ConvNorm(channels, first // 2, 3, padding=1), nn.ReLU(), halving)
+        blocks, width_before = [], first
         for stage, width in enumerate(shape.widths):
             for block in range(shape.blocks):
-                blocks.append(BasicBlock(channels, width, stride=2 if stage and not block else 1))
-                channels = width
+                blocks.append(BasicBlock(width_before, width, stride=2 if stage and not block else 1))
+                width_before = width
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, crops: Tensor) -> Tensor:
-        """Map uint8 [N, 1, H, W] -> [N, features]."""
+        """Map uint8 [N, C, H, W] -> [N, features]."""
         x = torch.relu(
             self.stem(self.normalize(crops))
         )  # [N, widths[0], H, W], or [N, widths[0], H / 2, W / 2] if halved

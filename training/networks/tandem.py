@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from training.crop_spec import CROP_SHAPE, CropShape
 from training.networks.deepid import DeepID
 from training.networks.onnx_backbone import OnnxBackbone
 from training.networks.presets import BACKBONES, PRESETS, WIDTHS
@@ -16,21 +17,21 @@ from training.networks.resnet import ResNet
 class JoinedBackbones(nn.Module):
     """Map crops to the features of several networks, one after the other."""
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], crop: CropShape = CROP_SHAPE) -> None:
         super().__init__()
-        built = [build_backbone(name) for name in names]
+        built = [build_backbone(name, crop) for name in names]
         self.networks = nn.ModuleList(built)
         self.features: int = sum(each.features for each in built)
 
     def forward(self, crops: Tensor) -> Tensor:
-        """Map uint8 [N, 1, 48, 48] -> [N, features]."""
+        """Map uint8 [N, C, H, W] -> [N, features]."""
         return torch.cat([network(crops) for network in self.networks], dim=1)
 
 
 Backbone = DeepID | ResNet | OnnxBackbone | JoinedBackbones
 
 
-def build_backbone(name: str) -> Backbone:
+def build_backbone(name: str, crop: CropShape = CROP_SHAPE) -> Backbone:
     """Build a network from crops to features, from a preset's name, an ONNX file, or several joined by "+".
 
     Raises:
@@ -38,27 +39,27 @@ def build_backbone(name: str) -> Backbone:
         FileNotFoundError: The ONNX file does not exist.
     """
     if "+" in name:
-        return JoinedBackbones(name.split("+"))
+        return JoinedBackbones(name.split("+"), crop)
     if name.endswith(".onnx"):
-        return OnnxBackbone(Path(name))
+        return OnnxBackbone(Path(name), crop)
     if name in WIDTHS:
-        return DeepID(WIDTHS[name])
+        return DeepID(WIDTHS[name], crop=crop)
     if name not in PRESETS:
         raise ValueError(f"network is {name!r}; it must be one of {', '.join(BACKBONES)}, or an .onnx file")
-    return ResNet(PRESETS[name])
+    return ResNet(PRESETS[name], crop[0])
 
 
 class EmotionNet(nn.Module):
     """The emotion network with a classifier of its own, as it is trained before the joint stage."""
 
-    def __init__(self, backbone: str, classes: int, dropout: float) -> None:
+    def __init__(self, backbone: str, classes: int, dropout: float, crop: CropShape = CROP_SHAPE) -> None:
         super().__init__()
-        self.backbone = build_backbone(backbone)
+        self.backbone = build_backbone(backbone, crop)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(self.backbone.features, classes)
 
     def forward(self, crops: Tensor) -> Tensor:
-        """Map uint8 [N, 1, 48, 48] -> logits [N, classes]."""
+        """Map uint8 [N, C, H, W] -> logits [N, classes]."""
         return self.classifier(self.dropout(self.backbone(crops)))  # type: ignore[no-any-return]
 
     def start_from(self, parts: "Sequence[EmotionNet]") -> None:
@@ -74,10 +75,19 @@ class EmotionNet(nn.Module):
 class TandemNet(nn.Module):
     """Both networks and a classifier of their joined features."""
 
-    def __init__(self, identity: str, emotion: str, classes: int, *, hidden: int, dropout: float) -> None:
+    def __init__(
+        self,
+        identity: str,
+        emotion: str,
+        classes: int,
+        *,
+        hidden: int,
+        dropout: float,
+        crop: CropShape = CROP_SHAPE,
+    ) -> None:
         super().__init__()
-        self.identity = build_backbone(identity)
-        self.emotion = build_backbone(emotion)
+        self.identity = build_backbone(identity, crop)
+        self.emotion = build_backbone(emotion, crop)
         joined = self.identity.features + self.emotion.features
         layers: list[nn.Module] = [nn.Dropout(dropout)]
         if hidden:
@@ -85,7 +95,7 @@ class TandemNet(nn.Module):
         self.classifier = nn.Sequential(*layers, nn.Linear(hidden or joined, classes))
 
     def forward(self, crops: Tensor) -> Tensor:
-        """Map uint8 [N, 1, 48, 48] -> logits [N, classes]."""
+        """Map uint8 [N, C, H, W] -> logits [N, classes]."""
         tandem = torch.cat([self.identity(crops), self.emotion(crops)], dim=1)  # [N, identity + emotion]
         return self.classifier(tandem)  # type: ignore[no-any-return]
 

@@ -19,7 +19,7 @@ from service.vision.alignment import AffineMatrix, crop_faces, similarity_transf
 from service.vision.decoding import Pixels, decode_photo
 from service.vision.face import Face
 from service.vision.face_pipeline import FacePipeline
-from training.crop_spec import CROP_SIZE, MARGIN, TEMPLATE
+from training.crop_spec import CROP_SHAPE, CROP_SIZE, MARGIN, TEMPLATE, CropShape
 from training.datasets.images import EncodedImage, image_key
 from training.datasets.prepared import ALIGNED, NO_FACE, UNREADABLE, Crops
 from training.preparation.teacher import Teacher
@@ -38,6 +38,7 @@ def crop_images(
     parts: Path,
     *,
     title: str,
+    shape: CropShape = CROP_SHAPE,
     workers: int | None = None,
     teacher: Path | None = None,
     unaligned: bool = False,
@@ -50,10 +51,11 @@ def crop_images(
         images: Images of the data set.
         parts: Folder for finished parts; those found there are not made again.
         title: Title of the progress bar.
+        shape: (channels, height, width) of a crop.
         workers: Worker processes; None starts one for each core.
         teacher: ONNX network to compute an embedding of each face with.
         unaligned: Whether to keep the middle of each image, too, and where the aligned crop lies in it.
-        wide: Whether to keep a wider crop of each face, too.
+        wide: Whether to keep a wider gray crop of each face, too.
         central: Whether to take the face nearest to the center of the image, not the largest.
 
     Raises:
@@ -63,6 +65,7 @@ def crop_images(
     extra = (
         ("unaligned matrices" if unaligned else "") + (" wide" if wide else "") + (" central" if central else "")
     )
+    extra += "" if shape == CROP_SHAPE else f" {shape}"
     options = f"{Teacher(teacher).sha256 if teacher else ''} {extra or False}"
     chunks = [list(images[start : start + PART_SIZE]) for start in range(0, len(images), PART_SIZE)]
     targets = [parts / f"{index:05d}-{_fingerprint(chunk, options)}.npz" for index, chunk in enumerate(chunks)]
@@ -74,7 +77,7 @@ def crop_images(
         ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), _start_worker, (teacher,)) as pool,
     ):
         for future in as_completed(
-            [pool.submit(_crop_chunk, chunk, target, unaligned, wide, central) for chunk, target in todo]
+            [pool.submit(_crop_chunk, chunk, target, shape, unaligned, wide, central) for chunk, target in todo]
         ):
             progress.update(future.result())
     return Crops(
@@ -120,14 +123,16 @@ def _start_worker(teacher: Path | None) -> None:
     _teacher = Teacher(teacher) if teacher else None
 
 
-def _crop_chunk(images: Sequence[EncodedImage], target: Path, unaligned: bool, wide: bool, central: bool) -> int:
+def _crop_chunk(
+    images: Sequence[EncodedImage], target: Path, shape: CropShape, unaligned: bool, wide: bool, central: bool
+) -> int:
     assert _pipeline is not None  # noqa: S101 - _start_worker ran
     arrays: dict[str, NDArray[Any]] = {
-        "pixels": np.zeros((len(images), *CROP_SIZE), np.uint8),
+        "pixels": np.zeros((len(images), *shape), np.uint8),
         "outcomes": np.full(len(images), UNREADABLE, np.uint8),
     }
     if unaligned:
-        arrays["unaligned"] = np.zeros((len(images), *CROP_SIZE), np.uint8)
+        arrays["unaligned"] = np.zeros((len(images), *shape), np.uint8)
         arrays["matrices"] = np.tile(np.eye(2, 3, dtype=np.float32), (len(images), 1, 1))
     if wide:
         arrays["wide"] = np.zeros((len(images), *WIDE_SIZE), np.uint8)
@@ -135,11 +140,11 @@ def _crop_chunk(images: Sequence[EncodedImage], target: Path, unaligned: bool, w
         arrays["embeddings"] = np.zeros((len(images), _teacher.size), np.float16)
     for index, image in enumerate(images):
         pixels, face = find_face(_read(image), _pipeline, central=central)
-        arrays["pixels"][index], arrays["outcomes"][index] = _crop(pixels, face)
+        arrays["pixels"][index], arrays["outcomes"][index] = _crop(pixels, face, shape)
         if unaligned and pixels is not None:
-            arrays["unaligned"][index] = _crop_middle(pixels)
+            arrays["unaligned"][index] = _crop_middle(pixels, shape)
             if face:
-                arrays["matrices"][index] = _from_middle(pixels, face)
+                arrays["matrices"][index] = _from_middle(pixels, face, shape)
         if wide and pixels is not None and face:
             arrays["wide"][index] = crop_faces(pixels, [face], template=WIDE_TEMPLATE, size=WIDE_SIZE)[0, 0]
         if _teacher and pixels is not None and face:
@@ -158,9 +163,11 @@ def _read(image: EncodedImage) -> bytes:
         return b""
 
 
-def crop_image(photo: bytes, pipeline: FacePipeline) -> tuple[NDArray[np.uint8], int]:
-    """Return the crop [48, 48] of the largest face in an encoded photo, and its outcome."""
-    return _crop(*find_face(photo, pipeline))
+def crop_image(
+    photo: bytes, pipeline: FacePipeline, shape: CropShape = CROP_SHAPE
+) -> tuple[NDArray[np.uint8], int]:
+    """Return the crop [C, H, W] of the largest face in an encoded photo, and its outcome."""
+    return _crop(*find_face(photo, pipeline), shape)
 
 
 def find_face(photo: bytes, pipeline: FacePipeline, *, central: bool = False) -> tuple[Pixels | None, Face | None]:
@@ -176,12 +183,19 @@ def find_face(photo: bytes, pipeline: FacePipeline, *, central: bool = False) ->
     return pixels, next(iter(faces), None)
 
 
-def _crop(pixels: Pixels | None, face: Face | None) -> tuple[NDArray[np.uint8], int]:
+def _crop(pixels: Pixels | None, face: Face | None, shape: CropShape) -> tuple[NDArray[np.uint8], int]:
     if pixels is None:
-        return np.zeros(CROP_SIZE, np.uint8), UNREADABLE
+        return np.zeros(shape, np.uint8), UNREADABLE
     if face:
-        return crop_faces(pixels, [face], template=TEMPLATE, size=CROP_SIZE)[0, 0], ALIGNED
-    return _crop_middle(pixels), NO_FACE
+        return cut_face(pixels, face, shape), ALIGNED
+    return _crop_middle(pixels, shape), NO_FACE
+
+
+def cut_face(pixels: Pixels, face: Face, shape: CropShape) -> NDArray[np.uint8]:
+    """Return the aligned crop [C, H, W] of a face."""
+    channels, height, width = shape
+    crops = crop_faces(pixels, [face], template=TEMPLATE, size=(height, width), channels=channels)
+    return np.asarray(crops[0], np.uint8)
 
 
 def _middle(pixels: Pixels) -> tuple[int, int, int]:
@@ -190,15 +204,21 @@ def _middle(pixels: Pixels) -> tuple[int, int, int]:
     return side, (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
 
 
-def _crop_middle(pixels: Pixels) -> NDArray[np.uint8]:
+def _crop_middle(pixels: Pixels, shape: CropShape) -> NDArray[np.uint8]:
     side, top, left = _middle(pixels)
-    middle = cv2.cvtColor(pixels[top : top + side, left : left + side], cv2.COLOR_RGB2GRAY)
-    return np.asarray(cv2.resize(middle, CROP_SIZE, interpolation=cv2.INTER_AREA), np.uint8)
+    channels, height, width = shape
+    middle = pixels[top : top + side, left : left + side]
+    if channels == 1:
+        middle = np.asarray(cv2.cvtColor(middle, cv2.COLOR_RGB2GRAY), np.uint8)
+    interpolation = cv2.INTER_CUBIC if side < height else cv2.INTER_AREA
+    resized = np.asarray(cv2.resize(middle, (width, height), interpolation=interpolation), np.uint8)
+    return resized[None] if channels == 1 else resized.transpose(2, 0, 1)
 
 
-def _from_middle(pixels: Pixels, face: Face) -> AffineMatrix:
+def _from_middle(pixels: Pixels, face: Face, shape: CropShape) -> AffineMatrix:
     """Return the transform [2, 3] from pixels of the middle, as ``_crop_middle`` cuts it, to those of the crop."""
     side, top, left = _middle(pixels)
-    scale = CROP_SIZE[0] / side
+    _, height, width = shape
+    scale = height / side
     landmarks = (face.landmarks - (left, top) + 0.5) * scale - 0.5  # pixel centers
-    return similarity_transform(landmarks, TEMPLATE * CROP_SIZE[::-1])
+    return similarity_transform(landmarks, TEMPLATE * (width, height))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from training.crop_spec import CROP_SHAPE, CropShape
 from training.datasets.ckplus import read_ckplus
 from training.datasets.ferplus import Split, Votes, read_split
 from training.datasets.labeled import READERS, read_labeled
@@ -45,7 +46,14 @@ def read_identity(source: Path, *, quick: bool = False) -> People:
     return People(images, labels, [people.names[person] for person in most])
 
 
-def prepare_ferplus(source: Path, out: Path, workers: int | None = None, *, quick: bool = False) -> None:
+def prepare_ferplus(
+    source: Path,
+    out: Path,
+    workers: int | None = None,
+    *,
+    shape: CropShape = CROP_SHAPE,
+    quick: bool = False,
+) -> None:
     """Prepare FER+ as ``out``/train, ``out``/valid and, if its images are present, ``out``/test.
 
     Training images whose crops also occur in another split are dropped; those with the same crop become one, with
@@ -60,16 +68,25 @@ def prepare_ferplus(source: Path, out: Path, workers: int | None = None, *, quic
             if split == "test":  # often withheld
                 continue
             raise
-    _prepare_splits("FER+", source, out, splits, workers)
+    _prepare_splits("FER+", source, out, splits, workers, shape)
 
 
-def prepare_labeled(kind: str, source: Path, out: Path, workers: int | None = None) -> None:
+def prepare_labeled(
+    kind: str, source: Path, out: Path, workers: int | None = None, *, shape: CropShape = CROP_SHAPE
+) -> None:
     """Prepare a set with one emotion for each image like FER+, as ``out``/train and ``out``/valid."""
-    _prepare_splits(kind, source, out, read_labeled(source, kind), workers, central=kind == "expw")
+    _prepare_splits(kind, source, out, read_labeled(source, kind), workers, shape, central=kind == "expw")
 
 
 def _prepare_splits(
-    title: str, source: Path, out: Path, splits: Mapping[str, Split], workers: int | None, *, central: bool = False
+    title: str,
+    source: Path,
+    out: Path,
+    splits: Mapping[str, Split],
+    workers: int | None,
+    shape: CropShape,
+    *,
+    central: bool = False,
 ) -> None:
     """Prepare splits, of which "train" is the last."""
     known: set[bytes] = set()
@@ -78,6 +95,7 @@ def _prepare_splits(
             rows.images,
             out / split / PARTS,
             title=f"{title} {split}",
+            shape=shape,
             workers=workers,
             unaligned=True,
             central=central,
@@ -120,6 +138,7 @@ def prepare_identity(
     out: Path,
     workers: int | None = None,
     *,
+    shape: CropShape = CROP_SHAPE,
     teacher: Path | None = None,
     wide: bool = False,
     quick: bool = False,
@@ -130,12 +149,21 @@ def prepare_identity(
         source: Folder of the data set.
         out: Folder of the prepared set.
         workers: Worker processes; None starts one for each core.
+        shape: (channels, height, width) of a crop.
         teacher: ONNX face embedding network; its embeddings become the array ``teacher``.
         wide: Also store wider crops, as the array ``wide``.
         quick: Read a few images of ten people only.
     """
     people = read_identity(source, quick=quick)
-    crops = crop_images(people.images, out / PARTS, title="identity", workers=workers, teacher=teacher, wide=wide)
+    crops = crop_images(
+        people.images,
+        out / PARTS,
+        title="identity",
+        shape=shape,
+        workers=workers,
+        teacher=teacher,
+        wide=wide,
+    )
     kept = crops.outcomes == ALIGNED  # a crop without a face teaches no identity
     arrays: dict[str, NDArray[Any]] = {"labels": people.labels}
     facts: dict[str, Any] = {"people": len(people.names)}
@@ -147,7 +175,7 @@ def prepare_identity(
     write_prepared(out, source, crops, kept, arrays, facts)
 
 
-def prepare_lfw(source: Path, out: Path, workers: int | None = None) -> None:
+def prepare_lfw(source: Path, out: Path, workers: int | None = None, *, shape: CropShape = CROP_SHAPE) -> None:
     """Prepare the pair lists of LFW that are present as ``out``/dev-train, ``out``/dev-test and ``out``/view2.
 
     The face nearest to the center of each image counts; the largest may be a bystander's.
@@ -160,22 +188,32 @@ def prepare_lfw(source: Path, out: Path, workers: int | None = None) -> None:
         raise FileNotFoundError(f"{source} holds none of {', '.join(PAIR_LISTS.values())}, nor is one beside it")
     for name, file in present.items():
         pairs = read_pairs(source, file)
-        crops = crop_images(pairs.paths, out / name / PARTS, title=f"LFW {name}", workers=workers, central=True)
+        crops = crop_images(
+            pairs.paths, out / name / PARTS, title=f"LFW {name}", shape=shape, workers=workers, central=True
+        )
         arrays = {"pairs": pairs.indices, "same": pairs.same, "folds": pairs.folds}
         write_prepared(out / name, source, crops, None, arrays, {"pairs": len(pairs.same)})
 
 
-def prepare_ckplus(source: Path, out: Path, workers: int | None = None, *, neutral: bool = False) -> None:
+def prepare_ckplus(
+    source: Path,
+    out: Path,
+    workers: int | None = None,
+    *,
+    shape: CropShape = CROP_SHAPE,
+    neutral: bool = False,
+) -> None:
     """Prepare CK+, in either form, with the subject of each image.
 
     Args:
         source: Folder of the data set.
         out: Folder of the prepared set.
         workers: Worker processes; None starts one for each core.
+        shape: (channels, height, width) of a crop.
         neutral: Add the first frame of each sequence as neutral.
     """
     frames = read_ckplus(source, neutral=neutral)
-    crops = crop_images(frames.paths, out / PARTS, title="CK+", workers=workers)
+    crops = crop_images(frames.paths, out / PARTS, title="CK+", shape=shape, workers=workers)
     arrays: dict[str, NDArray[Any]] = {
         "votes": frames.votes(),
         "subjects": frames.subjects,

@@ -50,7 +50,7 @@ def choosing_half(valid: PreparedSet) -> Rows:
 
 
 def readings(valid: PreparedSet) -> Iterator[NDArray[np.uint8]]:
-    """Yield the crops of all images, uint8 [n, H, W], in every reading.
+    """Yield the crops of all images, uint8 [n, C, H, W], in every reading.
 
     They are the aligned crops, and FER+'s own framing if the set has it, each as it is, mirrored, moved by one
     pixel four ways and zoomed by 5 % both ways.
@@ -58,7 +58,7 @@ def readings(valid: PreparedSet) -> Iterator[NDArray[np.uint8]]:
     for crops in (valid.crops, valid.arrays.get("unaligned")):
         if crops is None:
             continue
-        yield np.ascontiguousarray(crops[:, :, ::-1])
+        yield np.ascontiguousarray(crops[..., ::-1])
         for right, down in SHIFTS:
             yield _moved(crops, 1.0, right, down)
         for zoom in ZOOMS:
@@ -114,14 +114,14 @@ def _score(
 
 
 def _moved(crops: NDArray[np.uint8], zoom: float, right: int, down: int) -> NDArray[np.uint8]:
-    """Zoom crops [n, H, W] about their middle and move them; edges are repeated."""
+    """Zoom crops [n, C, H, W] about their middle and move them; edges are repeated."""
     import cv2  # a machine that trains from a bundle has none
 
-    height, width = crops.shape[1:]
+    height, width = crops.shape[2:]
     across, along = (width - 1) / 2 * (1 - zoom) + right, (height - 1) / 2 * (1 - zoom) + down
     matrix = np.array([[zoom, 0, across], [0, zoom, along]], np.float32)
     moved = [
-        cv2.warpAffine(crop, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        for crop in crops
+        cv2.warpAffine(channel, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        for channel in crops.reshape(-1, height, width)
     ]
-    return np.stack(moved).astype(np.uint8)
+    return np.stack(moved).astype(np.uint8).reshape(crops.shape)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from service.vision.face_pipeline import FacePipeline
-from training.crop_spec import CROP_SIZE
+from training.crop_spec import CropShape
 from training.datasets.images import EncodedImage
 from training.networks.tandem import build_backbone
 from training.preparation.cropping import find_face
@@ -69,7 +69,7 @@ def _seconds_per_crop(stage: StageSettings, settings: RecipeSettings) -> float:
     precision = resolve_precision(stage)
     on_gpu = settings.accelerator != "cpu" and torch.cuda.is_available()
     device = "cuda" if on_gpu else "cpu"
-    return sum(_measure(name, precision, device) for name in names) / settings.devices
+    return sum(_measure(name, settings.crop_shape, precision, device) for name in names) / settings.devices
 
 
 def _network(stage: StageSettings) -> str:
@@ -78,10 +78,10 @@ def _network(stage: StageSettings) -> str:
 
 
 @cache
-def _measure(network: str, precision: str, device: str) -> float:
+def _measure(network: str, shape: CropShape, precision: str, device: str) -> float:
     """Return the seconds that a network takes to learn from a crop."""
-    backbone = build_backbone(network).to(device)
-    crops = torch.zeros(MEASURED_BATCH, 1, *CROP_SIZE, device=device)
+    backbone = build_backbone(network, shape).to(device)
+    crops = torch.zeros(MEASURED_BATCH, *shape, device=device)
     number = torch.float16 if precision == "16-mixed" else torch.bfloat16
     seconds = 0.0
     for _ in range(2):  # the first step takes longer

@@ -61,7 +61,9 @@ def run_recipe(settings: RecipeSettings) -> None:
 
 
 def _prepare(kind: str, settings: RecipeSettings) -> None:
-    options: dict[str, Any] = {} if kind == "lfw" else {"quick": settings.quick}
+    options: dict[str, Any] = {"shape": settings.crop_shape}
+    if kind != "lfw":
+        options["quick"] = settings.quick
     if kind == "identity":
         options["teacher"] = settings.teacher
     PREPARATIONS[kind](settings.data / kind, settings.prepared / kind, None, **options)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from training.crop_spec import CROP_SHAPE, CropShape
 from training.networks.presets import PRESETS
 from training.settings.stages import StageSettings, check_network
 
@@ -11,6 +12,12 @@ KINDS = ("ferplus", "identity", "lfw", "ckplus", "folders", "csv", "rafdb", "aff
 """The data sets that can be prepared."""
 
 QUICK_EPOCHS, QUICK_BATCH_SIZE = 1, 32
+
+
+def check_crop_size(size: int) -> None:
+    """Raise a ValueError unless crops can have this side."""
+    if not 32 <= size <= 512:
+        raise ValueError(f"crop_size is {size}; it must be from 32 to 512")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +30,11 @@ class PrepareSettings:
     """Folder with the data set as downloaded."""
     out: Path
     """Folder for the prepared set."""
+    crop_size: int = 48
+    """Side of a crop in pixels, 32 to 512. Networks are built, and the model exported, for the crops they learned
+    from; all sets of a model need the same."""
+    color: bool = False
+    """Cut crops in color (RGB) instead of gray."""
     workers: int | None = None
     """Worker processes; one for each core by default."""
     teacher: Path | None = None
@@ -40,10 +52,18 @@ class PrepareSettings:
             raise ValueError(f"teacher is {self.teacher}; it needs kind identity, not {self.kind}")
         if self.wide and self.kind != "identity":
             raise ValueError(f"wide is set; it needs kind identity, not {self.kind}")
+        check_crop_size(self.crop_size)
+        if self.wide and self.crop_shape != CROP_SHAPE:
+            raise ValueError("wide is set; `training bundle` takes gray crops of 48 pixels only")
         if self.neutral and self.kind != "ckplus":
             raise ValueError(f"neutral is set; it needs kind ckplus, not {self.kind}")
         if not self.source.is_dir():
             raise ValueError(f"source is {self.source}, which is not a folder")
+
+    @property
+    def crop_shape(self) -> CropShape:
+        """(channels, height, width) of a crop."""
+        return 3 if self.color else 1, self.crop_size, self.crop_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +80,11 @@ class ExportSettings:
     """Version to write, at least 1. A version above the current one goes live without a restart."""
     mirror: bool = False
     """Average the logits of each crop and its mirror image: slightly more accurate, at twice the computation."""
+    license: str = "other"
+    """License of the weights for the head of the model card, as Hugging Face names it, such as apache-2.0; other
+    refers to the terms of the data."""
+    safetensors: bool = False
+    """Also write model.safetensors: the weights as trained, which `training emotion --start` reads."""
 
     def __post_init__(self) -> None:
         if self.version < 1:
@@ -113,6 +138,10 @@ class RecipeSettings:
     epoch of each stage and batches of 32."""
     network: str = "resnet18-half"
     """Emotion network: small-resnet, resnet18-half (about two hours on two cores) or resnet18 (needs a GPU)."""
+    crop_size: int = 48
+    """Side of the crops in pixels, 32 to 512."""
+    color: bool = False
+    """Cut crops in color (RGB) instead of gray."""
     teacher: Path | None = None
     """ONNX face embedding network that the runs on people learn from as well."""
     epochs: int | None = None
@@ -132,6 +161,7 @@ class RecipeSettings:
 
     def __post_init__(self) -> None:
         check_network(self.network, PRESETS)
+        check_crop_size(self.crop_size)
         for name in ("ferplus", "identity"):
             if not (self.data / name).is_dir():
                 raise ValueError(
@@ -145,6 +175,11 @@ class RecipeSettings:
     def folder(self) -> Path:
         """The folder of this recipe's runs."""
         return self.out / "quick" if self.quick else self.out
+
+    @property
+    def crop_shape(self) -> CropShape:
+        """(channels, height, width) of a crop."""
+        return 3 if self.color else 1, self.crop_size, self.crop_size
 
     @property
     def prepared(self) -> Path:

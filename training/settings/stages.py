@@ -169,7 +169,7 @@ class EmotionSettings(ExpressionSettings):
     start: Path | None = None
     """Run with the same network whose weights to start from: an identity run for pretraining on people, an emotion
     run to continue, the version folder of an exported model, such as model_repository/tandem/1, or a file: a torch
-    checkpoint with the weights of such a backbone."""
+    checkpoint or a .safetensors file with the weights of such a backbone."""
 
     parts: tuple[Path, ...] = ()
     """Emotion runs of different networks to join into one, whose features and logits they share; network is then

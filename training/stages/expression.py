@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from training.datasets.batches import Batch, CropBatches, OrderedBatches, ShuffledBatches, batches
 from training.datasets.ferplus import EMOTIONS, training_rows, vote_distributions
-from training.datasets.prepared import PreparedSet, calibration_crops, load_prepared
+from training.datasets.prepared import PreparedSet, calibration_crops, check_same_crops, load_prepared
 from training.exported import is_version
 from training.networks.blocks import calibrate
 from training.networks.checkpoint import load_checkpoint
@@ -20,7 +20,7 @@ from training.networks.onnx_backbone import OnnxBackbone
 from training.networks.tandem import EmotionNet, TandemNet
 from training.protocols.ferplus import score_prepared
 from training.protocols.readings import choosing_half
-from training.runs import finish_run, load_settings, load_weights, predict_expressions, start_run
+from training.runs import check_crop, finish_run, load_settings, load_weights, predict_expressions, start_run
 from training.settings.stages import EmotionSettings, ExpressionSettings, JointSettings, ProbeSettings
 from training.stages.module import ParameterGroup, Stage
 from training.stages.trainer import fit
@@ -59,10 +59,10 @@ class ExpressionStage(Stage):
 
     def choose_view(self, crops: Tensor, generator: torch.Generator) -> Tensor:
         """Draw for each face whether to train on the unaligned view."""
-        if crops.shape[1] == 1:
-            return crops
+        if crops.ndim == 4 or crops.shape[1] == 1:
+            return super().choose_view(crops, generator)
         unaligned = torch.rand(len(crops), generator=generator) < self.settings.unaligned_prob
-        return torch.where(unaligned.to(crops.device).view(-1, 1, 1, 1), crops[:, 1:], crops[:, :1])
+        return torch.where(unaligned.to(crops.device).view(-1, 1, 1, 1), crops[:, 1], crops[:, 0])
 
     def loss(self, crops: Tensor, targets: Tensor) -> Tensor:
         """Compute the weighted cross-entropy against distributions over the emotions [N, 8]."""
@@ -139,13 +139,13 @@ def train_emotion(settings: EmotionSettings, timetable: Timetable | None = None)
         ValueError: The folder holds another run, or ``start`` is a run of another stage or network.
         FileNotFoundError: A prepared set or a run is missing.
     """
-    start_run(settings)
-    network = EmotionNet(settings.network, len(EMOTIONS), settings.dropout)
+    train = load_prepared(settings.data / "train")
+    start_run(settings, train.shape)
+    network = EmotionNet(settings.network, len(EMOTIONS), settings.dropout, train.shape)
     if settings.parts:
-        _join(network, settings)
+        _join(network, settings, train)
     if isinstance(network.backbone, OnnxBackbone):
-        crops = calibration_crops(load_prepared(settings.data / "train"), settings.seed)
-        calibrate(network.backbone, torch.from_numpy(crops))
+        calibrate(network.backbone, torch.from_numpy(calibration_crops(train, settings.seed)))
     if settings.start and settings.start.is_file():
         load_checkpoint(network.backbone, settings.start)
     elif settings.start:
@@ -155,26 +155,28 @@ def train_emotion(settings: EmotionSettings, timetable: Timetable | None = None)
                 f"network is {settings.network}, but {settings.start} has {start['network']}; "
                 f"use --network {start['network']}"
             )
+        check_crop(settings.start, start, train.shape)
         pretrained = network.backbone if start["stage"] == "identity" else network
         pretrained.load_state_dict(load_weights(settings.start, start["stage"]))
-        _calibrate(network, settings, settings.start)
-    _train(ExpressionStage, settings, network, timetable)
+        _calibrate(network, settings, settings.start, train)
+    _train(ExpressionStage, settings, network, train, timetable)
 
 
-def _calibrate(network: nn.Module, settings: ExpressionSettings, source: Path) -> None:
+def _calibrate(network: nn.Module, settings: ExpressionSettings, source: Path, train: PreparedSet) -> None:
     """Give a network that comes from an exported model the statistics of the crops it is trained on."""
     if is_version(source):
-        crops = calibration_crops(load_prepared(settings.data / "train"), settings.seed)
-        calibrate(network, torch.from_numpy(crops))
+        calibrate(network, torch.from_numpy(calibration_crops(train, settings.seed)))
 
 
-def _join(network: EmotionNet, settings: EmotionSettings) -> None:
+def _join(network: EmotionNet, settings: EmotionSettings, train: PreparedSet) -> None:
     """Start from the runs of the parts."""
     parts = [load_settings(run, "emotion") for run in settings.parts]
+    for run, part in zip(settings.parts, parts, strict=True):
+        check_crop(run, part, train.shape)
     joined = "+".join(part["network"] for part in parts)
     if joined != settings.network:
         raise ValueError(f"network is {settings.network}; with these parts it must be {joined}")
-    trained = [EmotionNet(part["network"], len(EMOTIONS), 0.0) for part in parts]
+    trained = [EmotionNet(part["network"], len(EMOTIONS), 0.0, train.shape) for part in parts]
     for each, run in zip(trained, settings.parts, strict=True):
         each.load_state_dict(load_weights(run, "emotion"))
     network.start_from(trained)
@@ -187,9 +189,12 @@ def train_joint(settings: JointSettings, timetable: Timetable | None = None) -> 
         ValueError: The folder holds another run, or one of the two runs is of another stage.
         FileNotFoundError: A prepared set or a run is missing.
     """
-    start_run(settings)
+    train = load_prepared(settings.data / "train")
+    start_run(settings, train.shape)
     identity, emotion = load_settings(settings.identity, "identity"), load_settings(settings.emotion, "emotion")
-    alone = EmotionNet(emotion["network"], len(EMOTIONS), emotion["dropout"])
+    check_crop(settings.identity, identity, train.shape)
+    check_crop(settings.emotion, emotion, train.shape)
+    alone = EmotionNet(emotion["network"], len(EMOTIONS), emotion["dropout"], train.shape)
     alone.load_state_dict(load_weights(settings.emotion, "emotion"))
     network = TandemNet(
         identity["network"],
@@ -197,13 +202,14 @@ def train_joint(settings: JointSettings, timetable: Timetable | None = None) -> 
         len(EMOTIONS),
         hidden=settings.hidden,
         dropout=settings.dropout,
+        crop=train.shape,
     )
     network.start_from(load_weights(settings.identity, "identity"), alone)
-    _calibrate(network.identity, settings, settings.identity)
-    _calibrate(network.emotion, settings, settings.emotion)
+    _calibrate(network.identity, settings, settings.identity, train)
+    _calibrate(network.emotion, settings, settings.emotion, train)
     network.identity.requires_grad_(settings.identity_rate > 0)
     network.emotion.requires_grad_(settings.emotion_rate > 0)
-    _train(JointStage, settings, network, timetable)
+    _train(JointStage, settings, network, train, timetable)
 
 
 def train_probe(settings: ProbeSettings) -> None:
@@ -213,21 +219,25 @@ def train_probe(settings: ProbeSettings) -> None:
         ValueError: The folder holds another run, or ``identity`` is a run of another stage.
         FileNotFoundError: A prepared set or a run is missing.
     """
-    start_run(settings)
-    backbone = load_settings(settings.identity, "identity")["network"]
-    network = EmotionNet(backbone, len(EMOTIONS), settings.dropout)
+    train = load_prepared(settings.data / "train")
+    start_run(settings, train.shape)
+    identity = load_settings(settings.identity, "identity")
+    check_crop(settings.identity, identity, train.shape)
+    network = EmotionNet(identity["network"], len(EMOTIONS), settings.dropout, train.shape)
     network.backbone.load_state_dict(load_weights(settings.identity, "identity"))
     network.backbone.requires_grad_(False)
-    _train(ProbeStage, settings, network)
+    _train(ProbeStage, settings, network, train)
 
 
 def _train(
     kind: type[ExpressionStage],
     settings: ExpressionSettings,
     network: EmotionNet | TandemNet,
+    train: PreparedSet,
     timetable: Timetable | None = None,
 ) -> None:
-    train, valid = load_prepared(settings.data / "train"), load_prepared(settings.data / "valid")
+    valid = load_prepared(settings.data / "valid")
+    check_same_crops(train, settings.data / "train", valid.crops, settings.data / "valid")
     views, targets = views_and_targets(settings, train)
     sampler = ShuffledBatches(len(targets), settings.batch_size, seed=settings.seed, replicas=settings.replicas)
     class_weights = balanced_weights(targets, settings.class_weight_power)
@@ -250,13 +260,15 @@ def _train(
 def views_and_targets(
     settings: ExpressionSettings, train: PreparedSet
 ) -> tuple[list[NDArray[np.uint8]], NDArray[np.float32]]:
-    """Select the views [n, H, W] of each face to train on, and its target distribution [n, 8].
+    """Select the views [n, C, H, W] of each face to train on, and its target distribution [n, 8].
 
     The targets of a face sum to the weight of its set, because cross-entropy is linear in them.
     """
     sets = {str(settings.data): train} | {
         folder: load_prepared(Path(folder) / "train") for folder in settings.also
     }
+    for folder, each in sets.items():
+        check_same_crops(train, settings.data, each.crops, Path(folder))
     chosen = {folder: training_rows(each.arrays["votes"]) for folder, each in sets.items()}
     targets = np.concatenate(
         [vote_distributions(sets[name].arrays["votes"])[rows] for name, rows in chosen.items()]
@@ -272,7 +284,7 @@ def views_and_targets(
                 )
         views.append(np.concatenate([sets[name].arrays["unaligned"][rows] for name, rows in chosen.items()]))
     if settings.distill_from:
-        mirrored = [np.ascontiguousarray(view[:, :, ::-1]) for view in views]
+        mirrored = [np.ascontiguousarray(view[..., ::-1]) for view in views]
         predicted = []
         for run in settings.distill_from:
             print(f"Asking {run} for {len(views + mirrored) * len(targets):,} answers to distill from", flush=True)

@@ -6,8 +6,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy
 
+from training.crop_spec import CROP_SHAPE, CropShape
 from training.datasets.batches import Batch, CropBatches, OrderedBatches, ShuffledBatches, batches
-from training.datasets.prepared import PreparedSet, load_prepared
+from training.datasets.prepared import PreparedSet, check_same_crops, load_prepared
 from training.networks.blocks import CosineClassifier
 from training.networks.inference import EVALUATION_BATCH_SIZE, extract_features, mirrored_features
 from training.networks.tandem import build_backbone
@@ -34,9 +35,10 @@ class IdentityStage(Stage):
         steps_per_epoch: int,
         lfw: "LfwView1 | None",
         teacher_size: int = 0,
+        crop: CropShape = CROP_SHAPE,
     ) -> None:
         super().__init__(settings, steps_per_epoch)
-        self.backbone = build_backbone(settings.network)
+        self.backbone = build_backbone(settings.network, crop)
         self.classifier = CosineClassifier(
             self.backbone.features, people, scale=settings.scale, margin=settings.margin
         )
@@ -89,13 +91,14 @@ def train_identity(settings: IdentitySettings, timetable: Timetable | None = Non
         ValueError: The folder holds another run, or there is a teacher_weight but no teacher's embeddings.
         FileNotFoundError: A prepared set is missing.
     """
-    start_run(settings)
     faces = load_prepared(settings.data)
+    start_run(settings, faces.shape)
     labels = faces.arrays["labels"]
     people = int(labels.max()) + 1
     lfw = None
     if settings.lfw:
         lfw = LfwView1(load_prepared(settings.lfw / "dev-train"), load_prepared(settings.lfw / "dev-test"))
+        check_same_crops(faces, settings.data, lfw.crops, settings.lfw)
     sampler = ShuffledBatches(len(labels), settings.batch_size, seed=settings.seed, replicas=settings.replicas)
     targets = [labels]
     if settings.teacher_weight:
@@ -106,7 +109,7 @@ def train_identity(settings: IdentitySettings, timetable: Timetable | None = Non
             )
         targets.append(faces.arrays["teacher"])
     teacher_size = targets[1].shape[1] if settings.teacher_weight else 0
-    stage = IdentityStage(settings, people, len(sampler), lfw, teacher_size)
+    stage = IdentityStage(settings, people, len(sampler), lfw, teacher_size, faces.shape)
     validation = None
     if lfw:
         crops = CropBatches(lfw.crops, np.zeros(len(lfw.crops)))

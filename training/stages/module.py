@@ -29,12 +29,15 @@ class Stage(LightningModule):
         return [{"params": list(self.parameters())}]
 
     def loss(self, crops: Tensor, *targets: Any, **_: Any) -> Tensor:
-        """Compute the loss of augmented crops, float [N, 1, H, W] in 0..255, and the batch's other tensors."""
+        """Compute the loss of augmented crops, float [N, C, H, W] in 0..255, and the batch's other tensors."""
         raise NotImplementedError
 
     def choose_view(self, crops: Tensor, generator: torch.Generator) -> Tensor:
-        """Choose which view of each face to train on: [N, views, H, W] -> [N, 1, H, W]; by default the first."""
-        return crops[:, :1]
+        """Choose which view of each face to train on: [N, views, C, H, W] -> [N, C, H, W].
+
+        By default it is the first; crops [N, C, H, W] are the only view.
+        """
+        return crops if crops.ndim == 4 else crops[:, 0]
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """Return the loss of one batch."""

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor,
 from torch.utils.data import DataLoader
 
 from training.datasets.batches import Batch
-from training.runs import last_checkpoint
+from training.runs import last_checkpoint, note_device
 from training.settings.stages import StageSettings
 from training.stages.loggers import build_loggers, close_loggers
 from training.stages.module import Stage
@@ -69,6 +69,7 @@ def fit(
         use_distributed_sampler=False,  # ShuffledBatches gives each process its own part
         enable_model_summary=False,
     )
+    note_device(settings.out, trainer.strategy.root_device, str(trainer.precision))
     stage.to(memory_format=torch.channels_last)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning\.")  # advice on loaders and on its own calls

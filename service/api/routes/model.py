@@ -24,7 +24,7 @@ async def describe_model(app_state: AppStateDep) -> ModelDescription:
         name=spec.name,
         version=spec.version,
         labels=list(spec.labels),
-        crop=CropSize(width=width, height=height),
+        crop=CropSize(width=width, height=height, channels=spec.channels),
         max_batch_size=spec.max_batch_size,
         provenance=dict(spec.provenance),
     )

@@ -18,7 +18,7 @@ try {
   document.getElementById("model").replaceChildren(
     ...row("Model", `${name}, version ${version}`),
     ...row("Labels", labels.join(", ")),
-    ...row("Input", `a gray picture of a face, ${crop.width} x ${crop.height} pixels`),
+    ...row("Input", `a picture of a face, ${crop.channels === 1 ? "gray" : "in color"}, ${crop.width} x ${crop.height} pixels`),
     ...stated.flat(),
   );
 } catch (problem) {

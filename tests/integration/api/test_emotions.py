@@ -86,14 +86,18 @@ async def test_the_same_bytes_get_the_same_answer_whatever_else_is_read(local_tr
     assert [response.json() for response in together] == alone * 3
 
 
-async def test_a_face_in_doubt_is_read_from_four_views(triton_home: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("channels", "size"), [(1, 48), (3, 64)])
+async def test_a_face_in_doubt_is_read_from_four_views_of_the_size_and_color_that_the_model_wants(
+    triton_home: Path, tmp_path: Path, channels: int, size: int
+) -> None:
     """The toy model, which is not trained, is never sure."""
-    repository = write_repository(tmp_path, box_template="0.1,0.0,0.9,1.0")
+    repository = write_repository(tmp_path, box_template="0.1,0.0,0.9,1.0", channels=channels, size=size)
     pixels = np.asarray(astronaut())
     faces = FacePipeline().find_faces(pixels)
     template = [[float(number) for number in point.split(",")] for point in TEMPLATE.split(";")]
-    aligned = crop_faces(pixels, faces, template=template, size=(48, 48))
-    boxed = crop_boxes(pixels, faces, template=template, box_template=[0.1, 0, 0.9, 1], size=(48, 48))
+    crop = partial(crop_faces, pixels, faces, template=template, size=(size, size), channels=channels)
+    aligned = crop()
+    boxed = partial(crop_boxes, *crop.args, **crop.keywords)(box_template=[0.1, 0, 0.9, 1])
     views = np.concatenate([aligned, aligned[..., ::-1], boxed, boxed[..., ::-1]])
     (expected,) = open_session((repository / "tandem" / "1" / "model.onnx").read_bytes()).run(
         None, {"face": views}
@@ -102,8 +106,12 @@ async def test_a_face_in_doubt_is_read_from_four_views(triton_home: Path, tmp_pa
     with LocalTriton(home=triton_home, model_repository=repository) as triton:
         for more_views, answer in ((True, expected.mean(axis=0)), (False, expected[0])):
             async with gateway(triton_url=triton.grpc_url, more_views=more_views) as client:
+                shown = (await client.get("/v1/model")).json()["crop"]
                 (face,) = (await post(client, encoded(astronaut(), "PNG"), "image/png")).json()["faces"]
             np.testing.assert_allclose(list(face["emotions"].values()), answer, atol=1e-4)
+            assert shown == {"width": size, "height": size, "channels": channels}
+            assert face["reliable"] is False
+            assert face["unreliable_because"] == ["ambiguous"]  # judged by the same gray crop in every case
 
 
 async def test_all_faces_of_a_photo_are_one_request_to_triton(

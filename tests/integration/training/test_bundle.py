@@ -50,7 +50,7 @@ def data(tmp_path_factory):
     for split in ("train", "valid"):
         images = {"unaligned": stripes(labels), "matrices": matrices}
         write_set(folder / "ferplus" / split, labels, votes=votes(labels), **images)
-    wide = np.pad(stripes(labels), ((0, 0), (8, 8), (8, 8)), "edge")
+    wide = np.pad(stripes(labels)[:, 0], ((0, 0), (8, 8), (8, 8)), "edge")
     embeddings = np.random.default_rng(2).normal(size=(8, 12)).astype(np.float16)[labels]
     write_set(folder / "identity", labels, labels=labels, wide=wide, teacher=embeddings)
     return folder

@@ -133,7 +133,7 @@ def train_by_halves(data, folder, options):
     """Train in one process like two: compute a gradient from each half of a batch and average both."""
     settings = EmotionSettings(out=folder, dropout=0, augmentation=NONE, batch_size=8, num_nodes=2, **options)
     train = load_prepared(data / "ferplus" / "train")
-    crops = augment(torch.from_numpy(train.crops)[:, None], NONE, torch.Generator())
+    crops = augment(torch.from_numpy(train.crops), NONE, torch.Generator())
     targets = torch.from_numpy(vote_distributions(train.arrays["votes"]))
     sampler = ShuffledBatches(len(crops), 8, seed=settings.seed, replicas=2)
     torch.manual_seed(settings.seed)

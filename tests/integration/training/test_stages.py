@@ -10,6 +10,7 @@ from hashlib import sha256
 import numpy as np
 import pytest
 import torch
+import yaml
 from cards import card_of
 from face_network import write_face_network
 from google.protobuf import text_format
@@ -21,8 +22,11 @@ from service.inference.model_spec import ModelSpec
 from training.cli import app
 from training.crop_spec import TEMPLATE
 from training.datasets.prepared import load_prepared
+from training.evaluation.contract import read_crop
 from training.export.onnx import OnnxNetwork
 from training.export.torchscript import MAX_DIFFERENCE
+from training.networks.checkpoint import load_checkpoint
+from training.networks.tandem import build_backbone
 from training.protocols.readings import choosing_half
 from training.runs import (
     lineage,
@@ -69,7 +73,8 @@ def runs(data, tmp_path_factory):
 def repository(runs, tmp_path_factory):
     """Export the tandem as version 3."""
     folder = tmp_path_factory.mktemp("models")
-    assert app(["export", "--run", str(runs / "joint"), "--repository", str(folder), "--version", "3"]) == 0
+    export = ["export", "--run", str(runs / "joint"), "--repository", str(folder), "--version", "3"]
+    assert app([*export, "--license", "apache-2.0", "--safetensors"]) == 0
     return folder
 
 
@@ -124,7 +129,7 @@ def test_a_frozen_identity_network_does_not_change(data, runs, tmp_path):
 
 
 def test_the_export_predicts_like_the_trained_network(data, runs, repository):
-    crops = torch.from_numpy(load_prepared(data / "ferplus" / "valid").crops)[:, None]
+    crops = torch.from_numpy(load_prepared(data / "ferplus" / "valid").crops)
     version = repository / "tandem" / "3"
     card = json.loads((version / "model_card.json").read_text())
     exported = (torch.jit.load(version / "model.pt"), OnnxNetwork(version / "model.onnx"))
@@ -138,13 +143,41 @@ def test_the_export_predicts_like_the_trained_network(data, runs, repository):
     assert "Not for decisions about people" in (version / "MODEL_CARD.md").read_text()
 
 
+def test_the_card_has_a_head_for_hugging_face_and_says_what_can_be_repeated(runs, repository):
+    version = repository / "tandem" / "3"
+    _, head, text = (version / "MODEL_CARD.md").read_text().split("---\n", 2)
+    facts, card = yaml.safe_load(head), json.loads((version / "model_card.json").read_text())
+    assert (facts["license"], facts["pipeline_tag"]) == ("apache-2.0", "image-classification")
+    (model,) = facts["model-index"]
+    scores = {each["dataset"]["name"]: each["metrics"][0]["value"] for each in model["results"]}
+    assert model["name"] == "tandem"
+    assert scores == {
+        f"FER+ Valid, reporting half, {rule} rule": round(card["valid"]["reporting"][rule]["accuracy"], 4)
+        for rule in ("majority", "argmax")
+    }
+    known = load_provenance(runs / "joint")
+    assert (known["device"], known["precision"]) == ("cpu", "32-true")
+    shown = (known["torch"], known["python"], "cpu", known["processor"][:40], str(known["threads"]), "32-true")
+    assert f"| joint | 1 | {known['commit'][:40]} | {' | '.join(shown)} |" in text
+    assert "the same weights, bit by bit" in text
+    assert "GPU" not in text.partition("## Reproducibility")[2].partition("## Data")[0]
+
+
+def test_the_weights_in_safetensors_start_another_run(runs, repository):
+    backbone = build_backbone("small-resnet")
+    load_checkpoint(backbone, repository / "tandem" / "3" / "model.safetensors")
+    trained = load_weights(runs / "joint")
+    for name, value in backbone.state_dict().items():
+        assert torch.equal(value, trained[f"emotion.{name}"]), name
+
+
 def test_an_exported_model_is_restored_to_runs_that_predict_alike_and_can_be_trained_on(
     data, runs, repository, tmp_path
 ):
     version, ferplus, restored = repository / "tandem" / "3", str(data / "ferplus"), tmp_path / "restored"
     restore = ["restore", "--version", str(version), "--data", ferplus, "--out", str(restored)]
     assert app(restore) == 0
-    crops = torch.from_numpy(load_prepared(data / "ferplus" / "valid").crops)[:, None]
+    crops = torch.from_numpy(load_prepared(data / "ferplus" / "valid").crops)
     before, after = load_tandem(runs / "joint"), load_tandem(restored / "joint")
     with torch.inference_mode():
         assert torch.allclose(before(crops), after(crops), atol=1e-4)
@@ -196,7 +229,7 @@ def test_networks_of_several_runs_are_joined_and_start_as_the_mean_of_their_logi
     parts = [runs / "emotion", tmp_path / "face"]
     options = {"epochs": 1, "learning_rate": 1e-9, "ema_decay": 0, "parts": f"[{parts[0]},{parts[1]}]"}
     assert app(emotion(data, tmp_path / "joined", network=f"small-resnet+{face}", **options)) == 0
-    crops = torch.from_numpy(load_prepared(data / "ferplus" / "valid").crops)[:, None]
+    crops = torch.from_numpy(load_prepared(data / "ferplus" / "valid").crops)
     first, second, joined = (load_expression(run) for run in (*parts, tmp_path / "joined"))
     # An epoch of training has moved the statistics of the batches.
     joined.backbone.networks[0].load_state_dict(first.backbone.state_dict())
@@ -213,6 +246,31 @@ def test_the_gateway_reads_the_exported_configuration(repository):
     assert spec.labels[:2] == ("neutral", "happiness")
     assert spec.crop_size == (48, 48)
     assert np.allclose(spec.alignment_template, TEMPLATE, atol=1e-6)
+
+
+def test_crops_in_color_of_another_size_go_from_the_prepared_set_into_the_contract(data, tmp_path, capsys):
+    colored, short = write_sets(tmp_path / "colored", 32, (3, 40, 40)), {"epochs": 1, "ema_decay": 0}
+    runs = {name: tmp_path / name for name in ("identity", "emotion", "joint")}
+    assert app(identity(colored, runs["identity"], **short)) == 0
+    assert app(emotion(colored, runs["emotion"], **short)) == 0
+    joint = ["joint", "--data", str(colored / "ferplus"), *COMMON, *flat(short), "--out", str(runs["joint"])]
+    joint += ["--identity", str(runs["identity"]), "--emotion", str(runs["emotion"])]
+    assert app(joint) == 0
+    assert app(["export", "--run", str(runs["joint"]), "--repository", str(tmp_path / "models")]) == 0
+    version = tmp_path / "models" / "tandem" / "1"
+    config = text_format.Parse((version / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+    assert ModelSpec.from_config(config, "1").crop_shape == read_crop(version / "model.pt") == (3, 40, 40)
+    assert "from one RGB 40x40 crop" in (version / "MODEL_CARD.md").read_text()
+    crops = torch.from_numpy(load_prepared(colored / "ferplus" / "valid").crops[:4])
+    with torch.inference_mode():
+        trained, read = (load_tandem(run)(crops) for run in (runs["joint"], version))
+        assert torch.allclose(trained, read, atol=1e-4)
+    capsys.readouterr()
+    gray = ["joint", "--data", str(data / "ferplus"), *joint[3:-5], str(tmp_path / "gray"), *joint[-4:]]
+    assert app(gray) == 1
+    assert "takes RGB 40x40 crops, not gray 48x48: prepare data with --crop_size 40 --color true" in (
+        capsys.readouterr().err
+    )
 
 
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path):

@@ -30,6 +30,7 @@ def test_reads_everything_that_the_gateway_needs() -> None:
     assert spec.labels == ("neutral", "happiness", "fear")
     assert (spec.input_name, spec.output_name) == ("face", "probabilities__0")
     assert spec.crop_size == (48, 40)
+    assert spec.crop_shape == (1, 48, 40)
     assert spec.max_batch_size == 64
     np.testing.assert_array_equal(
         spec.alignment_template, [[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]]
@@ -61,6 +62,7 @@ def test_refuses_a_box_that_is_none(text: str) -> None:
         ("neutral, happiness,fear", "happiness,neutral,fear"),
         ("0.3,0.4;", "0.31,0.4;"),
         ("48, 40", "48, 48"),
+        ("1, 48, 40", "3, 48, 40"),
         ("abc123", "abc124"),
         ("batch_size: 64", "batch_size: 32"),
     ],
@@ -89,7 +91,7 @@ def test_says_whether_a_configuration_has_changed(old: str, new: str) -> None:
         ("TYPE_FP32", "TYPE_FP16", '"probabilities__0" is TYPE_FP16'),
         ("1, 48, 40", "48, 40", "[48, 40]"),
         ("1, 48, 40", "1, -1, 40", "[1, -1, 40]"),
-        ("1, 48, 40", "3, 48, 40", "3 channels"),
+        ("1, 48, 40", "2, 48, 40", "2 channels"),
         ("max_batch_size: 64", "max_batch_size: 0", "max_batch_size is 0"),
         (
             "output [",

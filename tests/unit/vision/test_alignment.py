@@ -127,3 +127,12 @@ def test_crops_by_the_box_are_upright_and_have_the_box_where_it_belongs(angle: i
 
 def test_no_faces_give_no_crops():
     assert crop_faces(np.zeros((9, 9, 3), np.uint8), [], template=TEMPLATE, size=(48, 48)).shape == (0, 1, 48, 48)
+
+
+def test_a_crop_in_color_is_the_gray_one_once_its_colors_are_weighed() -> None:
+    photo = np.random.default_rng(2).integers(0, 256, (90, 120, 3), np.uint8)
+    face = Face(Box(30, 20, 50, 50), 0.9, np.float32([[40, 35], [65, 36], [52, 48], [43, 60], [62, 61]]))
+    cuts = [crop_faces(photo, [face], template=TEMPLATE, size=(56, 64), channels=channels) for channels in (1, 3)]
+    gray, color = (each[0].astype(float) for each in cuts)
+    assert (gray.shape, color.shape) == ((1, 56, 64), (3, 56, 64))
+    assert np.abs(np.tensordot([0.299, 0.587, 0.114], color, 1) - gray[0]).max() < 1

@@ -10,6 +10,7 @@ from service.vision.quality import FaceQuality
 from service.workers.tasks import CropSpec, DetectionOptions, FaceCrops, WorkerResult, select
 
 CROP = CropSpec((48, 40), np.full((5, 2), 0.5), None)
+IN_COLOR = replace(CROP, channels=3)
 TWO_CROPS = replace(CROP, box_template=np.array([0.1, 0.0, 0.9, 1.0]))
 
 
@@ -18,7 +19,7 @@ def face(width: float, height: float) -> Face:
 
 
 def result(count: int, crop: CropSpec = CROP) -> WorkerResult:
-    aligned, boxed = np.random.default_rng(0).integers(0, 256, (2, count, 1, 48, 40), np.uint8)
+    aligned, boxed = np.random.default_rng(0).integers(0, 256, (2, count, crop.channels, 48, 40), np.uint8)
     quality = FaceQuality(1.0, 2.0, 3.0, 0.5, 0.25, ("small",))
     stages = [("wait", 0.0, 0.5), ("decode", 0.5, 0.75)]
     cutouts: list[str | None] = ["data:image/jpeg;base64,AA==", None, None, None][:count]
@@ -49,6 +50,12 @@ def test_a_result_survives_its_way_to_the_gateway(count: int) -> None:
     np.testing.assert_array_equal(received.crops.aligned, sent.crops.aligned)
     assert received.crops.boxed is None
     assert received.cutouts == sent.cutouts
+
+
+def test_crops_in_color_survive_their_way() -> None:
+    sent = result(2, IN_COLOR)
+    received = WorkerResult.from_reply(*sent.to_reply(), crop=IN_COLOR).crops
+    np.testing.assert_array_equal(received.aligned, sent.crops.aligned)
 
 
 @pytest.mark.parametrize("count", [0, 2])

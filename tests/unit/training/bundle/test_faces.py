@@ -30,12 +30,12 @@ def test_crops_made_on_the_device_are_the_prepared_ones(tmp_path):
     crops = prepare(tmp_path)
     within = np.array([[[1, 0, -MARGIN], [0, 1, -MARGIN]]], np.float32)
     rows = torch.arange(1)
-    framed = load_faces(crops.unaligned, crops.matrices, 64, CPU)
+    framed = load_faces(crops.unaligned[:, 0], crops.matrices, 64, CPU)
     wide = load_faces(crops.wide, within, 64, CPU)
-    prepared = crops.pixels[0].astype(np.float32)
+    prepared = crops.pixels[0, 0].astype(np.float32)
     assert np.abs(wide.crops(rows)[0, 0].numpy() - prepared).mean() < 2
     middle = framed.crops(rows, unaligned=True)[0, 0].numpy()
-    assert np.abs(middle - crops.unaligned[0]).max() < 0.01
+    assert np.abs(middle - crops.unaligned[0, 0]).max() < 0.01
     # The framed face has fewer pixels than the photo, so its crop is less sharp than the prepared one.
     aligned = framed.crops(rows)[0, 0].numpy()
     assert np.corrcoef(aligned.ravel(), prepared.ravel())[0, 1] > 0.97
@@ -51,6 +51,6 @@ def test_an_augmented_crop_is_an_augmented_prepared_crop(tmp_path):
     faces = load_faces(crops.wide, within, 64, CPU)
     turned = Augmentation(**{**NOTHING.__dict__, "rotation": 20, "scale": 0.1, "flip": True})
     at_once = augment(faces.images, turned, torch.Generator().manual_seed(4), faces.placements)[0, 0]
-    twice = augment(torch.from_numpy(crops.pixels[:, None]), turned, torch.Generator().manual_seed(4))[0, 0]
+    twice = augment(torch.from_numpy(crops.pixels), turned, torch.Generator().manual_seed(4))[0, 0]
     inside = (slice(12, 36), slice(12, 36))  # at the edges the prepared crop has no pixels to turn in
     assert np.corrcoef(at_once[inside].ravel(), twice[inside].ravel())[0, 1] > 0.98

@@ -81,7 +81,7 @@ class BrokenImage:
 
 def test_an_unreadable_image_counts_as_no_face():
     crops, found = crop_all([BrokenImage()], workers=1)
-    assert crops.shape == (1, len(CONDITIONS), 48, 48)
+    assert crops.shape == (1, len(CONDITIONS), 1, 48, 48)
     assert not found.any()
 
 

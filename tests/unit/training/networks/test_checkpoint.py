@@ -17,6 +17,12 @@ def test_the_weights_are_found_where_checkpoints_keep_them(tmp_path, prefix, nes
         assert torch.equal(started.state_dict()[name], value), name
 
 
+def test_a_damaged_safetensors_file_is_named(tmp_path):
+    (tmp_path / "weights.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match=r"weights\.safetensors is not a checkpoint of weights alone"):
+        load_checkpoint(build_backbone("small-resnet"), tmp_path / "weights.safetensors")
+
+
 def test_a_network_of_another_kind_is_refused_with_the_first_weight_that_does_not_fit(tmp_path):
     torch.save(EmotionNet("resnet18-half", 8, 0.0).state_dict(), tmp_path / "weights.pt")
     with pytest.raises(ValueError, match=r"weights.pt fits \d+ of the \d+ weights .* Choose the --network"):
@@ -25,5 +31,5 @@ def test_a_network_of_another_kind_is_refused_with_the_first_weight_that_does_no
 
 def test_a_file_that_would_run_code_is_refused(tmp_path):
     torch.save({"network": build_backbone("deepid")}, tmp_path / "weights.pt")
-    with pytest.raises(ValueError, match="is not a torch checkpoint of weights alone"):
+    with pytest.raises(ValueError, match="is not a checkpoint of weights alone"):
         load_checkpoint(build_backbone("deepid"), tmp_path / "weights.pt")

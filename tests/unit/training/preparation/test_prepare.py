@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import onnx
@@ -9,7 +11,7 @@ from skimage import data
 
 from service.vision.alignment import crop_faces, similarity_transform
 from service.vision.face_pipeline import FacePipeline
-from training.cli import app
+from training.cli import app, prepare
 from training.crop_spec import CROP_SIZE, TEMPLATE
 from training.datasets.ferplus import COLUMNS
 from training.datasets.people import read_people
@@ -18,6 +20,7 @@ from training.preparation import cropping
 from training.preparation.cropping import crop_image, crop_images, find_face
 from training.preparation.prepare import prepare_ferplus, prepare_identity
 from training.preparation.teacher import TEMPLATE as ARCFACE
+from training.settings.commands import PrepareSettings
 
 
 def face(seed):
@@ -38,7 +41,7 @@ def test_a_training_crop_is_the_serving_crop(tmp_path):
     crop, outcome = crop_image(path.read_bytes(), pipeline)
     served = crop_faces(data.astronaut(), pipeline.find_faces(data.astronaut()), template=TEMPLATE, size=CROP_SIZE)
     assert outcome == ALIGNED
-    assert np.array_equal(crop, served[0, 0])
+    assert np.array_equal(crop, served[0])
 
 
 def test_the_face_in_the_middle_may_be_smaller_than_one_beside_it(tmp_path):
@@ -61,7 +64,7 @@ def test_parts_are_resumed_and_bad_images_counted(tmp_path, monkeypatch):
     paths.append(tmp_path / "broken.png")
     parts = tmp_path / "parts"
     crops = crop_images(paths, parts, title="test", workers=2)
-    assert crops.pixels.shape == (5, 48, 48)
+    assert crops.pixels.shape == (5, 1, 48, 48)
     assert crops.outcomes.tolist() == [ALIGNED, ALIGNED, ALIGNED, NO_FACE, UNREADABLE]
     assert crops.counts() == {"aligned": 3, "no face": 1, "unreadable": 1}
 
@@ -72,6 +75,25 @@ def test_parts_are_resumed_and_bad_images_counted(tmp_path, monkeypatch):
     again = crop_images(paths, parts, title="test", workers=2)
     assert np.array_equal(again.pixels, crops.pixels)
     assert first.stat().st_mtime_ns == written
+
+
+def test_crops_have_the_size_and_color_that_were_asked_for(tmp_path):
+    for person in ("ann", "bob"):
+        save(Image.fromarray(data.astronaut()), tmp_path / "people" / person / "1.png")
+    settings = PrepareSettings(
+        kind="identity", source=tmp_path / "people", out=tmp_path / "out", crop_size=64, color=True, workers=1
+    )
+    prepare(settings)
+    crop = load_prepared(tmp_path / "out").crops[0]
+    pixels = data.astronaut()
+    faces = FacePipeline().find_faces(pixels)
+    served = crop_faces(pixels, faces[:1], template=TEMPLATE, size=(64, 64), channels=3)
+    assert np.array_equal(crop, served[0])
+    assert crop[0].mean() > crop[2].mean() + 10  # red before blue
+    with pytest.raises(ValueError, match="crop_size is 16; it must be from 32 to 512"):
+        replace(settings, crop_size=16)
+    with pytest.raises(ValueError, match="wide is set; `training bundle` takes gray crops of 48 pixels only"):
+        replace(settings, wide=True)
 
 
 def test_prepared_ferplus_drops_training_images_that_are_in_valid_and_merges_equal_ones(tmp_path):
@@ -92,7 +114,7 @@ def test_prepared_ferplus_drops_training_images_that_are_in_valid_and_merges_equ
     assert train.arrays["votes"].argmax(axis=1).tolist() == [1, 2]
     assert train.manifest["merged"] == 1
     assert train.manifest["also in another split"] == 1
-    assert valid.crops.shape == (1, 48, 48)
+    assert valid.crops.shape == (1, 1, 48, 48)
     framed = np.asarray(Image.open(source / "FER2013Valid" / "v0.png").resize((48, 48), Image.Resampling.BOX))
     assert (
         np.abs(valid.arrays["unaligned"][0].astype(int) - framed).max() <= 1

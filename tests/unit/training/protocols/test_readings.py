@@ -8,7 +8,7 @@ from training.protocols.readings import choosing_half, readings, score_readings
 
 def valid(count=400, **arrays):
     random = np.random.default_rng(1)
-    images = random.integers(0, 256, (count, 48, 48), np.uint8)
+    images = random.integers(0, 256, (count, 1, 48, 48), np.uint8)
     votes = np.eye(10, dtype=np.int64)[np.arange(count) % 8] * 10
     return PreparedSet(images, {"votes": votes, "outcomes": np.zeros(count, np.uint8), **arrays}, {})
 
@@ -29,19 +29,19 @@ def test_readings_are_both_framings_moved_by_one_pixel_mirrored_and_zoomed():
     assert len(seen) == 16
     crops = one.crops
     assert any(np.array_equal(each, crops) for each in seen)
-    assert any(np.array_equal(each, crops[:, :, ::-1]) for each in seen)
-    assert any(np.array_equal(each[:, :, 1:], crops[:, :, :-1]) for each in seen[:8])  # to the right
-    assert any(np.array_equal(each[:, :-1], crops[:, 1:]) for each in seen[:8])  # up
+    assert any(np.array_equal(each, crops[..., ::-1]) for each in seen)
+    assert any(np.array_equal(each[..., 1:], crops[..., :-1]) for each in seen[:8])  # to the right
+    assert any(np.array_equal(each[..., :-1, :], crops[..., 1:, :]) for each in seen[:8])  # up
     assert np.array_equal(seen[9], 255 - crops)
-    ramp = np.tile(np.arange(48, dtype=np.uint8) * 5, (1, 48, 1))
+    ramp = np.tile(np.arange(48, dtype=np.uint8) * 5, (1, 1, 48, 1))
     *_, smaller, larger = readings(PreparedSet(ramp, {}, {}))
-    assert smaller[0, 24, 30] > ramp[0, 24, 30] > larger[0, 24, 30]
+    assert smaller[0, 0, 24, 30] > ramp[0, 0, 24, 30] > larger[0, 0, 24, 30]
 
 
 def test_a_score_is_the_mean_over_readings_with_its_spread_and_counts_missing_faces_as_wrong():
     one = valid(80)
     one.crops[:] = 100
-    one.crops[:, 0, 0] = 200  # the mark is at the other side in a mirror, and gone when the crop moves left
+    one.crops[:, :, 0, 0] = 200  # the mark is at the other side in a mirror, and gone when the crop moves left
     one.arrays["outcomes"][:8] = 1
     right = torch.from_numpy(one.arrays["votes"][:, :8] / 10).float()
 
@@ -51,7 +51,7 @@ def test_a_score_is_the_mean_over_readings_with_its_spread_and_counts_missing_fa
 
     rows = np.ones(80, bool)
     scores = score_readings(network, one, rows)["majority"]
-    marked = sum(bool((each[:, 0, 0] > 150).all()) for each in readings(one))
+    marked = sum(bool((each[..., 0, 0] > 150).all()) for each in readings(one))
     assert 0 < marked < 8
     assert scores.rows == 80
     assert scores.accuracy == pytest.approx(marked / 8 * 72 / 80)

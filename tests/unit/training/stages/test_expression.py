@@ -17,7 +17,7 @@ def stage(tmp_path, unaligned_prob):
 
 @pytest.mark.parametrize(("unaligned_prob", "expected"), [(0.0, 0.0), (0.25, 0.25), (1.0, 1.0)])
 def test_unaligned_views_are_drawn_with_their_probability(tmp_path, unaligned_prob, expected):
-    views = np.zeros((4000, 2, 4, 4), np.uint8)
+    views = np.zeros((4000, 2, 1, 4, 4), np.uint8)
     views[:, 1] = 255
     crops, _ = CropBatches(views, np.zeros(4000))[list(range(4000))]
     seen = stage(tmp_path, unaligned_prob).choose_view(crops, torch.Generator().manual_seed(3))
@@ -29,7 +29,7 @@ def test_unaligned_views_are_drawn_with_their_probability(tmp_path, unaligned_pr
 
 
 def test_a_single_view_is_used_as_it_is(tmp_path):
-    crops, _ = CropBatches(np.full((3, 4, 4), 7, np.uint8), np.zeros(3))[[0, 1, 2]]
+    crops, _ = CropBatches(np.full((3, 1, 4, 4), 7, np.uint8), np.zeros(3))[[0, 1, 2]]
     generator = torch.Generator().manual_seed(3)
     assert torch.equal(stage(tmp_path, 0.5).choose_view(crops, generator), crops)
     assert torch.equal(

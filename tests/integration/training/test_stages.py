@@ -323,7 +323,7 @@ def test_a_sweep_trains_what_is_missing_and_tabulates_the_scores(tmp_path, capsy
     first, second = result["rows"]
     assert (first["values"], first["seeds"]) == ({"learning_rate": "1e-9"}, [1, 2])
     valid = load_prepared(data / "ferplus" / "valid")
-    right = load_expression(tmp_path / "sweep" / names[3])(torch.from_numpy(valid.crops)[:, None]).argmax(dim=1)
+    right = load_expression(tmp_path / "sweep" / names[3])(torch.from_numpy(valid.crops)).argmax(dim=1)
     right = right.numpy() == valid.arrays["votes"].argmax(axis=1)
     half = choosing_half(valid)
     for name, rows in (("choosing half", half), ("reporting half", ~half)):

@@ -154,9 +154,12 @@ $(PASSWORD):
 clean: ## delete the environment, caches and build folders without asking
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
+# All but timm, whose torchvision differs between CPUs and CUDA, as torch does.
+EXTRAS := torchscript s3 otel tables buckets video mcp training dev
+
 lock: $(VENV)/bin/python ## update the lock files from pyproject.toml
 	$(BIN)/pip install -q pip-tools
-	$(call compile,dev,--all-extras)
+	$(call compile,dev,$(EXTRAS:%=--extra %))
 	$(call compile,training,--extra training -c requirements/dev.txt)
 	$(call compile,video,--extra video -c requirements/dev.txt)
 	$(call compile,mcp,--extra mcp -c requirements/dev.txt)

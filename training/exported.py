@@ -12,7 +12,7 @@ from torch import Tensor
 
 from training.crop_spec import CROP_SHAPE
 from training.networks.blocks import fuse, unfuse
-from training.networks.presets import BACKBONES
+from training.networks.presets import BACKBONES, is_elsewhere
 from training.networks.tandem import TandemNet
 
 MODEL, CARD = "model.pt", "model_card.json"
@@ -41,7 +41,7 @@ def read_stage(version: Path, name: str) -> Stage:
 
     Raises:
         FileNotFoundError: The folder lacks ``model.pt`` or ``model_card.json``.
-        ValueError: A network was made from a file that the model does not contain.
+        ValueError: A network was made from a file, whose structure is not beside the model.
     """
     for file in (MODEL, CARD):
         if not (version / file).is_file():
@@ -54,8 +54,10 @@ def read_stage(version: Path, name: str) -> Stage:
     if name == "joint":
         settings |= {"identity": str(version), "emotion": str(version)}
         return Stage(settings, found["result"], found["provenance"])
-    settings["network"] = card["export"].get("networks", {}).get(name) or settings["network"]
-    if not set(settings["network"].split("+")) <= set(BACKBONES):
+    network = card["export"].get("networks", {}).get(name) or settings["network"]
+    members = [str(version / each) if each.endswith(".json") else each for each in network.split("+")]
+    settings["network"] = "+".join(members)
+    if any(each.endswith(".onnx") or not (each in BACKBONES or is_elsewhere(each)) for each in members):
         raise ValueError(
             f"{version}: its {name} network is {settings['network']}, which {MODEL} does not "
             "describe; use the run that it was exported from"

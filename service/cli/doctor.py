@@ -49,7 +49,8 @@ EXTRAS: Final = {
     "s3": ("botocore",),
     "otel": ("opentelemetry.sdk",),
     "torchscript": ("torch",),
-    "training": ("torch", "lightning", "jsonargparse", "tensorboard", "onnx"),
+    "training": ("torch", "lightning", "jsonargparse", "tensorboard", "safetensors", "onnx"),
+    "timm": ("timm",),
 }
 """Optional dependencies, and the modules that they install."""
 

@@ -1,12 +1,14 @@
 """Write a version of a model into the model repository: TorchScript, ONNX, configuration and model card."""
 
 import hashlib
+import json
 from pathlib import Path
 from string import Template
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from training.crop_spec import BOX_TEMPLATE, TEMPLATE, CropShape
 from training.datasets.ferplus import EMOTIONS
@@ -15,6 +17,8 @@ from training.export.model_card import write_card
 from training.export.onnx import OnnxNetwork, save_onnx
 from training.export.torchscript import MAX_DIFFERENCE, ServedNet, check_parity, fit_temperature, to_torchscript
 from training.networks.inference import predict
+from training.networks.onnx_backbone import OnnxBackbone
+from training.networks.tandem import JoinedBackbones
 from training.protocols.readings import ReadingsScore, choosing_half, score_readings
 from training.runs import check_crop, current_commit, load_provenance, load_settings, load_tandem
 from training.settings.commands import ExportSettings
@@ -68,15 +72,18 @@ def export(settings: ExportSettings) -> None:
     # With a version policy, `tandem model activate` chooses the version and its configuration.
     if not current.exists() or "version_policy" not in current.read_text():
         current.write_text(config)
+    networks = write_structures(
+        version,
+        served.network,
+        {part: load_settings(Path(joint[part]), part)["network"] for part in ("identity", "emotion")},
+    )
     write_card(
         version,
         settings.run,
         scores,
         {
             "commit": commit,
-            "networks": {
-                part: load_settings(Path(joint[part]), part)["network"] for part in ("identity", "emotion")
-            },
+            "networks": networks,
             "temperature": served.temperature,
             "mirror": settings.mirror,
             "parity": difference,
@@ -92,6 +99,21 @@ def export(settings: ExportSettings) -> None:
         unfinished.replace(version / "model.safetensors")
         print(f"{version}: model.safetensors")
     print(f"{version}: model.pt, model.onnx, config.pbtxt, MODEL_CARD.md, model_card.json")
+
+
+def write_structures(version: Path, network: nn.Module, names: dict[str, str]) -> dict[str, str]:
+    """Write the structure of each network that came from a file; return the names that all are built by again."""
+    described: dict[str, str] = {}
+    for part, name in names.items():
+        backbone = getattr(network, part)
+        members = backbone.networks if isinstance(backbone, JoinedBackbones) else [backbone]
+        shown = name.split("+")
+        for at, member in enumerate(members):
+            if isinstance(member, OnnxBackbone):
+                shown[at] = f"{part}-network{f'-{at}' if len(members) > 1 else ''}.json"
+                (version / shown[at]).write_text(json.dumps(member.describe()) + "\n")
+        described[part] = "+".join(shown)
+    return described
 
 
 def render_config(name: str, run: Path, scores: dict[str, ReadingsScore], checksum: str, crop: CropShape) -> str:

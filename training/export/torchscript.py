@@ -43,11 +43,12 @@ class ServedNet(nn.Module):
 class CastingNormalize(Normalize):
     """Cast the crops to the type of a buffer, so that ``half()`` on the exported network converts all of it.
 
-    Nothing is lost: a gray value minus 127.5, divided by a power of two, is exact in float16 and in bfloat16.
+    With the scales of our own networks nothing is lost: a value minus 127.5, divided by a power of two, is exact
+    in float16 and in bfloat16.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, scales: Normalize) -> None:
+        super().__init__(scales.mean, scales.scale)
         self.like: Tensor
         self.register_buffer("like", torch.zeros(()))
 
@@ -60,7 +61,7 @@ def cast_inputs(network: nn.Module) -> nn.Module:
     """Replace every ``Normalize`` of a network by ``CastingNormalize``, in place."""
     for name, child in network.named_children():
         if isinstance(child, Normalize):
-            setattr(network, name, CastingNormalize())
+            setattr(network, name, CastingNormalize(child))
         else:
             cast_inputs(child)
     return network

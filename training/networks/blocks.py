@@ -1,5 +1,7 @@
 """Modules that the networks share."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -11,11 +13,29 @@ FADE_STEPS = 700
 
 
 class Normalize(nn.Module):
-    """Scale values, uint8 or float in 0..255, to about -2..2, inside the network so that callers need not."""
+    """Scale values, uint8 or float in 0..255, to about -2..2, inside the network so that callers need not.
+
+    Args:
+        mean: What is subtracted, one value or one for each channel.
+        scale: What the rest is divided by.
+    """
+
+    def __init__(
+        self, mean: float | Sequence[float] = GRAY_MEAN, scale: float | Sequence[float] = GRAY_SCALE
+    ) -> None:
+        super().__init__()
+        self.mean, self.scale = mean, scale
 
     def forward(self, crops: Tensor) -> Tensor:
         """[N, C, H, W] -> the same."""
-        return (crops.float() - GRAY_MEAN) / GRAY_SCALE
+        x = crops.float()
+        if isinstance(self.mean, Sequence) and isinstance(self.scale, Sequence):
+            # Numbers and not tensors, so that an exported network has them wherever it runs.
+            scales = enumerate(zip(self.mean, self.scale, strict=True))
+            return torch.cat([(x[:, at : at + 1] - mean) / scale for at, (mean, scale) in scales], dim=1)
+        assert not isinstance(self.mean, Sequence)  # noqa: S101 - one of each, or as many as channels
+        assert not isinstance(self.scale, Sequence)  # noqa: S101
+        return (x - self.mean) / self.scale
 
 
 class ConvNorm(nn.Sequential):
@@ -39,7 +59,7 @@ class ConvNorm(nn.Sequential):
 def fuse(network: nn.Module) -> nn.Module:
     """Fold every batch normalization of a network in eval mode into its convolution, in place.
 
-    A ``FadingPReLU`` that has faded becomes a ReLU.
+    A ``FadingPReLU`` that has faded becomes a ReLU, another one a PReLU of the slopes that it has reached.
     """
     for name, child in network.named_children():
         if isinstance(child, ConvNorm):
@@ -47,8 +67,8 @@ def fuse(network: nn.Module) -> nn.Module:
             assert isinstance(convolution, nn.Conv2d)  # noqa: S101 - ConvNorm builds exactly these two
             assert isinstance(normalization, nn.BatchNorm2d)  # noqa: S101
             setattr(network, name, fuse_conv_bn_eval(convolution, normalization))
-        elif isinstance(child, FadingPReLU) and child.steps >= FADE_STEPS:
-            setattr(network, name, nn.ReLU())
+        elif isinstance(child, FadingPReLU):
+            setattr(network, name, child.at_rest())
         else:
             fuse(child)
     return network
@@ -65,9 +85,14 @@ def unfuse(network: nn.Module, fused: nn.Module) -> None:
                 assert isinstance(normalization, nn.BatchNorm2d)  # noqa: S101
                 weights = source.state_dict()
                 convolution.weight.copy_(weights["weight"])
+                if convolution.bias is not None:
+                    convolution.bias.zero_()
                 normalization.reset_parameters()
                 normalization.weight.fill_((1 + normalization.eps) ** 0.5)
                 normalization.bias.copy_(weights["bias"])
+            elif isinstance(child, FadingPReLU):
+                assert isinstance(source, nn.PReLU)  # noqa: S101 - what fuse makes of it before it has faded
+                child.slopes.copy_(source.weight)
             elif any(child.children()):
                 unfuse(child, source)
             else:
@@ -111,6 +136,15 @@ class FadingPReLU(nn.Module):
         self.steps: Tensor
         self.register_buffer("slopes", slopes.flatten().clone())
         self.register_buffer("steps", torch.zeros(()))  # a float, because the averaged weights average it, too
+
+    def at_rest(self) -> nn.Module:
+        """Return what it computes outside of training."""
+        share = max(0.0, 1 - float(self.steps) / FADE_STEPS)
+        if not share:
+            return nn.ReLU()
+        still = nn.PReLU(len(self.slopes))
+        still.weight = nn.Parameter(self.slopes * share)
+        return still.train(self.training)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, channels, ...] -> the same."""

@@ -7,12 +7,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from training.networks.timm_backbone import TimmBackbone
+
 SAFETENSORS = ".safetensors"
 
 NESTED = ("state_dict", "model", "weights")
 """Names under which checkpoints keep the weights beside other things."""
 
-PREFIXES = ("", "module.", "model.", "network.", "backbone.", "module.backbone.", "network.backbone.", "emotion.")
+PREFIXES = (
+    "",
+    "module.",
+    "model.",
+    "network.",
+    "backbone.",
+    "module.backbone.",
+    "network.backbone.",
+    "emotion.",
+    "emotion.network.",
+    "backbone.network.",
+)
 """What may stand before the names of the backbone's weights."""
 
 
@@ -30,11 +43,14 @@ def load_checkpoint(backbone: nn.Module, file: Path) -> None:
         found = next((found[name] for name in NESTED if isinstance(found.get(name), Mapping)), found)
     if not isinstance(found, Mapping):
         raise ValueError(f"{file} holds a {type(found).__name__}; expected a dictionary of weights")
+    if isinstance(backbone, TimmBackbone):
+        backbone = backbone.network  # with timm's own names
     expected = backbone.state_dict()
     by_prefix = [
         {name: found[prefix + name] for name in expected if prefix + name in found} for prefix in PREFIXES
     ]
     weights: dict[str, Tensor] = max(by_prefix, key=len)
+    weights = {name: _in_gray(value, expected[name]) for name, value in weights.items()}
     fitting = {name: value for name, value in weights.items() if value.shape == expected[name].shape}
     if len(fitting) < len(expected):
         first = next(name for name in expected if name not in fitting)
@@ -44,6 +60,13 @@ def load_checkpoint(backbone: nn.Module, file: Path) -> None:
             f"{list(expected[first].shape)}. Choose the --network that it was trained as"
         )
     backbone.load_state_dict(fitting)
+
+
+def _in_gray(weight: Tensor, expected: Tensor) -> Tensor:
+    """Sum the weights of three colors where a convolution takes gray."""
+    if weight.ndim == expected.ndim == 4 and (weight.shape[1], expected.shape[1]) == (3, 1):
+        return weight.sum(1, keepdim=True)
+    return weight
 
 
 def _read(file: Path) -> Any:

@@ -1,6 +1,8 @@
 """The networks by name. Options name them, so this module imports nothing that takes time."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 WIDTHS = {
     "deepid": (20, 40, 60, 80),  # as in the paper
@@ -27,3 +29,20 @@ PRESETS = {
 """Emotion networks."""
 
 BACKBONES = (*WIDTHS, *PRESETS)
+
+TIMM = "timm:"
+
+
+def is_elsewhere(name: str) -> bool:
+    """Return whether a network is no preset: in an ONNX file, in a file with its structure, or one of timm's."""
+    return name.startswith(TIMM) or name.endswith((".onnx", ".json"))
+
+
+def unknown_network(name: str, known: Iterable[str], *, elsewhere: bool = True) -> str:
+    """Say which networks there are, with those from elsewhere or not, and which of them a name is nearest to."""
+    names = list(known)
+    near = get_close_matches(name, names, 1, 0.5)
+    others = f", an .onnx file or one of timm's, such as {TIMM}resnet18.a1_in1k" if elsewhere else ""
+    return f"network is {name!r}; it must be one of {', '.join(names)}{others}" + (
+        f". Did you mean {near[0]}?" if near else ""
+    )

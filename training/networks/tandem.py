@@ -10,16 +10,17 @@ from torch import Tensor, nn
 from training.crop_spec import CROP_SHAPE, CropShape
 from training.networks.deepid import DeepID
 from training.networks.onnx_backbone import OnnxBackbone
-from training.networks.presets import BACKBONES, PRESETS, WIDTHS
+from training.networks.presets import BACKBONES, PRESETS, TIMM, WIDTHS, is_elsewhere, unknown_network
 from training.networks.resnet import ResNet
+from training.networks.timm_backbone import TimmBackbone
 
 
 class JoinedBackbones(nn.Module):
     """Map crops to the features of several networks, one after the other."""
 
-    def __init__(self, names: Sequence[str], crop: CropShape = CROP_SHAPE) -> None:
+    def __init__(self, names: Sequence[str], crop: CropShape = CROP_SHAPE, *, pretrained: bool = False) -> None:
         super().__init__()
-        built = [build_backbone(name, crop) for name in names]
+        built = [build_backbone(name, crop, pretrained=pretrained) for name in names]
         self.networks = nn.ModuleList(built)
         self.features: int = sum(each.features for each in built)
 
@@ -28,33 +29,46 @@ class JoinedBackbones(nn.Module):
         return torch.cat([network(crops) for network in self.networks], dim=1)
 
 
-Backbone = DeepID | ResNet | OnnxBackbone | JoinedBackbones
+Backbone = DeepID | ResNet | OnnxBackbone | TimmBackbone | JoinedBackbones
 
 
-def build_backbone(name: str, crop: CropShape = CROP_SHAPE) -> Backbone:
-    """Build a network from crops to features, from a preset's name, an ONNX file, or several joined by "+".
+def build_backbone(name: str, crop: CropShape = CROP_SHAPE, *, pretrained: bool = False) -> Backbone:
+    """Build a network from crops to features: a preset, a file, one of timm's, or several joined by "+".
+
+    A file is a network in ONNX form, or the structure of one (``OnnxBackbone.describe``). ``pretrained`` loads the
+    weights of timm's networks; those of an ONNX file always come with it.
 
     Raises:
-        ValueError: The name is neither a preset nor an ONNX file that can be used.
-        FileNotFoundError: The ONNX file does not exist.
+        ValueError: The name is none of these, or the network cannot be used.
+        FileNotFoundError: The file does not exist.
     """
     if "+" in name:
-        return JoinedBackbones(name.split("+"), crop)
-    if name.endswith(".onnx"):
+        return JoinedBackbones(name.split("+"), crop, pretrained=pretrained)
+    if name.startswith(TIMM):
+        return TimmBackbone(name.removeprefix(TIMM), crop, pretrained=pretrained)
+    if is_elsewhere(name):
         return OnnxBackbone(Path(name), crop)
     if name in WIDTHS:
         return DeepID(WIDTHS[name], crop=crop)
     if name not in PRESETS:
-        raise ValueError(f"network is {name!r}; it must be one of {', '.join(BACKBONES)}, or an .onnx file")
+        raise ValueError(unknown_network(name, BACKBONES))
     return ResNet(PRESETS[name], crop[0])
 
 
 class EmotionNet(nn.Module):
     """The emotion network with a classifier of its own, as it is trained before the joint stage."""
 
-    def __init__(self, backbone: str, classes: int, dropout: float, crop: CropShape = CROP_SHAPE) -> None:
+    def __init__(
+        self,
+        backbone: str,
+        classes: int,
+        dropout: float,
+        crop: CropShape = CROP_SHAPE,
+        *,
+        pretrained: bool = False,
+    ) -> None:
         super().__init__()
-        self.backbone = build_backbone(backbone, crop)
+        self.backbone = build_backbone(backbone, crop, pretrained=pretrained)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(self.backbone.features, classes)
 

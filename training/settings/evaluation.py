@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from training.networks.presets import PRESETS
-from training.settings.stages import check_network
+from training.settings.stages import check_networks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class CrossvalidateSettings:
 
     def __post_init__(self) -> None:
         if self.network:
-            check_network(self.network, PRESETS)
+            check_networks(self.network, PRESETS)
         if self.probe and not (self.start or self.identity):
             raise ValueError("probe is set; it needs --start or --identity, whose features it reads")
 
@@ -133,7 +133,7 @@ class CompareSettings:
     """Device type to train on; auto prefers a GPU."""
 
     def __post_init__(self) -> None:
-        check_network(self.network, PRESETS)
+        check_networks(self.network, PRESETS)
         if (self.identity is None) == (self.people is None):
             raise ValueError("give either --identity, a run for all seeds, or --people, to train one for each")
         if self.seeds < 1:

@@ -1,13 +1,13 @@
 """The settings of each training stage: typed, checked when created, and written into the run's folder."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from training.networks.presets import BACKBONES, PRESETS
+from training.networks.presets import BACKBONES, PRESETS, is_elsewhere, unknown_network
 from training.settings.augmentation import Augmentation
 
 
@@ -95,7 +95,7 @@ class IdentitySettings(StageSettings):
     """Prepared LFW View 1, to validate on and to choose the best epoch by; without it the last epoch is kept."""
     network: str = "deepid"
     """Identity network (deepid, deepid-wide), or an emotion network to pretrain on people (small-resnet,
-    resnet18-half, resnet18)."""
+    resnet18-half, resnet18, or one from elsewhere as for the emotion stage)."""
     scale: float = 30.0
     """Factor that the classifier's cosines are multiplied by to give logits."""
     margin: float = 0.1
@@ -109,7 +109,7 @@ class IdentitySettings(StageSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_network(self.network, BACKBONES)
+        check_networks(self.network, BACKBONES)
         weights = (self.classification_weight, self.teacher_weight)
         if min(weights) < 0 or not sum(weights):
             raise ValueError(
@@ -164,8 +164,9 @@ class EmotionSettings(ExpressionSettings):
     stage: ClassVar[str] = "emotion"
 
     network: str = "small-resnet"
-    """Emotion network: small-resnet, resnet18-half (both train on two CPU cores), resnet18 (needs a GPU), or the
-    path of a convolutional face recognition network in ONNX form to start from."""
+    """Emotion network: small-resnet, resnet18-half (both train on two CPU cores), resnet18 (needs a GPU), the path
+    of a convolutional face recognition network in ONNX form, or one of timm's with its weights, such as
+    timm:resnet18.a1_in1k."""
     start: Path | None = None
     """Run with the same network whose weights to start from: an identity run for pretraining on people, an emotion
     run to continue, the version folder of an exported model, such as model_repository/tandem/1, or a file: a torch
@@ -179,9 +180,7 @@ class EmotionSettings(ExpressionSettings):
         super().__post_init__()
         if self.parts and self.start:
             raise ValueError(f"start is {self.start} and parts are given; only one of them can be")
-        for name in self.network.split("+"):
-            if not name.endswith(".onnx"):
-                check_network(name, PRESETS)
+        check_networks(self.network, PRESETS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +229,14 @@ class ProbeSettings(ExpressionSettings):
 def check_network(name: str, known: Iterable[str]) -> None:
     """Raise a ValueError unless ``name`` is one of the known presets."""
     if name not in known:
-        raise ValueError(f"network is {name!r}; it must be one of {', '.join(known)}")
+        raise ValueError(unknown_network(name, known, elsewhere=False))
+
+
+def check_networks(names: str, known: Collection[str]) -> None:
+    """Check the networks joined by "+", each of which may also come from a file or from timm."""
+    for name in names.split("+"):
+        if not is_elsewhere(name) and name not in known:
+            raise ValueError(unknown_network(name, known))
 
 
 def check_loggers(names: Iterable[str]) -> None:

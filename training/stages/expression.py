@@ -16,7 +16,7 @@ from training.exported import is_version
 from training.networks.blocks import calibrate
 from training.networks.checkpoint import load_checkpoint
 from training.networks.inference import EVALUATION_BATCH_SIZE, predict_probabilities
-from training.networks.onnx_backbone import OnnxBackbone
+from training.networks.onnx_backbone import calibrate_from_file
 from training.networks.tandem import EmotionNet, TandemNet
 from training.protocols.ferplus import score_prepared
 from training.protocols.readings import choosing_half
@@ -141,11 +141,12 @@ def train_emotion(settings: EmotionSettings, timetable: Timetable | None = None)
     """
     train = load_prepared(settings.data / "train")
     start_run(settings, train.shape)
-    network = EmotionNet(settings.network, len(EMOTIONS), settings.dropout, train.shape)
+    fresh = not (settings.start or settings.parts)
+    network = EmotionNet(settings.network, len(EMOTIONS), settings.dropout, train.shape, pretrained=fresh)
     if settings.parts:
         _join(network, settings, train)
-    if isinstance(network.backbone, OnnxBackbone):
-        calibrate(network.backbone, torch.from_numpy(calibration_crops(train, settings.seed)))
+    if fresh:
+        calibrate_from_file(network.backbone, torch.from_numpy(calibration_crops(train, settings.seed)))
     if settings.start and settings.start.is_file():
         load_checkpoint(network.backbone, settings.start)
     elif settings.start:

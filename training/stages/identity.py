@@ -8,9 +8,10 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 
 from training.crop_spec import CROP_SHAPE, CropShape
 from training.datasets.batches import Batch, CropBatches, OrderedBatches, ShuffledBatches, batches
-from training.datasets.prepared import PreparedSet, check_same_crops, load_prepared
+from training.datasets.prepared import PreparedSet, calibration_crops, check_same_crops, load_prepared
 from training.networks.blocks import CosineClassifier
 from training.networks.inference import EVALUATION_BATCH_SIZE, extract_features, mirrored_features
+from training.networks.onnx_backbone import calibrate_from_file
 from training.networks.tandem import build_backbone
 from training.protocols.lfw import accuracy_at, best_threshold, pair_similarities
 from training.runs import finish_run, start_run
@@ -38,7 +39,7 @@ class IdentityStage(Stage):
         crop: CropShape = CROP_SHAPE,
     ) -> None:
         super().__init__(settings, steps_per_epoch)
-        self.backbone = build_backbone(settings.network, crop)
+        self.backbone = build_backbone(settings.network, crop, pretrained=True)
         self.classifier = CosineClassifier(
             self.backbone.features, people, scale=settings.scale, margin=settings.margin
         )
@@ -110,6 +111,7 @@ def train_identity(settings: IdentitySettings, timetable: Timetable | None = Non
         targets.append(faces.arrays["teacher"])
     teacher_size = targets[1].shape[1] if settings.teacher_weight else 0
     stage = IdentityStage(settings, people, len(sampler), lfw, teacher_size, faces.shape)
+    calibrate_from_file(stage.backbone, torch.from_numpy(calibration_crops(faces, settings.seed)))
     validation = None
     if lfw:
         crops = CropBatches(lfw.crops, np.zeros(len(lfw.crops)))

@@ -185,7 +185,8 @@ def test_intervals_of_frozen_features_are_over_people():
 
 
 def test_frozen_features_are_compared_on_both_halves_and_in_photos(data, runs, tmp_path, monkeypatch):
-    def paste(source, split, limit, workers, shape):  # stripes are no faces, which are pasted in unit/training/evaluation
+    # Stripes are no faces, which are pasted in unit/training/evaluation.
+    def paste(source, split, limit, workers, shape):
         labels = np.arange(40) % 8
         crops = np.repeat(stripes(labels)[:, None], 2, axis=1)
         found = np.tile([True, False], (40, 1))

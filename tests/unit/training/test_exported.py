@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from face_network import write_face_network
 
 from training.cli import app
+from training.export.repository import write_structures
+from training.export.torchscript import ServedNet, to_torchscript
+from training.networks.tandem import TandemNet
 from training.runs import lineage, load_expression, load_identity, load_provenance, load_settings, load_weights
 
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 
 VERSION = Path(__file__).parents[3] / "model_repository" / "tandem" / "1"
 
@@ -81,7 +85,27 @@ def test_a_model_that_was_trained_on_from_another_keeps_the_names_of_its_network
         assert torch.equal(load_identity(copy(train_on))(crops()), load_identity(VERSION)(crops()))
 
 
-def test_a_network_that_came_from_a_file_is_refused(copy, tmp_path, capsys):
+def test_a_network_that_came_from_a_file_is_built_again_from_its_structure(copy, tmp_path):
+    face = str(write_face_network(tmp_path / "face.onnx"))
+    trained = TandemNet("deepid-wide", face, 8, hidden=0, dropout=0.2).eval()
+    names = {"identity": "deepid-wide", "emotion": face}
+
+    def start_from_a_file(card):
+        card["stages"]["emotion"]["settings"]["network"] = face
+        card["export"]["networks"] = described
+
+    described = write_structures(tmp_path, trained, names)
+    version = copy(start_from_a_file)
+    assert described == {"identity": "deepid-wide", "emotion": "emotion-network.json"}
+    (tmp_path / described["emotion"]).rename(version / described["emotion"])
+    Path(face).unlink()
+    to_torchscript(ServedNet(trained, 1.0, mirror=False), (1, 48, 48)).save(str(version / "model.pt"))
+    with torch.inference_mode():
+        assert torch.allclose(load_expression(version)(crops()), trained(crops()), atol=1e-4)
+    assert load_settings(version, "emotion")["network"] == str(version / "emotion-network.json")
+
+
+def test_a_network_from_a_file_whose_structure_is_missing_is_refused(copy, tmp_path, capsys):
     def start_from_a_file(card):
         card["stages"]["emotion"]["settings"]["network"] = "faces.onnx"
 

@@ -41,6 +41,8 @@ def test_presets_have_their_size(name, features, parameters):
 def test_an_unknown_preset_is_named():
     with pytest.raises(ValueError, match=r"'resnet50'.* deepid, deepid-wide, small-"):
         build_backbone("resnet50")
+    with pytest.raises(ValueError, match=r"one of timm's, such as timm:.* Did you mean resnet18-half\?"):
+        build_backbone("resnet-half")
 
 
 def test_a_tandem_starts_as_the_emotion_network_alone():

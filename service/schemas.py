@@ -226,7 +226,7 @@ class CropSize(Schema):
     """Pixels, 1 or more."""
     height: Size
     """Pixels, 1 or more."""
-    channels: Literal[1, 3]
+    channels: Size
     """1 if the crop is gray, 3 if it is in RGB."""
 
 

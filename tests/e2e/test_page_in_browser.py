@@ -631,7 +631,7 @@ def test_a_photo_above_the_limits_is_reduced_before_it_is_sent(
     page.choose(large, files / "one.jpg")
     wait_until(lambda: len(page.all(".tile")) == 2, "two photos have a tile")
     page.wait_for_photos(["1 happy", "1 happy"])
-    assert "2 photos, 2 faces: 2 happy. 1 was larger" in page.texts("#status")[0]
+    assert "2 photos, 2 faces: 2 happy. 1 was too large" in page.texts("#status")[0]
 
 
 def test_what_the_numbers_mean_is_one_click_away(open_page: Open, files: Path) -> None:

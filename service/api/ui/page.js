@@ -83,8 +83,7 @@ function reductionNote({ reducedFrom, reducedTo }) {
 function countReduced(items) {
   const count = items.filter(({ photo }) => photo.reducedFrom).length;
   if (!count) return "";
-  const were = count === 1 ? "was" : "were";
-  return ` ${count} ${were} larger than the service accepts and ${were} reduced before being sent; boxes in the JSON and the CSV are in pixels of the reduced photo.`;
+  return ` ${count} ${count === 1 ? "was" : "were"} too large and reduced first; boxes in the JSON and the CSV fit the reduced size.`;
 }
 
 let shownItem = null;

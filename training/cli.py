@@ -21,6 +21,7 @@ from training.settings.evaluation import (
     RobustnessSettings,
     VerifySettings,
 )
+from training.settings.occlusion import OcclusionSettings
 from training.settings.stages import EmotionSettings, IdentitySettings, JointSettings
 
 if TYPE_CHECKING:
@@ -124,6 +125,13 @@ def robustness(settings: RobustnessSettings) -> None:
     measure_robustness(settings)
 
 
+def occlusion(settings: OcclusionSettings) -> None:
+    """Fit how hidden features are recognized."""
+    from training.occlusion.fit import fit_occlusion
+
+    fit_occlusion(settings)
+
+
 def report(settings: ReportSettings) -> None:
     """Write the report."""
     from training.report.page import write_report
@@ -152,6 +160,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "crossvalidate": (CrossvalidateSettings, crossvalidate),
     "compare": (CompareSettings, compare),
     "robustness": (RobustnessSettings, robustness),
+    "occlusion": (OcclusionSettings, occlusion),
     "report": (ReportSettings, report),
     "all": (RecipeSettings, recipe),
 }

@@ -37,6 +37,20 @@ def similarity_transform(source: ArrayLike, target: ArrayLike) -> AffineMatrix:
     return np.column_stack([rotation, b_mean - rotation @ a_mean])
 
 
+def tilt_transform(size: tuple[int, int], degrees: float, long_side: int) -> tuple[AffineMatrix, tuple[int, int]]:
+    """Turn an image of ``size`` (height, width) counterclockwise about its center, and reduce it to ``long_side``.
+
+    Returns:
+        The transform, and the (height, width) of the result, which loses its corners.
+    """
+    scale = min(1.0, long_side / max(size))
+    reduced = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+    center = (size[1] - 1) / 2, (size[0] - 1) / 2
+    matrix = np.asarray(cv2.getRotationMatrix2D(center, degrees, scale), np.float64)
+    matrix[:, 2] += (reduced[1] - 1) / 2 - center[0], (reduced[0] - 1) / 2 - center[1]
+    return matrix, reduced
+
+
 def transform_points(matrix: AffineMatrix, points: ArrayLike) -> NDArray[np.float64]:
     """Apply a transform to points [..., 2]."""
     transformed: NDArray[np.float64] = np.asarray(points, np.float64) @ matrix[:, :2].T + matrix[:, 2]

@@ -1,12 +1,15 @@
 """Places in a photo that may show a face, how much speaks for each, and which of several boxes is the face."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.vision.alignment import AffineMatrix, transform_points
+from service.vision.decoding import Pixels
+from service.vision.onet import ONet
 from service.vision.yunet import Detections
 
 MAX_IOU = 0.3
@@ -38,6 +41,7 @@ class Candidates:
         coarse: float32 [n, 5, 2], YuNet's landmarks in pixels.
         landmarks: float32 [n, 5, 2], ONet's landmarks in pixels.
         probabilities: float32 [n], ONet's probabilities of a face, 0..1.
+        hidden: float32 [n], ONet's probabilities that an eye or the mouth is hidden, 0..1.
     """
 
     boxes: NDArray[np.float32]
@@ -45,6 +49,7 @@ class Candidates:
     coarse: NDArray[np.float32]
     landmarks: NDArray[np.float32]
     probabilities: NDArray[np.float32]
+    hidden: NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -54,7 +59,7 @@ class Candidates:
         """Return no candidates."""
         points = np.empty((0, 5, 2), np.float32)
         empty = np.empty(0, np.float32)
-        return cls(np.empty((0, 4), np.float32), empty, points, points, empty)
+        return cls(np.empty((0, 4), np.float32), empty, points, points, empty, empty)
 
     @property
     def shifts(self) -> NDArray[np.float32]:
@@ -90,6 +95,7 @@ class Candidates:
             self.coarse[index],
             self.landmarks[index],
             self.probabilities[index],
+            self.hidden[index],
         )
 
     def by_size(self) -> Self:
@@ -110,7 +116,18 @@ class Candidates:
             np.concatenate([part.coarse for part in parts]),
             np.concatenate([part.landmarks for part in parts]),
             np.concatenate([part.probabilities for part in parts]),
+            np.concatenate([part.hidden for part in parts]),
         )
+
+    def moved(self, matrix: AffineMatrix) -> Self:
+        """Return the candidates of an image in one that a transform turns and scales it to; boxes stay upright."""
+        sizes = self.boxes[:, 2:] * np.hypot(*matrix[0, :2])
+        centers = transform_points(matrix, self.boxes[:, :2] + self.boxes[:, 2:] / 2)
+        boxes = np.concatenate([centers - sizes / 2, sizes], axis=1).astype(np.float32)
+        coarse, landmarks = (
+            transform_points(matrix, points).astype(np.float32) for points in (self.coarse, self.landmarks)
+        )
+        return replace(self, boxes=boxes, coarse=coarse, landmarks=landmarks)
 
     def turned_back(self, turns: int, size: tuple[int, int]) -> Self:
         """Undo counterclockwise quarter turns of an image that has ``size`` (height, width) after them."""
@@ -120,7 +137,7 @@ class Candidates:
         ends = rotate_back(ends, turns, size)
         boxes = np.concatenate([ends.min(axis=1), np.ptp(ends, axis=1)], axis=1)
         coarse, landmarks = (rotate_back(points, turns, size) for points in (self.coarse, self.landmarks))
-        return type(self)(boxes, self.scores, coarse, landmarks, self.probabilities)
+        return type(self)(boxes, self.scores, coarse, landmarks, self.probabilities, self.hidden)
 
 
 def rotate_back(points: NDArray[np.float32], turns: int, size: tuple[int, int]) -> NDArray[np.float32]:
@@ -167,9 +184,18 @@ def best_boxes(boxes: NDArray[np.float32], scores: NDArray[np.float32]) -> NDArr
 
 def without_landmarks(found: Detections) -> Candidates:
     """Return detections that ONet has not seen, as candidates without its support."""
-    return Candidates(
-        found.boxes, found.scores, found.landmarks, found.landmarks.copy(), np.zeros_like(found.scores)
+    unknown = np.zeros_like(found.scores)
+    return Candidates(found.boxes, found.scores, found.landmarks, found.landmarks.copy(), unknown, unknown.copy())
+
+
+def with_landmarks(onet: ONet, pixels: Pixels, found: Detections) -> Candidates:
+    """Refine the landmarks of detections; those with a score of 0 keep theirs and get no support."""
+    seen = without_landmarks(found)
+    exist = found.scores > 0
+    seen.landmarks[exist], seen.probabilities[exist], seen.hidden[exist] = onet.refine(
+        pixels, found.landmarks[exist]
     )
+    return seen
 
 
 def are_contradicted(readings: Sequence[Candidates]) -> NDArray[np.bool_]:

@@ -33,8 +33,10 @@ class Face:
     """A face: its box, its detection score (0..1) and five landmarks.
 
     ``landmarks`` is float32 [5, 2], x and y in pixels of the upright photo, in the order of ``LANDMARK_NAMES``.
+    ``hidden`` is the probability that an eye or the mouth is hidden, 0..1.
     """
 
     box: Box
     score: float
     landmarks: NDArray[np.float32]
+    hidden: float = 0.0

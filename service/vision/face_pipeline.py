@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from service.vision.decoding import EncodedPhoto, Pixels, reduction
 from service.vision.face import Box, Face
-from service.vision.face_search import LARGE_PHOTO_AREA, LARGE_SIDE, EndStage, FaceSearch
+from service.vision.face_search import LARGE_PHOTO_AREA, LARGE_SIDE, FaceSearch
 from service.vision.onet import ONet
+from service.vision.second_look import EndStage
 from service.vision.yunet import YuNet
 
 
@@ -93,11 +94,15 @@ class FacePipeline:
         pixels = photo.decode() if full is None else full
         end_stage("decode")
         coarse = np.stack([_scale_points(landmarks, divisor / base) for _, landmarks in found])
-        refined, _ = self._onet.refine(pixels, coarse)
+        refined, _, hidden = self._onet.refine(pixels, coarse)
         end_stage("landmarks")
         faces = [
-            replace(face, landmarks=_scale_points(landmarks, base) if base > 1 else landmarks)
-            for face, landmarks in zip(faces, refined, strict=True)
+            replace(
+                face,
+                landmarks=_scale_points(landmarks, base) if base > 1 else landmarks,
+                hidden=float(probability),
+            )
+            for face, landmarks, probability in zip(faces, refined, hidden, strict=True)
         ]
         return PipelineResult(faces, size, pixels, base)
 
@@ -110,9 +115,15 @@ class FacePipeline:
         starts = candidates.boxes[:, :2].clip(0, [width, height])
         ends = (candidates.boxes[:, :2] + candidates.boxes[:, 2:]).clip(0, [width, height])
         found = [
-            (Face(Box(*map(float, (*start, *(end - start)))), float(score), landmarks), coarse)
-            for start, end, score, landmarks, coarse in zip(
-                starts, ends, candidates.scores, candidates.landmarks, candidates.coarse, strict=True
+            (Face(Box(*map(float, (*start, *(end - start)))), float(score), landmarks, float(hidden)), coarse)
+            for start, end, score, landmarks, hidden, coarse in zip(
+                starts,
+                ends,
+                candidates.scores,
+                candidates.landmarks,
+                candidates.hidden,
+                candidates.coarse,
+                strict=True,
             )
         ]
         return sorted(found, key=lambda each: each[0].box.area, reverse=True)
@@ -125,7 +136,8 @@ def _scale_face(face: Face, divisor: int, size: tuple[int, int]) -> Face:
     # The reduced size is rounded up, so a box at its edge would exceed the photo.
     right = min(left + face.box.width * divisor, width)
     bottom = min(top + face.box.height * divisor, height)
-    return Face(Box(left, top, right - left, bottom - top), face.score, _scale_points(face.landmarks, divisor))
+    box = Box(left, top, right - left, bottom - top)
+    return replace(face, box=box, landmarks=_scale_points(face.landmarks, divisor))
 
 
 def _scale_points(points: NDArray[np.float32], divisor: float) -> NDArray[np.float32]:

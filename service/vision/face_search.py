@@ -6,9 +6,9 @@ The policy:
    still seen, and at 320, where a face that fills the frame is seen whole; that costs 6 % more. A smaller photo is
    searched at 640. It is searched at 320 as well, for a quarter more, only if nothing sure was found at 640 or if
    a box there is a large part of the photo. A photo below 320 is enlarged until a face is found. An image without
-   bright pixels is brightened before any search. If all else finds nothing, a photo up to 1 Mpx is searched
-   sharpened, and then at 960; every detection there is a hint. In a thumbnail, a hint that fills it is an
-   uncertain face.
+   bright pixels is brightened before any search. If all else finds nothing, it is searched at 640 turned by 30
+   degrees both ways; then a photo up to 1 Mpx is searched sharpened, and then at 960; every detection there is a
+   hint. In a thumbnail, a hint that fills it is an uncertain face.
 2. **Boxes of several scales** are merged by score and containment (``candidates.best_boxes``).
 3. **Evidence.** A detection counts by what both networks say about it (``Candidates.evidence``). From ``SURE`` on
    it is a face in the position in which it was read. Other detections are doubtful; a few weak ones are hints.
@@ -24,17 +24,15 @@ The policy:
    for sure but others are turned, what looks like an upright face must be sure, too.
 """
 
-from collections.abc import Callable
-
 import cv2
 import numpy as np
 
-from service.vision.candidates import MIN_PROBABILITY, Candidates, are_contradicted, best_boxes, without_landmarks
+from service.vision.alignment import invert_transform, tilt_transform, warp
+from service.vision.candidates import Candidates, best_boxes, with_landmarks
 from service.vision.decoding import Pixels
 from service.vision.light import sharpen
 from service.vision.onet import ONet
-from service.vision.quality import pose
-from service.vision.second_look import CLOSE_LOOK, TURNED_LOOK, look_at
+from service.vision.second_look import MIN_GAIN, MIN_SCORE, EndStage, SecondLook, choose_hints
 from service.vision.yunet import Detections, YuNet
 
 LARGE_PHOTO_AREA = 1_000_000
@@ -60,32 +58,12 @@ CONFIDENT_SCORE = 0.9
 SURE = 1.05
 """Evidence from which a detection is an upright face; most upright faces of more than 20 pixels have it."""
 
-MIN_SCORE = 0.6
-"""Detections with a lower score, unless the caller wants them, are hints."""
-
 CLEAR = 0.8
-"""Evidence from which a small photo needs no other enlargement, and small faces of a crowd no second look."""
+"""Evidence from which a small photo needs no other enlargement, small faces of a crowd no second look, and what is
+found in a photo that was turned is a face."""
 
-MIN_EVIDENCE = 0.6
-"""Evidence that a detection must have in one of its looks."""
-
-MIN_HINT_SUPPORT = 0.45
-"""The support of a second look that a hint needs; few hints of textures have it, and most of small faces."""
-
-MIN_STRONG_SUPPORT = 0.6
-"""The support of a hint with a high score that ONet doubts."""
-
-MIN_HINT_SIDE = 20
-"""Pixels of the longer side that a hint must have."""
-
-MIN_TURNED_EVIDENCE = 0.95
-"""What a face must have in a second look that turns it."""
-
-MIN_GAIN = 0.1
-"""By how much the evidence of another reading must exceed that of the face as it is."""
-
-HINT_SCORE, MAX_HINTS = 0.3, 4
-"""Weaker detections down to this score are hints; the best few are looked at again."""
+HINT_SCORE = 0.3
+"""Weaker detections down to this score are hints."""
 
 PHOTO_SCORE, MIN_PHOTO_GAIN = 0.75, 0.1
 """In another turn of the photo, what scores exceed ``PHOTO_SCORE`` by must sum to this much more than as it is."""
@@ -99,14 +77,8 @@ SHARPENED_DETAILS = 80
 MAX_DOUBTFUL = 12
 """How many detections are looked at again, the largest first."""
 
-MAX_LEVEL = 30
-"""Degrees by which a close look is turned at most to count as a look at the photo as it is."""
-
-ROLLS = (0, 90, 180, 270)
-"""Of the look in four turns, in degrees."""
-
-EndStage = Callable[[str], None]
-"""Called with the name of each stage ("decode", "detect", "landmarks") at its end."""
+TILTS = (30, -30)
+"""Degrees by which a photo is turned if nothing is found in it; faces score highest up to 15 degrees."""
 
 
 class FaceSearch:
@@ -115,6 +87,7 @@ class FaceSearch:
     def __init__(self, yunet: YuNet, onet: ONet) -> None:
         self._yunet = yunet
         self._onet = onet
+        self._second_look = SecondLook(yunet, onet)
 
     def search(self, pixels: Pixels, threshold: float, end_stage: EndStage) -> Candidates:
         """Find the faces of an upright RGB image [H, W, 3] with at least ``threshold`` as their score, 0..1."""
@@ -130,6 +103,8 @@ class FaceSearch:
             seconds.append(again.turned_back(turn, (rotated.shape[0], rotated.shape[1])))
         if not len(firsts[0]) and any(map(len, firsts)):  # others are turned for sure, and nobody is upright
             seconds[0] = seconds[0].take(seconds[0].evidence >= SURE)
+        if not any(map(len, firsts + seconds)):
+            seconds = [self._search_tilted(pixels, floor, end_stage)]
         if not any(map(len, firsts + seconds)):
             seconds = [self._search_finer(pixels, floor, end_stage)]
         first, second = Candidates.join(firsts), Candidates.join(seconds)
@@ -151,9 +126,25 @@ class FaceSearch:
         doubtful = seen.take(~is_sure).by_size()
         others = doubtful.take(slice(MAX_DOUBTFUL, None))
         doubtful = doubtful.take(slice(MAX_DOUBTFUL))
-        again, turns = self._look_again(pixels, doubtful, _choose_hints(hints), floor, end_stage)
+        again, turns = self._second_look.look(pixels, doubtful, choose_hints(hints), floor, end_stage)
         again = Candidates.join([again, others.take(others.evidence >= CLEAR)])
         return seen.take(is_sure), again, turns
+
+    def _search_tilted(self, pixels: Pixels, floor: float, end_stage: EndStage) -> Candidates:
+        """Search a photo in which nothing was found at an angle; what is found must be clear."""
+        if max(pixels.shape[:2]) <= SMALL_SIDE:
+            return Candidates.none()
+        found = []
+        for tilt in TILTS:
+            matrix, shape = tilt_transform(pixels.shape[:2], tilt, MEDIUM_SIDE)
+            tilted = warp(pixels, matrix, shape)
+            detections = self._yunet.detect(tilted, long_side=max(shape), threshold=max(floor, MIN_SCORE))
+            end_stage("detect")
+            seen = with_landmarks(self._onet, tilted, detections)
+            end_stage("landmarks")
+            found.append(seen.take(seen.evidence >= CLEAR).moved(invert_transform(matrix)))
+        faces = Candidates.join(found)
+        return faces.take(best_boxes(faces.boxes, faces.evidence))
 
     def _search_finer(self, pixels: Pixels, floor: float, end_stage: EndStage) -> Candidates:
         """Search a photo in which nothing was found at ``FINE_SIDE``; everything there is only a hint."""
@@ -169,7 +160,7 @@ class FaceSearch:
         side = FINE_SIDE if long_side > SMALL_SIDE else SMALL_SIDE
         hints = self._yunet.detect(pixels, long_side=side, threshold=HINT_SCORE)
         end_stage("detect")
-        faces, _ = self._look_again(pixels, Candidates.none(), _choose_hints(hints), floor, end_stage)
+        faces, _ = self._second_look.look(pixels, Candidates.none(), choose_hints(hints), floor, end_stage)
         return faces
 
     def _search_sharpened(self, pixels: Pixels, floor: float, end_stage: EndStage) -> Candidates:
@@ -177,7 +168,7 @@ class FaceSearch:
         sharp = sharpen(pixels, max(pixels.shape[:2]) / SHARPENED_DETAILS)
         hints = self._yunet.detect(sharp, long_side=MEDIUM_SIDE, threshold=HINT_SCORE)
         end_stage("detect")
-        faces, _ = self._look_again(sharp, Candidates.none(), _choose_hints(hints), floor, end_stage)
+        faces, _ = self._second_look.look(sharp, Candidates.none(), choose_hints(hints), floor, end_stage)
         return faces
 
     def _search_thumbnail(self, pixels: Pixels, floor: float, end_stage: EndStage) -> Candidates:
@@ -192,7 +183,7 @@ class FaceSearch:
         hints = hints.take(hints.boxes[:, 2:].max(axis=1) >= THUMBNAIL_SHARE * long_side)
         best = hints.take(np.argsort(-hints.scores)[:1])
         best.scores[:] = floor
-        faces = self._with_landmarks(pixels, best)
+        faces = with_landmarks(self._onet, pixels, best)
         end_stage("landmarks")
         return faces
 
@@ -225,7 +216,7 @@ class FaceSearch:
             merged = merged.take(best_boxes(merged.boxes, merged.scores))
         end_stage("detect")
         strong = merged.scores >= floor
-        seen = self._with_landmarks(pixels, merged.take(strong))
+        seen = with_landmarks(self._onet, pixels, merged.take(strong))
         end_stage("landmarks")
         return seen, merged.take(~strong)
 
@@ -238,7 +229,7 @@ class FaceSearch:
             detections = self._yunet.detect(pixels, long_side=side, threshold=min(floor, HINT_SCORE))
             end_stage("detect")
             strong = detections.scores >= floor
-            seen = self._with_landmarks(pixels, detections.take(strong))
+            seen = with_landmarks(self._onet, pixels, detections.take(strong))
             end_stage("landmarks")
             if not len(hints):
                 hints = detections.take(~strong)
@@ -247,58 +238,6 @@ class FaceSearch:
             if not len(best):
                 best = seen
         return best, hints
-
-    def _with_landmarks(self, pixels: Pixels, found: Detections) -> Candidates:
-        """Refine the landmarks of detections; those with a score of 0 keep theirs and get no support."""
-        seen = without_landmarks(found)
-        exist = found.scores > 0
-        seen.landmarks[exist], seen.probabilities[exist] = self._onet.refine(pixels, found.landmarks[exist])
-        return seen
-
-    def _look_again(
-        self, pixels: Pixels, doubtful: Candidates, hints: Detections, floor: float, end_stage: EndStage
-    ) -> tuple[Candidates, set[int]]:
-        """Look at doubtful faces and hints again, enlarged and turned.
-
-        Returns:
-            The best readings of those that are faces, and the turns, other than none, that make them upright.
-        """
-        if not len(doubtful) and not len(hints):
-            return Candidates.none(), set()
-        first = Candidates.join([doubtful, without_landmarks(hints)])
-        is_hint = np.arange(len(first)) >= len(doubtful)
-        levels = np.array([pose(points)[0] for points in first.landmarks])
-        looks = [look_at(self._yunet, pixels, first.boxes, CLOSE_LOOK, levels)]
-        looks += [
-            look_at(self._yunet, pixels, first.boxes, TURNED_LOOK, np.full(len(first), roll)) for roll in ROLLS
-        ]
-        end_stage("detect")
-        close, *turned = self._with_landmarks(pixels, Detections.join(looks)).split(len(looks))
-        end_stage("landmarks")
-        upright = [first, close, turned[0]]
-        support = np.maximum(close.support(first), turned[0].support(first))
-        is_likely = np.maximum(close.probabilities, turned[0].probabilities) >= MIN_PROBABILITY
-        is_strong = (first.scores >= MIN_SCORE) & (support >= MIN_STRONG_SUPPORT) & ~are_contradicted(upright)
-        evidence = np.stack([each.evidence for each in [*upright, *turned[1:]]])  # [6, n]
-        is_weak = evidence[:3].max(axis=0) < MIN_EVIDENCE
-        is_face = np.where(
-            is_hint,
-            ((support >= MIN_HINT_SUPPORT) & is_likely) | is_strong,
-            ~are_contradicted(upright) & ~is_weak,
-        )
-        evidence[0, is_hint] = -np.inf  # the hint itself is no evidence
-        evidence[0] += MIN_GAIN
-        evidence[1, np.abs(levels) < MAX_LEVEL] += MIN_GAIN
-        evidence[2] += MIN_GAIN
-        evidence[3:][evidence[3:] < MIN_TURNED_EVIDENCE] = -np.inf
-        chosen = evidence.argmax(axis=0)
-        best = Candidates.join([*upright, *turned[1:]]).take(chosen * len(first) + np.arange(len(first)))
-        best.scores[is_hint] = np.maximum((best.scores + first.scores)[is_hint] / 2, floor)
-        best.scores[is_hint & ~is_likely] = floor
-        seen_upright = ~is_hint & (chosen < 3)  # a second look makes no detection surer
-        best.scores[seen_upright] = np.minimum(best.scores, first.scores)[seen_upright]
-        best = best.take(is_face | (chosen >= 3))
-        return best, {round(pose(points)[0] / 90) % 4 for points in best.landmarks} - {0}
 
     def _turn_of_photo(self, pixels: Pixels, floor: float, end_stage: EndStage) -> set[int]:
         """Compare the photo's four turns at ``SMALL_SIDE``; return the best one if it is better than none."""
@@ -313,8 +252,3 @@ class FaceSearch:
         end_stage("detect")
         best = int(np.argmax(sums))
         return {best} if sums[best] > sums[0] + MIN_PHOTO_GAIN else set()
-
-
-def _choose_hints(hints: Detections) -> Detections:
-    """Choose the few that are worth a second look."""
-    return hints.take(hints.boxes[:, 2:].max(axis=1) >= MIN_HINT_SIDE).take(slice(MAX_HINTS))

@@ -108,7 +108,7 @@ class WorkerResult:
 
     def to_reply(self) -> Reply:
         """Return the reply that ``from_reply`` reads."""
-        faces = [[astuple(each.box), each.score, each.landmarks.tolist()] for each in self.faces]
+        faces = [[astuple(each.box), each.score, each.landmarks.tolist(), each.hidden] for each in self.faces]
         qualities, raw = self.crops.to_reply()
         return [self.size, faces, qualities, self.stages, self.cutouts], raw
 
@@ -122,8 +122,10 @@ class WorkerResult:
         return cls(
             (int(height), int(width)),
             [
-                Face(Box(*map(float, box)), float(score), np.array(points, np.float32).reshape(5, 2))
-                for box, score, points in faces
+                Face(
+                    Box(*map(float, box)), float(score), np.array(points, np.float32).reshape(5, 2), float(hidden)
+                )
+                for box, score, points, hidden in faces
             ],
             crops,
             [(str(name), float(start), float(end)) for name, start, end in stages],

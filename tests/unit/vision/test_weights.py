@@ -6,7 +6,10 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from service.vision.onet import INPUT_SIZE
 from service.vision.onnx import open_session
+from service.vision.weights import FOLDER, ONET, read_weights
+from service.vision.weights.download import FEATURES as ONET_FEATURES
 from service.vision.weights.download import HEADS, STRIDES, fuse_heads, rewrite_prelu
 
 CHANNELS = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}
@@ -86,3 +89,13 @@ def test_rewritten_prelu_has_the_same_output(shape: tuple[int, ...]) -> None:
 def test_prelu_with_a_slope_over_one_is_not_rewritten() -> None:
     with pytest.raises(ValueError, match=r"PReLU output has a slope of 1\.5; it can be rewritten up to 1"):
         rewrite_prelu(prelu(np.full((1, 16, 1, 1), 1.5, np.float32), (1, 16, 4, 4)))
+
+
+def test_the_added_output_of_onet_is_a_linear_classifier_of_its_features() -> None:
+    model = onnx.load_from_string(read_weights(ONET))
+    model.graph.output.append(helper.make_tensor_value_info(ONET_FEATURES, TensorProto.FLOAT, None))
+    crops = np.random.default_rng(1).normal(size=(3, INPUT_SIZE, INPUT_SIZE, 3)).astype(np.float32)
+    hidden, features = open_session(model.SerializeToString()).run(["hidden", ONET_FEATURES], {"input_3": crops})
+    numbers = np.load(FOLDER / "hidden.npy")
+    odds = features @ numbers[:-1] + numbers[-1]
+    np.testing.assert_allclose(hidden[:, 0], 1 / (1 + np.exp(-odds)), atol=1e-4)

@@ -116,7 +116,7 @@ class OnnxBackbone(nn.Module):
             if step.part:
                 values[step.output] = self.parts[step.part](inputs[0])
             elif step.operation in JOINED:
-                values[step.output] = join(step.operation, inputs[0], inputs[1])
+                values[step.output] = join(step.operation, *inputs)
             elif step.operation in ("Flatten", "Reshape", "Squeeze"):
                 values[step.output] = inputs[0].flatten(1)
             else:

@@ -17,7 +17,7 @@ FLAT = ("Flatten", "Reshape", "Squeeze", "Gemm", "MatMul")
 """Operations that give vectors."""
 
 JOINED = ("Add", "Mul", "Sub", "Div", "Concat")
-"""Operations of two values, or of a value and a constant."""
+"""Operations of two values, or of a value and a constant; of any number of values for the last."""
 
 UNCHANGED = ("Identity", "Dropout")
 
@@ -56,15 +56,17 @@ class Elementwise(nn.Module):
         return join(self.operation, x, self.constant)
 
 
-def join(operation: str, first: Tensor, second: Tensor) -> Tensor:
-    """Apply one of ``JOINED`` to two tensors."""
+def join(operation: str, first: Tensor, second: Tensor, *others: Tensor) -> Tensor:
+    """Apply one of ``JOINED`` to tensors."""
+    if operation == "Concat":
+        return torch.cat([first, second, *others], dim=1)
     if operation == "Add":
         return first + second
     if operation == "Sub":
         return first - second
     if operation == "Mul":
         return first * second
-    return first / second if operation == "Div" else torch.cat([first, second], dim=1)
+    return first / second
 
 
 def read_graph(path: Path) -> Graph:
@@ -102,11 +104,11 @@ def read_graph(path: Path) -> Graph:
         known = [constants[name] for name in node.input if name in constants]
         is_vector = node.op_type in FLAT or bool(vectors.intersection(inputs))
         try:
-            part = _module(node, known, given, is_vector)
+            part = _module(node, known, given, is_vector, is_first=node.input[0] in constants)
         except (KeyError, IndexError, ValueError, RuntimeError) as error:
             raise ValueError(f"{path} has an operation {node.op_type} that cannot be read: {error}") from error
         supported = (*FLAT, *UNCHANGED, *JOINED)
-        if part is None and (node.op_type not in supported or (node.op_type in JOINED and len(inputs) != 2)):
+        if part is None and (node.op_type not in supported or (node.op_type in JOINED and len(inputs) < 2)):
             raise ValueError(f"{path} has the operation {node.op_type}, which is not supported")
         if part is not None:
             parts[str(number)] = part
@@ -120,9 +122,17 @@ def read_graph(path: Path) -> Graph:
 
 
 def _module(
-    node: "onnx.NodeProto", constants: list[Tensor], given: Mapping[str, Any], is_vector: bool
+    node: "onnx.NodeProto",
+    constants: list[Tensor],
+    given: Mapping[str, Any],
+    is_vector: bool,
+    *,
+    is_first: bool,
 ) -> nn.Module | None:
-    """Return the module of a node with weights or options; None for one without."""
+    """Return the module of a node with weights or options; None for one without.
+
+    ``is_vector`` says of what its result is, and ``is_first`` whether its first input is a constant.
+    """
     kind = node.op_type
     if kind == "Conv":
         return _convolution(constants, given)
@@ -145,17 +155,14 @@ def _module(
         activation.weight.data = constants[0].float().flatten().clone()
         return activation
     if kind in JOINED[:4] and len(constants) == 1:
-        if node.input[0] not in _unknown(node, 1) and kind in ("Sub", "Div"):
+        if is_first and kind in ("Sub", "Div"):
             raise ValueError("its first value is a constant")
         constant = Elementwise(kind, tuple(constants[0].shape))
         constant.constant.copy_(constants[0].float())
         return constant
+    if kind == "Concat" and (constants or given["axis"] != 1):
+        raise ValueError(f"its axis is {given['axis']}, or it has constants; only channels can be put together")
     return _pooling(kind, given, constants) or _activation(kind, given, constants)
-
-
-def _unknown(node: "onnx.NodeProto", at: int) -> tuple[str, ...]:
-    """Return the inputs of a node of two values but for the one at a place."""
-    return tuple(name for place, name in enumerate(node.input) if place != at)
 
 
 def _convolution(constants: list[Tensor], given: Mapping[str, Any]) -> nn.Conv2d:

@@ -29,7 +29,7 @@ class TimmBackbone(nn.Module):
         super().__init__()
         try:
             import timm
-        except ImportError as error:
+        except (ImportError, RuntimeError) as error:  # a torchvision for another build of torch gives the latter
             raise ValueError(f"{TIMM}{name} needs timm: pip install 'tandem-emotions[timm]' ({error})") from error
         channels, *sides = crop
         known = timm.list_models(pretrained=True) + timm.list_models()
@@ -38,7 +38,10 @@ class TimmBackbone(nn.Module):
             raise ValueError(f"timm knows no network {name!r}" + (f"; the nearest are {near}" if near else ""))
         # Convolutional networks take crops as they are; transformers one size only.
         options: dict[str, Any] = {"num_classes": 0, "in_chans": channels, "pretrained": pretrained}
-        self.network: nn.Module = timm.create_model(name, **options)
+        try:
+            self.network: nn.Module = timm.create_model(name, **options)
+        except Exception as error:  # timm and its hub have an exception class for each kind of error
+            raise ValueError(f"timm cannot make {name!r} with its weights: {error}") from error
         settings = self.network.pretrained_cfg
         assert isinstance(settings, dict)  # noqa: S101 - timm gives every network its own
         self._crop = tuple(sides)

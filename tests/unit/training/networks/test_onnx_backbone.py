@@ -115,6 +115,24 @@ def test_files_that_cannot_be_used_are_named_with_the_reason(tmp_path):
         build_backbone(str(tmp_path / "structure.json"))
 
 
+@pytest.mark.parametrize(
+    ("kind", "inputs", "options", "message"),
+    [
+        ("Sub", ["one", "face"], {}, "an operation Sub .*: its first value is a constant"),
+        ("Concat", ["face", "face"], {"axis": 2}, "an operation Concat .*: its axis is 2"),
+        ("ReduceMean", ["face"], {}, "an operation ReduceMean .*: its axes are"),
+    ],
+)
+def test_operations_that_would_compute_something_else_are_refused(tmp_path, kind, inputs, options, message):
+    face = helper.make_tensor_value_info("face", TensorProto.FLOAT, ["n", 3, 32, 32])
+    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, ["n", "c", "h", "w"])
+    one = numpy_helper.from_array(np.float32(1), "one")
+    graph = helper.make_graph([helper.make_node(kind, inputs, ["out"], **options)], "odd", [face], [out], [one])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "odd.onnx")
+    with pytest.raises(ValueError, match=message):
+        build_backbone(str(tmp_path / "odd.onnx"))
+
+
 def test_a_network_for_smaller_faces_gets_its_own_size(tmp_path):
     assert build_backbone(str(write_face_network(tmp_path / "small.onnx", last_kernel=3))).features == FEATURES
 

@@ -65,6 +65,15 @@ def test_an_unknown_name_is_named_with_the_nearest(made):
         build_backbone("timm:resnet18.a2")
 
 
+def test_weights_that_cannot_be_loaded_are_named(made, monkeypatch):
+    def fail(name, **options):
+        raise ConnectionError("the hub is not there")
+
+    monkeypatch.setattr(sys.modules["timm"], "create_model", fail)
+    with pytest.raises(ValueError, match=r"cannot make 'resnet18' with its weights: the hub is not there"):
+        build_backbone("timm:resnet18", pretrained=True)
+
+
 def test_without_timm_it_is_said_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "timm", None)
     settings = EmotionSettings(out=tmp_path, data=tmp_path, network="timm:resnet18")

@@ -71,7 +71,7 @@ class Item {
 }
 
 export class Album {
-  /** `handlers`: show(item), whenever the chosen item changes, picked(), if the visitor chose it, and progress(items). */
+  /** `handlers`: show(item), whenever the chosen item changes, picked(item), once the visitor sees it, and progress(items). */
   constructor(list, handlers) {
     this.list = list;
     this.handlers = handlers;
@@ -87,9 +87,9 @@ export class Album {
 
   /** Analyze photos, a few at a time, until `signal` is aborted. Throw the problem that all of them have. */
   async run(photos, signal) {
-    const pick = (item) => {
-      this.choose(item);
-      this.handlers.picked();
+    const pick = async (item) => {
+      await this.choose(item);
+      if (item === this.chosen) this.handlers.picked(item);
     };
     const items = photos.map((photo) => new Item(photo, pick));
     this.items = items;
@@ -127,7 +127,7 @@ export class Album {
   choose(item) {
     this.chosen = item;
     for (const each of this.items) each.button.setAttribute("aria-pressed", String(each === item));
-    this.handlers.show(item);
+    return this.handlers.show(item);
   }
 }
 

@@ -122,7 +122,8 @@ function showFailure(error) {
 
 const album = new Album(byId("album"), {
   show: (item) => showItem(item).catch(showFailure),
-  picked: () => byId("stage").scrollIntoView({ block: "nearest" }), // on a phone it is above the tiles
+  // On a phone, the photo is above the tiles, and what is wrong with it below them.
+  picked: ({ problem }) => byId(problem ? "problem" : "stage").scrollIntoView({ block: "nearest" }),
   progress(items) {
     const done = items.filter((item) => item.done);
     if (done.length < items.length) {

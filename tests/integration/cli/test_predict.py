@@ -83,6 +83,9 @@ def test_shards_write_one_table_into_a_folder(folder: Path, url: str) -> None:
     assert "3 photos, 1 failed, 3 done before: " in again.stderr
     assert "--retry-failed" in again.stderr
     assert predict(f"file://{folder}", "--out", out, "--allow-failed", url=url).exit_code == 0
+    (folder / "new.jpg").write_bytes(PHOTO)
+    assert predict(f"file://{folder}", "--out", out, "--allow-failed", url="127.0.0.1:1").exit_code == 1
+    (folder / "new.jpg").unlink()
     table = dataset.dataset(folder.parent / "tables", format="parquet").to_table()
     rows = {Path(row["photo"]).relative_to("file:" + str(folder)): row for row in table.to_pylist()}
     assert sorted(map(str, rows)) == ["a.jpg", "trip/a.jpg", "trip/broken.jpg"]

@@ -222,7 +222,7 @@ def _crop(
     aligned = crop_faces(
         pixels, faces, template=crop.template, size=crop.size, channels=crop.channels, divisor=divisor
     )
-    # The limits of sharpness and occlusion hold for gray crops of one size.
+    # The limits of quality hold for gray crops of one size.
     gray = aligned
     if (crop.channels, crop.size) != (1, QUALITY_SIZE):
         gray = crop_faces(pixels, faces, template=crop.template, size=QUALITY_SIZE, divisor=divisor)

@@ -101,6 +101,8 @@ def test_a_command_is_valid(document: str, line: str) -> None:
             check(words)
         elif program == "cd":
             assert (ROOT / words[0]).is_dir()
+        elif Path(program).name == "python" and words[0] == "-m":
+            assert (ROOT / words[1].replace(".", "/")).with_suffix(".py").is_file(), words[1]
         elif Path(program).name == "python":
             made = any(f"--out {words[0]}" in other for _, other in LINES)
             assert made or (ROOT / words[0]).is_file(), words[0]

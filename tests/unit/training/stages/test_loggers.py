@@ -2,6 +2,7 @@ import json
 
 import pytest
 from lightning.pytorch.loggers import CSVLogger
+from stripes import write_sets
 
 from training.cli import app
 from training.runs import SETTINGS, start_run
@@ -15,12 +16,13 @@ def settings(tmp_path, **options):
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
-def test_a_logger_that_is_not_installed_is_named_before_anything_is_read(monkeypatch, tmp_path, capsys, name):
+def test_a_logger_that_is_not_installed_is_named_before_anything_is_trained(monkeypatch, tmp_path, capsys, name):
     monkeypatch.setattr(stages, "find_spec", lambda package: None if package == name else package)
+    data = write_sets(tmp_path, 16) / "ferplus"
     command = [
         "emotion",
         "--data",
-        "nowhere",
+        str(data),
         "--out",
         str(tmp_path / "run"),
         "--loggers",

@@ -56,6 +56,8 @@ def write_card(
     }
     (version / "model_card.json").write_text(json.dumps(facts, indent=2) + "\n")
     text = Template(CARD_TEMPLATE.read_text()).substitute(
+        identity=Path(identity["network"]).name,
+        emotion=Path(load_settings(Path(joint["settings"]["emotion"]), "emotion")["network"]).name,
         header=render_header(version.parent.name, license_name, data, scores["reporting"]),
         reproducibility=render_reproducibility(stages),
         crop=describe_crop(crop_of(joint["settings"])),

@@ -7,7 +7,7 @@ from string import Template
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from training.crop_spec import BOX_TEMPLATE, TEMPLATE, CropShape
@@ -95,7 +95,7 @@ def export(settings: ExportSettings) -> None:
     )
     if settings.safetensors:
         weights = {name: value.contiguous() for name, value in served.network.state_dict().items()}
-        save_file(weights, unfinished, {"format": "pt"})
+        unfinished.write_bytes(save(weights, {"format": "pt"}))  # save_file would make it private
         unfinished.replace(version / "model.safetensors")
         print(f"{version}: model.safetensors")
     print(f"{version}: model.pt, model.onnx, config.pbtxt, MODEL_CARD.md, model_card.json")

@@ -159,6 +159,7 @@ def test_the_card_has_a_head_for_hugging_face_and_says_what_can_be_repeated(runs
     assert (known["device"], known["precision"]) == ("cpu", "32-true")
     shown = (known["torch"], known["python"], "cpu", known["processor"][:40], str(known["threads"]), "32-true")
     assert f"| joint | 1 | {known['commit'][:40]} | {' | '.join(shown)} |" in text
+    assert "An identity network (`deepid`) and an emotion network (`small-resnet`) are first trained" in text
     assert "the same weights, bit by bit" in text
     assert "GPU" not in text.partition("## Reproducibility")[2].partition("## Data")[0]
 

@@ -456,7 +456,7 @@ async def until(client: httpx.AsyncClient, status: int) -> httpx.Response:
 async def test_describes_the_model(client: httpx.AsyncClient) -> None:
     body = (await client.get("/v1/model")).json()
     assert body["labels"] == LABELS
-    assert body["crop"] == {"width": 48, "height": 48}
+    assert body["crop"] == {"width": 48, "height": 48, "channels": 1}
     assert body["provenance"]["commit"] == "toy"
 
 

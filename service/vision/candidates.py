@@ -137,7 +137,7 @@ class Candidates:
         ends = rotate_back(ends, turns, size)
         boxes = np.concatenate([ends.min(axis=1), np.ptp(ends, axis=1)], axis=1)
         coarse, landmarks = (rotate_back(points, turns, size) for points in (self.coarse, self.landmarks))
-        return type(self)(boxes, self.scores, coarse, landmarks, self.probabilities, self.hidden)
+        return replace(self, boxes=boxes, coarse=coarse, landmarks=landmarks)
 
 
 def rotate_back(points: NDArray[np.float32], turns: int, size: tuple[int, int]) -> NDArray[np.float32]:

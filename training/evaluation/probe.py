@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.functional import cross_entropy
 
 from training.networks.inference import predict
+from training.protocols.linear import fit_linear
 from training.runs import check_crop, load_backbone, load_identity, load_settings
 
 STEPS = 100
@@ -16,7 +18,6 @@ DECAY = 1e-3
 
 Features = NDArray[np.float32]
 """[images, features]."""
-
 
 Labels = NDArray[np.int64]
 """[images]."""
@@ -46,20 +47,10 @@ def fit_linearly(train: Features, labels: Labels) -> Callable[[Features], Labels
     mean, deviation = train.mean(axis=0), train.std(axis=0) + 1e-6
     inputs = torch.from_numpy((train - mean) / deviation)
     classes, targets = np.unique(labels, return_inverse=True)
-    classifier = torch.nn.Linear(inputs.shape[1], len(classes))
-    torch.nn.init.zeros_(classifier.weight)
-    torch.nn.init.zeros_(classifier.bias)
-    optimizer = torch.optim.LBFGS(classifier.parameters(), max_iter=STEPS, line_search_fn="strong_wolfe")
     goal = torch.from_numpy(targets)
-
-    def loss() -> torch.Tensor:
-        optimizer.zero_grad()
-        value = torch.nn.functional.cross_entropy(classifier(inputs), goal)
-        value = value + DECAY * classifier.weight.square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
-
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    classifier = fit_linear(
+        inputs, len(classes), lambda outputs: cross_entropy(outputs, goal), penalty=DECAY, steps=STEPS
+    )
 
     def predict_labels(features: Features) -> Labels:
         with torch.inference_mode():

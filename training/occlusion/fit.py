@@ -24,14 +24,13 @@ from service.vision.face_pipeline import FacePipeline
 from service.vision.onet import TEMPLATE, crop_for_onet, to_input
 from service.vision.onnx import open_session
 from service.vision.weights import ONET, read_weights
+from service.vision.weights.download import FEATURES
 from service.vision.yunet import YuNet
 from training.occlusion.drawing import HARMLESS, HIDING, Image, Painter
 from training.preparation.cropping import MAX_PIXELS
+from training.protocols.linear import fit_linear
 from training.settings.occlusion import OcclusionSettings
 from training.tables import Table, percent
-
-FEATURES = "flatten_1/Reshape:0"
-"""ONet's output of its last convolution, [n, 1152]."""
 
 MIN_SIDE, SIDE = 144, 320
 """Smaller photos are enlarged to the first, for what is drawn to have edges; photos are searched at the second."""
@@ -44,6 +43,8 @@ TESTED = 7
 
 PENALTY = 0.003
 """Of the squared weights of standardized features."""
+
+STEPS = 200
 
 BATCH = 256
 
@@ -179,21 +180,16 @@ def fit(samples: Samples) -> NDArray[np.float32]:
     features, hidden = torch.from_numpy(samples.features), torch.from_numpy(samples.hidden).float()
     mean, deviation = features.mean(dim=0), features.std(dim=0) + 1e-3
     inputs = (features - mean) / deviation
-    weights = torch.zeros(inputs.shape[1], requires_grad=True)
-    constant = torch.zeros(1, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights, constant], max_iter=200, line_search_fn="strong_wolfe")
-
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        loss = binary_cross_entropy_with_logits(inputs @ weights + constant, hidden)
-        loss = loss + PENALTY * weights.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
-
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    layer = fit_linear(
+        inputs,
+        1,
+        lambda odds: binary_cross_entropy_with_logits(odds[:, 0], hidden),
+        penalty=PENALTY,
+        steps=STEPS,
+    )
     with torch.no_grad():
-        scaled = weights / deviation
-        return torch.cat([scaled, constant - scaled @ mean]).numpy()
+        scaled = layer.weight[0] / deviation
+        return torch.cat([scaled, layer.bias - scaled @ mean]).numpy()
 
 
 def score(features: NDArray[np.float32], numbers: NDArray[np.float32]) -> NDArray[np.float32]:

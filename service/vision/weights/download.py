@@ -32,7 +32,7 @@ LANDMARKS, PROBABILITIES = "dense_6", "softmax_2"
 """ONet's outputs that the service reads."""
 
 FEATURES, HIDDEN = "flatten_1/Reshape:0", "hidden"
-"""ONet's last convolution, [n, 1152], and the output that is added to it."""
+"""What ONet's last convolution gives, [n, 1152], and the output that is added to it."""
 
 
 @dataclass(frozen=True)

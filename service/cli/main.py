@@ -201,9 +201,9 @@ def predict(
     ] = False,
     concurrency: Concurrency = 8,
     annotate: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Write a copy of the photo with boxes and labels to this file; for several photos, a folder."
+            help="Write a copy of the photo with boxes and labels to this file; for several photos, to this FOLDER/."
         ),
     ] = None,
     url: Url = None,
@@ -223,6 +223,8 @@ def predict(
     settings = read_settings()
     _check_out(out, annotate, {"--retry-failed": retry_failed, "--allow-failed": allow_failed}, as_json=as_json)
     if out and is_folder(out):
+        if "-" in photos:
+            raise typer.BadParameter("needs a file as --out, not a folder or bucket", param_hint="standard input")
         run = predict_into_folder(
             open_client(url, settings, api_key),
             photos,
@@ -238,7 +240,8 @@ def predict(
         return
     if shard or any(is_address(photo) for photo in photos):
         raise typer.BadParameter("addresses and --shard need a folder: --out FOLDER/", param_hint="--out")
-    found = _find_photos(photos, annotate, recursive=recursive)
+    marked = Path(annotate) if annotate else None
+    found = _find_photos(photos, marked, recursive=recursive)
     copies = Copies(found, _annotation_targets(found.photos, annotate), settings.max_pixels) if annotate else None
     context = open_client(url, settings, api_key)
     if out:
@@ -248,16 +251,21 @@ def predict(
         failures = _run(run, OutputUnusable)
     else:
         failures = _run(print_predictions(context, found, copies, as_json=as_json))
-    if annotate and annotate.is_dir():
-        print_status(f"photos with boxes and labels: {annotate}/")
+    if marked and marked.is_dir():
+        print_status(f"photos with boxes and labels: {marked}/")
     if failures and not allow_failed:
         raise typer.Exit(EXIT_FAILURE)
 
 
-def _check_out(out: str | None, annotate: Path | None, needing_it: "Mapping[str, bool]", *, as_json: bool) -> None:
+def _check_out(out: str | None, annotate: str | None, needing_it: "Mapping[str, bool]", *, as_json: bool) -> None:
     """Check which options go with ``--out``; ``needing_it`` are those that need it, and whether they are given."""
-    from service.cli.table_folder import is_folder
+    from service.cli.table_folder import is_address, is_folder
 
+    if annotate and is_address(annotate):
+        raise typer.BadParameter(
+            f"{annotate} is an address; copies are written to a file or a folder of this machine",
+            param_hint="--annotate",
+        )
     if out and as_json:
         raise typer.BadParameter("writes to a file what --json prints: take one of them", param_hint="--out")
     if out and annotate and is_folder(out):
@@ -281,11 +289,11 @@ def _find_photos(photos: list[str], copies: Path | None, *, recursive: bool) -> 
     return found
 
 
-def _annotation_targets(photos: "Mapping[Path, Path]", annotate: Path) -> dict[Path, Path]:
+def _annotation_targets(photos: "Mapping[Path, Path]", annotate: str) -> dict[Path, Path]:
     from service.cli.photo_files import annotation_paths
 
     try:
-        return annotation_paths(photos, annotate)
+        return annotation_paths(photos, Path(annotate), is_folder=annotate.endswith("/"))
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--annotate") from None
 

@@ -100,23 +100,27 @@ def describe_skipped(skipped: Counter[str]) -> str:
     return f"skipped {skipped.total()} file{'s' if skipped.total() > 1 else ''}: {kinds}"
 
 
-def annotation_paths(photos: Mapping[Path, Path], out: Path) -> dict[Path, Path]:
+def annotation_paths(photos: Mapping[Path, Path], out: Path, *, is_folder: bool = False) -> dict[Path, Path]:
     """Return the path of each photo's annotated copy: the file ``out``, or a file in the folder ``out``.
 
     Args:
         photos: each photo's path, and its path below the folder that was named; subfolders are kept.
         out: a file or a folder.
+        is_folder: whether it is a folder, even if it does not exist yet and its name looks like that of a file.
 
     Raises:
         ValueError: ``out`` is one file for several photos, has an unsupported suffix, or a copy would overwrite
             one of the photos.
     """
-    if out.suffix.lower() in ANNOTATED_SUFFIXES and not out.is_dir():
+    is_folder = is_folder or out.is_dir()
+    if out.suffix.lower() in ANNOTATED_SUFFIXES and not is_folder:
         if len(photos) > 1:
             raise ValueError(f"{out} is one file for {len(photos)} photos; name a folder instead")
         targets = dict.fromkeys(photos, out)
-    elif out.suffix and not out.is_dir():
-        raise ValueError(f"{out} is not a folder, and its suffix is none of {', '.join(ANNOTATED_SUFFIXES)}")
+    elif out.suffix and not is_folder:
+        raise ValueError(
+            f"the suffix of {out} is none of {', '.join(ANNOTATED_SUFFIXES)}; for a folder, end it with /"
+        )
     else:
         targets = {}
         taken = set()

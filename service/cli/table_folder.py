@@ -38,10 +38,9 @@ class Shard:
     def parse(cls, text: str) -> Self:
         """Parse ``i/n``, such as 0/4; raises ``ValueError``."""
         index, _, count = text.partition("/")
-        shard = cls(int(index), int(count))
-        if not 0 <= shard.index < shard.count:
-            raise ValueError(f"{text} is not i/n with i from 0 to n-1")
-        return shard
+        if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+            raise ValueError(f"{text!r} is not I/N, such as 0/4, with I from 0 to N - 1")
+        return cls(int(index), int(count))
 
     def has(self, name: str) -> bool:
         """Return whether a photo is in this share."""

@@ -93,10 +93,17 @@ def test_a_new_key_matches_its_line() -> None:
     assert runner.invoke(app, ["create-key", "a:b"]).exit_code == 2
 
 
-def test_annotate_is_checked_first() -> None:
-    result = runner.invoke(app, ["predict", "a.jpg", "b.jpg", "--annotate", "out.png"])
+@pytest.mark.parametrize("annotate", ["out.png", "out.mp4", "s3://bucket/marked"])
+def test_annotate_is_checked_first(annotate: str) -> None:
+    result = runner.invoke(app, ["predict", "a.jpg", "b.jpg", "--annotate", annotate])
     assert result.exit_code == 2
-    assert "--annotate" in result.output
+    assert f"--annotate: {annotate}" in result.output or f"suffix of {annotate}" in result.output
+
+
+def test_standard_input_cannot_go_into_a_folder_of_tables() -> None:
+    result = runner.invoke(app, ["predict", "-", "--out", "table/"], input=b"a photo")
+    assert result.exit_code == 2
+    assert "standard input: needs a file as --out" in result.output
 
 
 def test_video_names_the_extra_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:

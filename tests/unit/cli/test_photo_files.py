@@ -66,6 +66,11 @@ def test_several_photos_go_to_a_folder_without_overwriting_each_other() -> None:
     assert list(targets.values()) == [Path("out/a.jpg"), Path("out/b.jpg"), Path("out/a-2.jpg")]
 
 
+def test_a_folder_may_be_called_like_a_file() -> None:
+    targets = annotation_paths(named("a.jpg", "b.png"), Path("marked.v2"), is_folder=True)
+    assert list(targets.values()) == [Path("marked.v2/a.jpg"), Path("marked.v2/b.jpg")]
+
+
 def test_subfolders_of_a_folder_are_kept(folder: Path) -> None:
     targets = annotation_paths(find_photos([folder, folder / "trip"]).photos, Path("out"))
     assert {str(photo.relative_to(folder)): str(target) for photo, target in targets.items()} == {
@@ -80,7 +85,7 @@ def test_subfolders_of_a_folder_are_kept(folder: Path) -> None:
     ("photos", "out", "culprit"),
     [
         (["a.jpg", "b.jpg"], "out.jpg", r"^out\.jpg .* 2 photos"),
-        (["a.jpg"], "out.mp4", r"^out\.mp4 .* \.jpg, \.jpeg, \.png, \.webp$"),
+        (["a.jpg"], "out.mp4", r" out\.mp4 .* \.jpg, \.jpeg, \.png, \.webp; for a folder, end it with /$"),
         (["a.jpg"], "a.jpg", r"overwrite a\.jpg$"),
         (["x/a.jpg"], "x", r"overwrite x/a\.jpg$"),
     ],

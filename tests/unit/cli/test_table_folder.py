@@ -136,7 +136,7 @@ def test_shards_share_all_photos() -> None:
 
 @pytest.mark.parametrize("text", ["8/8", "-1/8", "1", "a/b", "1/0", ""])
 def test_a_wrong_shard_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=f"{text} is not i/n|invalid literal"):
+    with pytest.raises(ValueError, match=f"^'{text}' is not I/N"):
         Shard.parse(text)
 
 

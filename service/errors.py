@@ -11,6 +11,10 @@ def install_command(extra: str) -> str:
     return f"{shlex.quote(sys.executable)} -m pip install 'tandem-emotions[{extra}]'"
 
 
+class ExtraMissing(Exception):
+    """A setting needs an extra that is not installed; the message names both."""
+
+
 class TandemError(Exception):
     """An error that the caller is told about; ``str(error)`` is the problem's ``detail``."""
 

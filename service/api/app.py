@@ -49,7 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
     The app also starts while Triton is unavailable. It is then not ready, says why, and reconnects by itself.
 
     Raises:
-        FetchingUnavailable: A bucket to fetch from is named, and the extra s3 is not installed.
+        ExtraMissing: A setting needs the extra otel or s3, which is not installed.
         ValueError: When the lifespan starts, there is no ``triton_url``.
     """
     metrics = Metrics()

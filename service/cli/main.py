@@ -26,7 +26,7 @@ from service.cli.console import (
     stderr,
 )
 from service.cli.models import app as model_commands
-from service.errors import install_command
+from service.errors import ExtraMissing, install_command
 from service.vision.file_types import PHOTO_FORMATS
 
 if TYPE_CHECKING:
@@ -111,10 +111,8 @@ def serve(
     log_level: LogLevel = None,
 ) -> None:
     """Serve the HTTP API, with a local Triton unless --triton-url is given. Stop with Ctrl-C."""
-    from service.api.uploads.by_url import FetchingUnavailable
     from service.cli.triton_download import install_triton
     from service.observability.logging import configure_logging
-    from service.observability.tracing import TracingUnavailable
     from service.server import main as server
     from service.triton.errors import LocalTritonError
 
@@ -128,7 +126,6 @@ def serve(
     )
     configure_logging(settings.log_level)
     console = Console()
-    missing_extras = (TracingUnavailable, FetchingUnavailable)
 
     def announce(url: str) -> None:
         console.print(f"Tandem is ready: {url}  (reference at {url}/docs)", soft_wrap=True, highlight=False)
@@ -137,7 +134,7 @@ def serve(
         if settings.triton_url is None:
             install_triton(settings.triton_home)
         server.serve(settings, announce=announce)
-    except (server.PortInUse, server.NotReady, LocalTritonError, *missing_extras, OSError) as error:
+    except (server.PortInUse, server.NotReady, LocalTritonError, ExtraMissing, OSError) as error:
         print_error(str(error))
         raise typer.Exit(EXIT_FAILURE) from None
     except KeyboardInterrupt:  # while Triton was starting
@@ -388,7 +385,7 @@ def video(
         concurrency=concurrency,
         as_json=as_json,
     )
-    if _run(run, VideoUnusable, OSError):
+    if _run(run, VideoUnusable):
         raise typer.Exit(EXIT_FAILURE)
 
 
@@ -413,7 +410,7 @@ def _run(coroutine: "Coroutine[Any, Any, int]", *expected: type[Exception]) -> i
     from service.cli.predict import RunAborted
     from service.triton.errors import LocalTritonError
 
-    known: tuple[type[Exception], ...] = (LocalTritonError, RunAborted, *expected)
+    known: tuple[type[Exception], ...] = (LocalTritonError, RunAborted, ExtraMissing, OSError, *expected)
     try:
         return asyncio.run(coroutine)
     except known as error:
@@ -470,4 +467,9 @@ def openapi() -> None:
     """Print the OpenAPI document of the HTTP API."""
     from service.api.app import create_app
 
-    typer.echo(json.dumps(create_app(read_settings()).openapi(), indent=2))
+    try:
+        document = create_app(read_settings()).openapi()
+    except ExtraMissing as error:
+        print_error(str(error))
+        raise typer.Exit(EXIT_FAILURE) from None
+    typer.echo(json.dumps(document, indent=2))

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,15 @@ class OutputUnusable(Exception):
     """The results cannot be written to this path; the message says why."""
 
 
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    """Name the file in each error of writing it, such as that the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputUnusable(f"{path} cannot be written: {error.strerror or error}") from None
+
+
 class ResultLog:
     """A JSON Lines file with one line per photo, flushed after each, so that an interrupted run can continue.
 
@@ -49,7 +59,7 @@ class ResultLog:
             retry_failed: forget the photos that have an error.
 
         Raises:
-            OutputUnusable: the file holds something else.
+            OutputUnusable: the file holds something else, or cannot be written.
         """
         self.path = path
         self.done: set[str] = set()
@@ -64,11 +74,12 @@ class ResultLog:
                         break
                     self._note(*_state_of(line, path))
                     valid_bytes += len(line)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab")
-        self._file.truncate(valid_bytes)
-        if retry_failed and self.failed:
-            self._forget_failed()
+        with _written(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("ab")
+            self._file.truncate(valid_bytes)
+            if retry_failed and self.failed:
+                self._forget_failed()
 
     def _forget_failed(self) -> None:
         """Remove the lines with an error, by way of a new file, so that an interruption loses no answer."""
@@ -82,9 +93,14 @@ class ResultLog:
         self.failed.clear()
 
     def add(self, photo: str, content: Mapping[str, Any]) -> None:
-        """Append one photo's answer, or ``{"error": ...}``."""
-        self._file.write(json.dumps({"photo": photo, **content}, ensure_ascii=False).encode() + b"\n")
-        self._file.flush()
+        """Append one photo's answer, or ``{"error": ...}``.
+
+        Raises:
+            OutputUnusable: the file cannot be written.
+        """
+        with _written(self.path):
+            self._file.write(json.dumps({"photo": photo, **content}, ensure_ascii=False).encode() + b"\n")
+            self._file.flush()
         self._note(photo, "error" in content)
 
     def _note(self, photo: str, failed: bool) -> None:
@@ -96,7 +112,8 @@ class ResultLog:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with suppress(OSError):  # of a last line, whose error ``add`` has raised
+            self._file.close()
 
 
 def _state_of(line: bytes, path: Path) -> tuple[str, bool]:
@@ -170,6 +187,9 @@ def finish_output(log: Path, out: Path, labels: Iterable[str] = ()) -> None:
 
     The table has columns for ``labels``, those of the model, even if no photo has a face.
     Where both know a photo, the log wins. Rows are read twice, and only some are in memory at a time.
+
+    Raises:
+        OutputUnusable: the table cannot be written.
     """
     if log == out:
         return
@@ -182,12 +202,11 @@ def finish_output(log: Path, out: Path, labels: Iterable[str] = ()) -> None:
 
     columns = merge_columns(rows(), labels)
     partial = out.with_name(out.name + ".partial")
-    if out.suffix.lower() == ".csv":
-        write_csv(rows(), columns, partial)
-    else:
-        write_parquet(rows(), columns, partial)
-    partial.replace(out)
-    log.unlink()
+    write = write_csv if out.suffix.lower() == ".csv" else write_parquet
+    with _written(out):
+        write(rows(), columns, partial)
+        partial.replace(out)
+        log.unlink()
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from service.cli.console import face_table, print_error, print_status, progress_bar, stderr
 from service.cli.gateway import ClientContext
-from service.cli.output_files import ResultLog, finish_output, log_path, read_table
+from service.cli.output_files import OutputUnusable, ResultLog, finish_output, log_path, read_table
 from service.cli.photo_files import STDIN, Copies, FoundPhotos, name_of
 from service.client import AsyncClient, CallFailed, NoAnswer, Photo, Refused
 from service.errors import TandemError
@@ -229,7 +229,7 @@ async def for_each(items: Iterable[Item], work: Callable[[Item], Awaitable[None]
     """Do the work for every item, for ``concurrency`` of them at a time.
 
     Raises:
-        RunAborted: the work for one raised it; the rest is given up.
+        RunAborted, OutputUnusable: the work for one raised it; the rest is given up.
     """
     todo = iter(items)
 
@@ -241,5 +241,5 @@ async def for_each(items: Iterable[Item], work: Callable[[Item], Awaitable[None]
         async with asyncio.TaskGroup() as group:
             for _ in range(concurrency):
                 group.create_task(worker())
-    except* RunAborted as aborted:
-        raise aborted.exceptions[0] from None
+    except* (RunAborted, OutputUnusable) as given_up:
+        raise given_up.exceptions[0] from None

@@ -196,7 +196,7 @@ async def predict_into_folder(
     """Give each of the shard's photos a row in the folder ``out``; return how many of them have an error.
 
     Raises:
-        OutputUnusable: the photos cannot be listed, or the folder cannot be used.
+        OutputUnusable: the photos cannot be listed, or the folder cannot be used or written.
         RunAborted: the gateway answers no photo any more, or the photos cannot be read any more.
         LocalTritonError: no gateway is running, and none can be started here.
     """
@@ -220,7 +220,10 @@ async def predict_into_folder(
                 rest = iter(todo)
                 while part := list(islice(rest, photos_per_file)):
                     lines = await _predict_part(client, part, concurrency)
-                    await asyncio.to_thread(folder.write, lines, labels)
+                    try:
+                        await asyncio.to_thread(folder.write, lines, labels)
+                    except Exception as error:  # each kind of store has errors of its own
+                        raise OutputUnusable(f"{out} cannot be written: {error}") from error
                     advance(len(part))
     failed = len(folder.failed & set(names))
     summary = f"{len(names)} photos, {failed} failed"

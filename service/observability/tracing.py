@@ -13,17 +13,13 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from service.errors import install_command
+from service.errors import ExtraMissing, install_command
 from service.observability.request_context import RequestContext, TraceContext, activated, current_request
 from service.observability.timing import StageTiming
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span
-
-
-class TracingUnavailable(Exception):
-    """Spans are to be exported, but OpenTelemetry is not installed."""
 
 
 class Tracing:
@@ -117,7 +113,7 @@ def create_tracing(otlp_endpoint: str | None, *, version: str) -> Tracing:
     """Export spans to a collector's base URL, such as ``http://collector:4318``; no spans if it is None.
 
     Raises:
-        TracingUnavailable: the extra ``otel`` is not installed.
+        ExtraMissing: the extra ``otel`` is not installed.
     """
     if otlp_endpoint is None:
         return Tracing()
@@ -127,7 +123,7 @@ def create_tracing(otlp_endpoint: str | None, *, version: str) -> Tracing:
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     except ImportError as error:
-        raise TracingUnavailable(
+        raise ExtraMissing(
             f"TANDEM_OTLP_ENDPOINT is set, but {error.name} is not installed: {install_command('otel')}"
         ) from None
     provider = TracerProvider(resource=Resource.create({"service.name": "tandem", "service.version": version}))

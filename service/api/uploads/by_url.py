@@ -21,7 +21,7 @@ import httpcore  # noqa: TID251 - the one module that makes requests on a caller
 from service import __version__
 from service.api.uploads.body import SizeLimit
 from service.budget import Budget
-from service.errors import FetchFailed, UrlRefused, install_command
+from service.errors import ExtraMissing, FetchFailed, UrlRefused, install_command
 from service.settings import Settings
 
 HTTPS_PORT: Final = 443
@@ -99,10 +99,6 @@ class CheckedNetwork(httpcore.AsyncNetworkBackend):
         await self._network.sleep(seconds)
 
 
-class FetchingUnavailable(Exception):
-    """A setting asks for fetching, and the extra that it needs is not installed."""
-
-
 class PhotoFetcher:
     """Fetches photos from the named hosts (``example.org``, ``*.example.org``) and buckets (``s3://bucket``)."""
 
@@ -119,7 +115,7 @@ class PhotoFetcher:
         """Start with nothing fetched. The last three arguments are for tests.
 
         Raises:
-            FetchingUnavailable: A bucket is named, and the extra s3 is not installed.
+            ExtraMissing: A bucket is named, and the extra s3 is not installed.
         """
         self._hosts = [each for each in hosts if not each.startswith("s3://")]
         self._buckets = [each.removeprefix("s3://") for each in hosts if each.startswith("s3://")]
@@ -263,7 +259,7 @@ def _s3_client() -> Any:
         from botocore.config import Config  # noqa: PLC0415 - of an extra
         from botocore.session import Session  # noqa: PLC0415
     except ImportError:
-        raise FetchingUnavailable(
+        raise ExtraMissing(
             f"TANDEM_FETCH_HOSTS names a bucket, but botocore is not installed: {install_command('s3')}"
         ) from None
     return Session().create_client("s3", config=Config(signature_version="s3v4"))

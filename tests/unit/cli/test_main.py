@@ -106,6 +106,25 @@ def test_standard_input_cannot_go_into_a_folder_of_tables() -> None:
     assert "standard input: needs a file as --out" in result.output
 
 
+def test_an_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "results.csv"
+    result = runner.invoke(app, ["predict", "photo.jpg", "--out", str(out), "--url", "http://127.0.0.1:1"])
+    assert result.exit_code == 1
+    assert result.stderr == f"{out}.partial.jsonl cannot be written: File exists\n"
+
+
+@pytest.mark.parametrize("command", [["predict", "photo.jpg"], ["openapi"]])
+def test_a_setting_that_needs_an_extra_names_it(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
+    monkeypatch.setenv("TANDEM_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("TANDEM_TRITON_URL", "127.0.0.1:1")
+    monkeypatch.setenv("TANDEM_PORT", "1")
+    result = runner.invoke(app, command)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("TANDEM_OTLP_ENDPOINT is set, but opentelemetry.sdk.trace is not installed: ")
+
+
 def test_video_names_the_extra_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in [name for name in sys.modules if name.startswith("service.cli.video")]:
         monkeypatch.delitem(sys.modules, module)

@@ -27,6 +27,16 @@ def test_a_log_continues_after_an_incomplete_line(tmp_path: Path) -> None:
     assert [json.loads(line)["photo"] for line in path.read_text().splitlines()] == ["é.jpg", "b.jpg", "c.jpg"]
 
 
+def test_a_full_disk_is_named_and_the_log_can_be_closed(tmp_path: Path) -> None:
+    log = ResultLog(tmp_path / "log.jsonl")
+    log._file.close()
+    log._file = open("/dev/full", "ab")
+    with pytest.raises(OutputUnusable, match="log.jsonl cannot be written: No space left on device"):
+        log.add("a.jpg", {"error": "broken"})
+    assert not log.done
+    log.close()
+
+
 def test_a_file_that_is_not_a_log_is_not_changed(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     path.write_text("dear diary\n")

@@ -118,6 +118,18 @@ def test_photos_that_failed_have_a_row_until_they_are_retried(tmp_path: Path) ->
     assert photos_in(out) == sorted(find_names([source], Shard(0, 1), recursive=True) * 2)
 
 
+def test_a_folder_that_cannot_be_written_any_more_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("access denied")
+
+    write_photos(str(tmp_path / "photos"), 1)
+    monkeypatch.setattr(TableFolder, "_replace", refuse)
+    with pytest.raises(OutputUnusable, match="out cannot be written: access denied"):
+        run(Gateway(), str(tmp_path / "photos"), str(tmp_path / "out"))
+
+
 def test_every_file_has_the_same_columns(tmp_path: Path) -> None:
     source, out = str(tmp_path / "photos"), str(tmp_path / "out")
     write_photos(source, 2)

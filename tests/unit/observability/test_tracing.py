@@ -29,11 +29,11 @@ sys.modules["opentelemetry.sdk"] = None
 sys.modules["opentelemetry.exporter"] = None
 from service.api.app import create_app
 from service.settings import Settings
-from service.observability.tracing import TracingUnavailable
+from service.errors import ExtraMissing
 create_app(Settings())
 try:
     create_app(Settings(otlp_endpoint="http://127.0.0.1:9"))
-except TracingUnavailable as error:
+except ExtraMissing as error:
     print(error)
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -44,6 +44,11 @@ def printable(text: str) -> str:
     )
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number of things, such as "1 photo" or "2 photos"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def print_error(message: str, name: str = "") -> None:
     """Print an error message to standard error, behind the name of what it is about."""
     message = f"{printable(name)}: {message}" if name else message

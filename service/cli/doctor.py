@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service import __version__
+from service.cli.console import counted
 from service.cli.gateway import is_listening, url_of
 from service.cli.model_versions import VersionChangeRefused, VersionedModel
 from service.cli.settings_errors import format_errors, unknown_variables
@@ -134,7 +135,7 @@ def _processor() -> Finding:
     cores = available_cores()
     parts = [
         fields.get("model name", platform.machine()),
-        f"{cores} core{'s' if cores > 1 else ''}",
+        counted(cores, "core"),
         " ".join(fast) or "no AVX2",
         "an NVIDIA GPU" if has_gpu() else "no GPU",
     ]

@@ -200,7 +200,7 @@ def predict(
     annotate: Annotated[
         str | None,
         typer.Option(
-            help="Write a copy of the photo with boxes and labels to this file; for several photos, to this FOLDER/."
+            help="Write a copy of the photo with boxes and labels to this file; for several photos, into FOLDER/."
         ),
     ] = None,
     url: Url = None,

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from service.cli.console import counted
 from service.schemas import PhotoEmotions
 from service.vision.decoding import decode_photo
 from service.vision.drawing import annotate
@@ -97,7 +98,7 @@ def describe_skipped(skipped: Counter[str]) -> str:
     kinds = ", ".join(
         f"{skipped[kind]} {kind}" for kind in sorted(skipped, key=lambda kind: (-skipped[kind], kind))
     )
-    return f"skipped {skipped.total()} file{'s' if skipped.total() > 1 else ''}: {kinds}"
+    return f"skipped {counted(skipped.total(), 'file')}: {kinds}"
 
 
 def annotation_paths(photos: Mapping[Path, Path], out: Path, *, is_folder: bool = False) -> dict[Path, Path]:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import typer
 from rich.console import Console
 
-from service.cli.console import face_table, print_error, print_status, progress_bar, stderr
+from service.cli.console import counted, face_table, print_error, print_status, progress_bar, stderr
 from service.cli.gateway import ClientContext
 from service.cli.output_files import OutputUnusable, ResultLog, finish_output, log_path, read_table
 from service.cli.photo_files import STDIN, Copies, FoundPhotos, name_of
@@ -154,11 +154,17 @@ async def write_predictions(
     finally:
         log.close()
     finish_output(log.path, out, labels)
-    summary = f"{len(log.done)} photos, {len(log.failed)} failed"
-    print_status(f"{summary}, {before} done before: {out}" if before else f"{summary}: {out}")
-    if failed_before:
-        print_status(f"{failed_before} failed in an earlier run; --retry-failed sends them again")
+    print_summary(len(log.done), len(log.failed), str(out), before=before, failed_before=failed_before)
     return len(log.failed | without_copy)
+
+
+def print_summary(photos: int, failed: int, out: str, *, before: int, failed_before: int) -> None:
+    """Print how many photos ``out`` holds and how many of them failed, and of both how many already did before."""
+    done_before = f", {before} done before" if before else ""
+    print_status(f"{counted(photos, 'photo')}, {failed} failed{done_before}: {out}")
+    if failed_before:
+        them = "it" if failed_before == 1 else "them"
+        print_status(f"{failed_before} failed in an earlier run; --retry-failed sends {them} again")
 
 
 def unfinished(photos: Sequence[Path], log: ResultLog, copies: Copies | None) -> list[Path]:

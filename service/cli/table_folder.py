@@ -15,11 +15,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
-from service.cli.console import print_error, print_status, progress_bar, stderr
+from service.cli.console import print_error, progress_bar, stderr
 from service.cli.gateway import ClientContext
 from service.cli.output_files import OutputUnusable, schema_of, table_columns, to_rows
 from service.cli.photo_files import PHOTO_SUFFIXES, find_photos, name_of
-from service.cli.predict import PhotoFailed, RunAborted, for_each, labels_of, predict_photo
+from service.cli.predict import PhotoFailed, RunAborted, for_each, labels_of, predict_photo, print_summary
 from service.client import AsyncClient
 from service.errors import install_command
 
@@ -226,10 +226,7 @@ async def predict_into_folder(
                         raise OutputUnusable(f"{out} cannot be written: {error}") from error
                     advance(len(part))
     failed = len(folder.failed & set(names))
-    summary = f"{len(names)} photos, {failed} failed"
-    print_status(f"{summary}, {before} done before: {out}" if before else f"{summary}: {out}")
-    if failed_before:
-        print_status(f"{failed_before} failed in an earlier run; --retry-failed sends them again")
+    print_summary(len(names), failed, out, before=before, failed_before=failed_before)
     return failed
 
 

@@ -76,7 +76,7 @@ class WorkQueue:
         # One photo for each worker is always admitted: only its duration can show that photos have become faster.
         if self._unanswered >= self._pool.count and time.monotonic() + expected_s > deadline:
             raise Overloaded(
-                f"with {self._unanswered} photos ahead, a photo is expected to take {expected_s:.1f} s; "
+                f"a photo is expected to take {expected_s:.1f} s with {self._unanswered} ahead of it; "
                 f"{deadline - time.monotonic():.3g} s are left (TANDEM_REQUEST_TIMEOUT_S)"
             )
 

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from service.cli.console import NARROW, print_error, print_status, progress_bar, stderr
+from service.cli.console import NARROW, counted, print_error, print_status, progress_bar, stderr
 from service.cli.gateway import ClientContext
 from service.cli.predict import PhotoFailed, labels_of, predict_photo
 from service.cli.video.io import Frame, VideoReader, VideoWriter
@@ -80,7 +80,8 @@ async def run_video(
                 )
     for codec in summary.skipped_audio:
         print_error(f"the {codec} audio is left out: {outputs.video} cannot hold it, an .mkv file can")
-    counts = f"{summary.analyzed} frames read, {summary.failed} failed, {len(summary.faces)} faces"
+    faces = counted(len(summary.faces), "face")
+    counts = f"{counted(summary.analyzed, 'frame')} read, {summary.failed} failed, {faces}"
     print_status(": ".join([counts, *([", ".join(map(str, outputs.wanted))] if outputs.wanted else [])]))
     if as_json:
         typer.echo(json.dumps({"video": str(path), **summary.to_json()}))

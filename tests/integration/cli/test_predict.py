@@ -150,7 +150,7 @@ def test_a_copy_that_cannot_be_written_costs_no_answer(folder: Path, url: str) -
     result = predict(folder / "a.jpg", "--out", out, "--annotate", copies, url=url)
     assert result.exit_code == 1
     assert "has an answer but no copy: " in result.stderr
-    assert "1 photos, 0 failed: " in result.stderr
+    assert "1 photo, 0 failed: " in result.stderr
     assert json.loads(out.read_text())["faces"]
 
 

@@ -290,7 +290,7 @@ def test_predict_writes_a_folder_to_a_file_and_resumes(
     with serving(triton_home=triton_home, model_repository=repository) as served:
         first = predict(str(folder / "00.jpg"), "--out", str(lines), "--url", served.url)
         assert first.returncode == 0, first.stderr
-        assert f"1 photos, 0 failed: {lines}" in first.stderr
+        assert f"1 photo, 0 failed: {lines}" in first.stderr
         second = predict(str(folder), "--out", str(lines), "--url", served.url)
         third = predict(str(folder), "--out", str(table), "--url", served.url)
         fourth = predict(str(folder), "--out", str(table), "--url", served.url)

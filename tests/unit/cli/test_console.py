@@ -3,7 +3,7 @@ import io
 from rich.console import Console
 from rich.table import Table
 
-from service.cli.console import face_table, settings_table
+from service.cli.console import counted, face_table, settings_table
 from service.schemas import PhotoEmotions
 from service.settings import Settings, environment_name
 
@@ -65,6 +65,10 @@ def test_names_of_settings_are_whole_in_80_columns() -> None:
     for name in Settings.model_fields:
         assert f"{environment_name(name)} " in text
     assert "Maximum size of a photo," in text
+
+
+def test_what_is_counted_agrees_with_its_number() -> None:
+    assert [counted(number, "photo") for number in (0, 1, 2)] == ["0 photos", "1 photo", "2 photos"]
 
 
 def test_a_photo_without_a_face_says_so() -> None:

@@ -76,7 +76,7 @@ Row = dict[str, str]
 
 def _rows(table: Path) -> Iterator[tuple[int, Row]]:
     """Read the rows with their line numbers."""
-    with table.open(newline="") as file:
+    with table.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a byte order mark
         reader = csv.DictReader(file)
         missing = {"Usage", "Image name", *COLUMNS} - set(reader.fieldnames or ())
         if missing:

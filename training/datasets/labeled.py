@@ -154,8 +154,10 @@ def _rafdb(folder: Path) -> Iterator[Item]:
         yield from _folders(folder / "DATASET" if (folder / "DATASET").is_dir() else folder)
         return
     aligned = (folder / "Image" / "aligned").is_dir()
-    for line in table.read_text().split("\n"):
+    for number, line in enumerate(table.read_text().split("\n"), start=1):
         if line.strip():
+            if len(line.split()) != 2:
+                raise ValueError(f"{table}, line {number}: {line!r} has {len(line.split())} columns; expected 2")
             name, label = line.split()
             path = folder / "Image" / ("aligned" if aligned else "original") / name
             path = path.with_name(f"{path.stem}_aligned{path.suffix}") if aligned else path
@@ -187,8 +189,9 @@ def _expw(folder: Path) -> Iterator[Item]:
 
 
 def _rows(table: Path, *columns: str) -> Iterator[dict[str, str]]:
-    with table.open(newline="") as file:
-        reader = csv.DictReader(file)
+    """Read the rows; spreadsheets write a byte order mark first, and a row may end before its last column."""
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, restval="")
         missing = set(columns) - set(reader.fieldnames or ())
         if missing:
             raise ValueError(f"{table} has no columns {sorted(missing)}; it has {reader.fieldnames}")

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from training.networks.presets import BACKBONES
 from training.settings.augmentation import Augmentation
-from training.settings.stages import check_network
+from training.settings.stages import StageSettings, check_network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,7 @@ class PhaseSettings:
             raise ValueError(f"seconds is {self.seconds}; it must be above 0")
         if self.max_gradient <= 0:
             raise ValueError(f"max_gradient is {self.max_gradient}; it must be above 0")
+        StageSettings(out=Path(), **self.stage_options())  # which has limits for the others
 
     def stage_options(self) -> dict[str, Any]:
         """Return the options of a stage that trains like this."""
@@ -117,9 +118,16 @@ class BundleSettings:
             check_network(name, BACKBONES)
         limits = {"loss": (0, 127), "valid_loss": (0, 127), "margin": (0, 8), "teachers": (1, 16)}
         limits |= {"teacher_size": (1, 4096)}
+        shares = ("cosine_margin", "unaligned_prob", "logit_adjustment", "distill_weight")
+        limits |= dict.fromkeys(shares, (0, 1))
         for option, (low, high) in limits.items():
             if not low <= getattr(self, option) <= high:
                 raise ValueError(f"{option} is {getattr(self, option)}; it must be from {low} to {high}")
+        if self.classification_weight <= 0 or self.teacher_weight < 0:
+            raise ValueError(
+                f"classification_weight is {self.classification_weight} and teacher_weight is "
+                f"{self.teacher_weight}; the first must be above 0, the second at least 0"
+            )
 
 
 def command(settings: BundleSettings) -> str:

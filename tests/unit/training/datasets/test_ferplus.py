@@ -72,6 +72,15 @@ def test_rows_without_an_image_are_counted(tmp_path):
         read_split(tmp_path, "valid")
 
 
+def test_a_table_that_a_spreadsheet_wrote_is_read(tmp_path):
+    write_ferplus(tmp_path, [("Training", "a.png", [10] + [0] * 9)])
+    table = tmp_path / "fer2013new.csv"
+    table.write_text(table.read_text(), encoding="utf-8-sig")
+    (tmp_path / "FER2013Train").mkdir()
+    Image.new("L", (48, 48)).save(tmp_path / "FER2013Train" / "a.png")
+    assert len(read_split(tmp_path, "train").images) == 1
+
+
 def test_a_missing_column_is_named(tmp_path):
     write_ferplus(tmp_path, [], columns=COLUMNS[:-1])
     with pytest.raises(ValueError, match=r"\['NF'\]"):

@@ -50,6 +50,24 @@ def test_a_table(tmp_path):
     assert emotions(splits["valid"]) == {"1.png": "neutral"}
 
 
+def test_a_table_that_a_spreadsheet_wrote_may_lack_labels(tmp_path):
+    rows = ["image,label", *(f"{index}.png,happy" for index in range(40)), "40.png", ""]
+    for index in range(41):
+        picture(tmp_path / f"{index}.png")
+    (tmp_path / "labels.csv").write_text("\r\n".join(rows), encoding="utf-8-sig")
+    splits = read_labeled(tmp_path, "csv")
+    assert sum(len(split.images) for split in splits.values()) == 40
+    assert sum(split.missing for split in splits.values()) == 1
+
+
+def test_a_line_of_rafdb_that_is_cut_off_is_named(tmp_path):
+    table = tmp_path / "EmoLabel" / "list_patition_label.txt"
+    table.parent.mkdir()
+    table.write_text("train_00001.jpg 5\ntrain_00002.jpg\n")
+    with pytest.raises(ValueError, match=r"list_patition_label\.txt, line 2: 'train_00002.jpg' has 1 columns"):
+        read_labeled(tmp_path, "rafdb")
+
+
 def test_rafdb_in_both_forms(tmp_path):
     expected = {"surprise", "neutral"}
     published, folders = tmp_path / "published", tmp_path / "folders"

@@ -48,8 +48,7 @@ def start_run(settings: StageSettings, crop: CropShape = CROP_SHAPE) -> None:
     others = other_settings(settings, crop)
     before = others.get("epochs", (settings.epochs,))[0]
     if others and not (list(others) == ["epochs"] and before < settings.epochs):
-        shown = "; ".join(f"{name} {before}, not {after}" for name, (before, after) in others.items())
-        raise ValueError(f"{settings.out} holds a run with other settings ({shown}); choose another --out")
+        raise ValueError(f"{settings.out} holds a run with {shown_differences(others)}; choose another --out")
     if others and not last_checkpoint(settings.out).is_file():
         raise ValueError(
             f"{settings.out} has no checkpoint from which its {before} epochs could be extended to "
@@ -71,12 +70,30 @@ def other_settings(settings: StageSettings, crop: CropShape | None = None) -> di
     file = settings.out / SETTINGS
     if not file.exists():
         return {}
-    defaults = {field.name: field.default for field in fields(settings) if field.default is not MISSING}
-    known = {**json.loads(json.dumps(defaults, default=str)), **json.loads(file.read_text())}
+    known = with_defaults(settings, json.loads(file.read_text()))
     known.setdefault("crop", list(CROP_SHAPE))
     others = differing(known, {**_as_json(settings), "crop": list(crop) if crop else known["crop"]})
     others.pop("loggers", None)
     return others
+
+
+def is_trained(settings: StageSettings) -> bool:
+    """Return whether the run of these settings is complete, for commands that compare several runs.
+
+    Raises:
+        ValueError: The folder holds a run with other settings. Not even its epochs may differ: other runs may have
+            started from it.
+    """
+    others = other_settings(settings)
+    if others:
+        raise ValueError(f"{settings.out} holds a run with {shown_differences(others)}; choose another --out")
+    return is_complete(settings.out)
+
+
+def with_defaults(settings: Any, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings that were written into a file, with the defaults of those that are newer than it."""
+    defaults = {field.name: field.default for field in fields(settings) if field.default is not MISSING}
+    return {**json.loads(json.dumps(defaults, default=str)), **known}
 
 
 def _as_json(settings: StageSettings) -> dict[str, Any]:
@@ -88,6 +105,12 @@ def differing(known: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
     """Return the settings that two runs do not have in common, with both values; None stands for a missing one."""
     names = dict.fromkeys([*known, *new])
     return {name: (known.get(name), new.get(name)) for name in names if known.get(name) != new.get(name)}
+
+
+def shown_differences(others: Mapping[str, tuple[Any, Any]]) -> str:
+    """Describe what ``differing`` returns."""
+    shown = "; ".join(f"{name} {before}, not {after}" for name, (before, after) in others.items())
+    return f"other settings ({shown})"
 
 
 def last_checkpoint(run: Path) -> Path:
@@ -148,7 +171,7 @@ def finish_run(settings: StageSettings, weights: Mapping[str, Tensor], result: M
 @rank_zero_only
 def _write_result(settings: StageSettings, weights: Mapping[str, Tensor], result: Mapping[str, Any]) -> None:
     torch.save(dict(weights), settings.out / WEIGHTS)
-    (settings.out / RESULT).write_text(json.dumps(result, indent=2) + "\n")
+    _write(settings.out / RESULT, json.dumps(result, indent=2) + "\n")
     print(f"{settings.out}: {settings.epochs} epochs of {result['images']:,} images; {kept_score(result)}")
 
 

@@ -14,9 +14,15 @@ from training.datasets.prepared import PreparedSet, load_prepared
 from training.evaluation.compare_features import compare_features
 from training.protocols.bootstrap import interval_over_runs
 from training.protocols.ferplus import score
-from training.runs import is_complete, predict_expressions
+from training.runs import is_trained, predict_expressions
 from training.settings.evaluation import CompareSettings
-from training.settings.stages import EmotionSettings, IdentitySettings, JointSettings, ProbeSettings
+from training.settings.stages import (
+    EmotionSettings,
+    IdentitySettings,
+    JointSettings,
+    ProbeSettings,
+    StageSettings,
+)
 from training.stages.expression import train_emotion, train_joint, train_probe
 from training.stages.identity import train_identity
 from training.tables import Table, percent, percent_range
@@ -63,6 +69,9 @@ def train_all(settings: CompareSettings, seed: int) -> dict[str, Path]:
 
     Returns:
         The run of each method except the fusion, which has none.
+
+    Raises:
+        ValueError: A run was made with other settings.
     """
     out = settings.out / f"seed-{seed}"
     common: dict[str, Any] = {
@@ -77,16 +86,16 @@ def train_all(settings: CompareSettings, seed: int) -> dict[str, Path]:
     joined = {**common, "data": settings.data, "identity": identity, "emotion": emotion}
     joined["epochs"] = settings.joint_epochs
 
-    def train(run: Path, start: Callable[[], None]) -> Path:
-        if not is_complete(run):
-            start()
-        return run
+    def train(run: StageSettings, trainer: Callable[[Any], None]) -> Path:
+        if not is_trained(run):
+            trainer(run)
+        return run.out
 
     if settings.people:
         people = IdentitySettings(
             out=identity, data=settings.people, lfw=settings.lfw, epochs=settings.identity_epochs, **common
         )
-        train(identity, lambda: train_identity(people))
+        train(people, train_identity)
     probe = ProbeSettings(
         out=out / "probe", data=settings.data, identity=identity, epochs=settings.probe_epochs, **common
     )
@@ -110,11 +119,11 @@ def train_all(settings: CompareSettings, seed: int) -> dict[str, Path]:
     frozen = JointSettings(out=out / "frozen", identity_rate=0, emotion_rate=0, **joined)
     joint = JointSettings(out=out / "joint", **joined)
     return {
-        IDENTITY: train(probe.out, lambda: train_probe(probe)),
-        EMOTION: train(alone.out, lambda: train_emotion(alone)),
-        LONGER: train(longer.out, lambda: train_emotion(longer)),
-        FROZEN: train(frozen.out, lambda: train_joint(frozen)),
-        JOINT: train(joint.out, lambda: train_joint(joint)),
+        IDENTITY: train(probe, train_probe),
+        EMOTION: train(alone, train_emotion),
+        LONGER: train(longer, train_emotion),
+        FROZEN: train(frozen, train_joint),
+        JOINT: train(joint, train_joint),
     }
 
 

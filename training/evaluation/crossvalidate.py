@@ -15,7 +15,7 @@ from training.evaluation.probe import EMOTION, fit_linearly, read_features
 from training.protocols.bootstrap import interval
 from training.protocols.breakdown import NO_FACE, confusion_matrix
 from training.protocols.folds import check_disjoint, folds_by_person
-from training.runs import is_complete, load_settings, predict_expressions
+from training.runs import SETTINGS, is_trained, load_settings, predict_expressions
 from training.settings.evaluation import CrossvalidateSettings
 from training.settings.stages import EmotionSettings, JointSettings
 from training.stages.expression import train_emotion, train_joint
@@ -32,7 +32,8 @@ def crossvalidate(settings: CrossvalidateSettings) -> None:
     The last epoch of each fold counts, because choosing one on the test set would bias the score.
 
     Raises:
-        ValueError: The set has no subjects, or fewer than folds.
+        ValueError: The set has no subjects, or fewer than folds, or a fold was begun with other images or
+            settings.
     """
     prepared = load_prepared(settings.data)
     if "subjects" not in prepared.arrays:
@@ -107,10 +108,18 @@ def _train_fold(
     settings: CrossvalidateSettings, out: Path, prepared: PreparedSet, held_out: NDArray[np.bool_]
 ) -> Path:
     """Train one fold and return the run to test."""
+    begun = (out / "emotion" / SETTINGS).is_file()
     for name, rows in (("train", ~held_out), ("valid", held_out)):
-        crops = Crops(prepared.crops[rows], prepared.arrays["outcomes"][rows])
-        arrays = {key: prepared.arrays[key][rows] for key in ("votes", "subjects", "files")}
-        write_prepared(out / "data" / name, settings.data, crops, None, arrays, {})
+        folder = out / "data" / name
+        if not begun:
+            crops = Crops(prepared.crops[rows], prepared.arrays["outcomes"][rows])
+            arrays = {key: prepared.arrays[key][rows] for key in ("votes", "subjects", "files")}
+            write_prepared(folder, settings.data, crops, None, arrays, {})
+        elif not np.array_equal(load_prepared(folder).crops, prepared.crops[rows]):
+            # A network that was trained on other folds may have seen those it is tested on.
+            raise ValueError(
+                f"{folder} holds other images than this fold of {settings.folds}; choose another --out"
+            )
     common: dict[str, Any] = {
         "data": out / "data",
         "batch_size": settings.batch_size,
@@ -119,32 +128,30 @@ def _train_fold(
         "accelerator": settings.accelerator,
         "keep": "last",
     }
-    if not is_complete(out / "emotion"):
-        train_emotion(
-            EmotionSettings(
-                out=out / "emotion",
-                network=settings.network or _network_of(settings.start),
-                start=settings.start,
-                epochs=settings.epochs,
-                learning_rate=settings.learning_rate,
-                ema_decay=settings.ema_decay,
-                **common,
-            )
-        )
+    emotion = EmotionSettings(
+        out=out / "emotion",
+        network=settings.network or _network_of(settings.start),
+        start=settings.start,
+        epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        ema_decay=settings.ema_decay,
+        **common,
+    )
+    if not is_trained(emotion):
+        train_emotion(emotion)
     if not settings.identity:
-        return out / "emotion"
-    if not is_complete(out / "joint"):
-        train_joint(
-            JointSettings(
-                out=out / "joint",
-                identity=settings.identity,
-                emotion=out / "emotion",
-                epochs=settings.joint_epochs,
-                ema_decay=settings.ema_decay,
-                **common,
-            )
-        )
-    return out / "joint"
+        return emotion.out
+    joint = JointSettings(
+        out=out / "joint",
+        identity=settings.identity,
+        emotion=emotion.out,
+        epochs=settings.joint_epochs,
+        ema_decay=settings.ema_decay,
+        **common,
+    )
+    if not is_trained(joint):
+        train_joint(joint)
+    return joint.out
 
 
 def summarize(

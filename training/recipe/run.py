@@ -17,7 +17,15 @@ from training.preparation.teacher import Teacher
 from training.recipe.data import Source, read_sources
 from training.recipe.estimate import seconds_to_export, seconds_to_prepare, seconds_to_train
 from training.recipe.stages import plan_stages
-from training.runs import RECIPE, differing, is_complete, kept_score, load_result
+from training.runs import (
+    RECIPE,
+    differing,
+    is_complete,
+    kept_score,
+    load_result,
+    shown_differences,
+    with_defaults,
+)
 from training.settings.commands import ExportSettings, RecipeSettings
 from training.settings.stages import EmotionSettings, IdentitySettings, JointSettings, StageSettings
 from training.stages.expression import train_emotion, train_joint
@@ -75,11 +83,10 @@ def _keep_settings(settings: RecipeSettings) -> None:
     file = settings.folder / RECIPE
     text = json.dumps(asdict(settings), indent=2, default=str) + "\n"
     if file.exists():
-        others = differing(json.loads(file.read_text()), json.loads(text))
+        others = differing(with_defaults(settings, json.loads(file.read_text())), json.loads(text))
         if others:
-            shown = "; ".join(f"{name} {before}, not {after}" for name, (before, after) in others.items())
             raise ValueError(
-                f"{settings.folder} was begun with other settings ({shown}). Choose another --out; to train a "
+                f"{settings.folder} was begun with {shown_differences(others)}. Choose another --out; to train a "
                 "single run further, use its own command with more --epochs"
             )
     file.write_text(text)

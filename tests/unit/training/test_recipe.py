@@ -1,5 +1,6 @@
 """The stages of the recipe, the runs that each is made from, and what is checked before any of them."""
 
+import json
 import re
 
 import pytest
@@ -62,6 +63,18 @@ def test_runs_that_were_begun_with_other_settings_are_left_alone(made, tmp_path)
     recipe.run_recipe(settings(tmp_path, epochs=3))
     with pytest.raises(ValueError, match=r"begun with other settings \(epochs 3, not 4\)\. Choose another --out"):
         recipe.run_recipe(settings(tmp_path, epochs=4))
+
+
+def test_a_setting_that_is_newer_than_the_runs_had_its_default_then(made, tmp_path):
+    recipe.run_recipe(settings(tmp_path))
+    file = tmp_path / "runs" / "recipe.json"
+    known = json.loads(file.read_text())
+    del known["crop_size"], known["color"]
+    file.write_text(json.dumps(known))
+    recipe.run_recipe(settings(tmp_path))
+    file.write_text(json.dumps(known))
+    with pytest.raises(ValueError, match=r"begun with other settings \(color False, not True\)"):
+        recipe.run_recipe(settings(tmp_path, color=True))
 
 
 def test_options_reach_every_stage(made, tmp_path):

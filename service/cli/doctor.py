@@ -7,6 +7,7 @@ import platform
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http import HTTPStatus
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal
@@ -22,7 +23,7 @@ from service.cli.console import counted
 from service.cli.gateway import is_listening, url_of
 from service.cli.model_versions import VersionChangeRefused, VersionedModel
 from service.cli.settings_errors import format_errors, unknown_variables
-from service.client import CallFailed, Client
+from service.client import CallFailed, Client, Refused
 from service.errors import install_command
 from service.settings import ConfigUnusable, Settings, available_cores, config_path
 from service.triton import install
@@ -56,6 +57,9 @@ EXTRAS: Final = {
 """Optional dependencies, and the modules that they install."""
 
 TIMEOUT_S = 2.0
+
+WORKS: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND)
+"""What a gateway that works answers when it is asked for its model without a key, and on its operations port."""
 
 
 @dataclass(frozen=True)
@@ -216,6 +220,10 @@ def _port(name: str, host: str, port: int, setting: str) -> Finding:
             with Client(url, timeout_s=TIMEOUT_S, api_key=os.environ.get("TANDEM_API_KEY")) as client:
                 model = client.model()
             return Finding(name, "ok", f"a gateway runs at {url}, with {model.name} version {model.version}")
+        except Refused as error:
+            if error.status in WORKS:
+                return Finding(name, "ok", f"a gateway runs at {url}")
+            return Finding(name, "problem", f"a gateway runs at {url}, but {error}", "its log says more")
         except CallFailed as error:
             return Finding(name, "problem", f"{shown} is taken: {error}", f"stop that program, or set {setting}")
     try:

@@ -138,6 +138,8 @@ class VersionedModel:
                     f"{self.folder} has no version {version} with a {' or '.join(WEIGHTS)}; it has {existing}"
                 )
         text, state = self._read()
+        if policy == state.current:  # to write it again would forget the policy before it
+            return
         old, new = self._active_of(state.current), self._active_of(policy)
         if new != old:
             # Triton reads one configuration for all versions, so each version keeps its own beside its weights.

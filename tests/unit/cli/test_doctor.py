@@ -1,7 +1,9 @@
 import shutil
 import socket
 import tomllib
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from typer.testing import CliRunner
@@ -9,6 +11,7 @@ from typer.testing import CliRunner
 from service.cli import doctor
 from service.cli.doctor import EXTRAS, Finding, examine
 from service.cli.main import app
+from service.schemas import Problem
 
 ROOT = Path(__file__).parents[3]
 
@@ -74,6 +77,25 @@ def test_ports_are_free_or_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TANDEM_PORT", f"{port}")
     monkeypatch.delenv("TANDEM_OPERATIONS_PORT")
     assert (found("port").state, found("port").text) == ("ok", f"127.0.0.1:{port} is free")
+
+
+@pytest.mark.parametrize(("status", "state"), [(401, "ok"), (404, "ok"), (500, "problem")])
+def test_a_gateway_that_refuses_is_a_gateway(status: int, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            problem = Problem(type="urn:x", title="x", status=status, detail="it refuses", request_id="x")
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(problem.model_dump_json().encode())
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("TANDEM_OPERATIONS_PORT", f"{server.server_port}")
+        finding = found("operations port")
+        server.shutdown()
+    assert finding.state == state
+    assert finding.text.startswith(f"a gateway runs at http://127.0.0.1:{server.server_port}")
+    assert ("it refuses" in finding.text) == (state == "problem")
 
 
 def test_a_proxy_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:

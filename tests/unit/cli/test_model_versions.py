@@ -62,6 +62,20 @@ def test_activate_pins_a_version_and_rollback_undoes_it(model: VersionedModel) -
     assert sorted(path.name for path in model.folder.parent.iterdir()) == ["tandem"]
 
 
+def test_a_change_that_is_repeated_leaves_the_way_back(model: VersionedModel) -> None:
+    model.activate(None)
+    assert (model.folder / "config.pbtxt").read_text() == CONFIG
+    model.activate(1)
+    for _ in range(2):
+        model.activate(2)
+    model.roll_back()
+    assert model.active == 1
+    for _ in range(2):
+        model.shadow(10)
+    model.roll_back()
+    assert model.policy_state.current == (1,)
+
+
 def test_the_first_rollback_loads_the_version_before_the_newest(model: VersionedModel) -> None:
     model.roll_back()
     assert policy(model) == "specific {   versions: 2 }"

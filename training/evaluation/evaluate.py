@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import httpx  # noqa: TID251 - calls a gateway to evaluate it
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from service.client import CallFailed, Client
 from service.vision.face_pipeline import FacePipeline
 from training.datasets.ferplus import EMOTIONS, Split, majority_labels, read_split
 from training.datasets.images import EncodedImage
@@ -31,7 +31,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     """Score a split, print the scores and write them to a file if one is given.
 
     Raises:
-        ValueError: The service rejects an image or has other labels.
+        ValueError: The service does not answer, rejects an image or has other labels.
     """
     rows = read_split(settings.source, settings.split)
     if settings.limit:
@@ -67,19 +67,21 @@ def predict_offline(images: Sequence[EncodedImage], model: Path) -> Predictions:
 
 
 def predict_through(images: Sequence[EncodedImage], url: str) -> Predictions:
-    """Predict with a running service; the largest face of each image counts."""
+    """Predict with a running service; the largest face of each image counts.
+
+    Raises:
+        ValueError: The service does not answer, rejects an image or has other labels.
+    """
     probabilities = np.zeros((len(images), len(EMOTIONS)), np.float32)
     found = np.zeros(len(images), bool)
-    with httpx.Client(base_url=url, timeout=60) as client:
+    with Client(url) as client:
         for index, image in enumerate(tqdm(images, desc="through the service", unit=" images")):
-            response = client.post(
-                "/v1/emotions", content=image.read_bytes(), headers={"Content-Type": "image/png"}
-            )
-            if response.status_code != httpx.codes.OK:
-                raise ValueError(f"{url} answered {response.status_code} for {image.name}: {response.text}")
-            faces = response.json()["faces"]
+            try:
+                faces = client.read(image.read_bytes()).faces
+            except CallFailed as error:
+                raise ValueError(f"{image.name} got no answer: {error}") from error
             if faces:
-                emotions = faces[0]["emotions"]
+                emotions = faces[0].emotions
                 if set(emotions) != set(EMOTIONS):
                     raise ValueError(f"{url} has the labels {sorted(emotions)}; expected {sorted(EMOTIONS)}")
                 probabilities[index] = [emotions[emotion] for emotion in EMOTIONS]

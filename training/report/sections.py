@@ -9,7 +9,6 @@ from training.datasets.ferplus import majority_labels
 from training.datasets.prepared import MANIFEST, load_prepared
 from training.evaluation import compare, crossvalidate, robustness
 from training.evaluation.verify import Verification, verify_run
-from training.exported import is_version
 from training.protocols.breakdown import Breakdown, break_down
 from training.protocols.ferplus import FerPlusScore, score_prepared
 from training.report import figures
@@ -94,8 +93,11 @@ def _runs(runs: dict[str, Path]) -> Section:
     table = Table(
         "Runs", ("run", "network", "images", "epochs", "batch", "peak rate", "seed", "commit"), tuple(rows)
     )
-    curves = figures.draw_curves({name: read_curves(run) for name, run in runs.items() if not is_version(run)})
-    return Section("Training", (table, Plot("curves", curves, "Learning curves.")))
+    # A run of a bundle, or one that was restored, has no log.
+    logged = {name: read_curves(run) for name, run in runs.items() if (run / "curves").is_dir()}
+    if not logged:
+        return Section("Training", (table,))
+    return Section("Training", (table, Plot("curves", figures.draw_curves(logged), "Learning curves.")))
 
 
 def _expressions(run: Path) -> Section:

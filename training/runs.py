@@ -1,4 +1,4 @@
-"""The folder of a run: what a stage leaves there, and how to read it back.
+"""The folder of a run: what a stage leaves there, and how to read it back. Its network is in ``trained``.
 
 The version folder of an exported model can stand for its identity, emotion or joint run (see ``exported``).
 
@@ -15,18 +15,13 @@ from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning import seed_everything
 from lightning.pytorch.utilities import rank_zero_only
-from numpy.typing import NDArray
 from torch import Tensor
 
 from training.crop_spec import CROP_SHAPE, CropShape, describe_crop
-from training.datasets.ferplus import EMOTIONS
 from training.exported import is_version, part_weights, read_network, read_stage
-from training.networks.inference import predict_probabilities
-from training.networks.tandem import Backbone, EmotionNet, TandemNet, build_backbone
 from training.settings.stages import StageSettings, check_loggers
 
 SETTINGS, PROVENANCE = "settings.json", "provenance.json"
@@ -299,75 +294,6 @@ def _ancestors(run: Path) -> Iterator[Path]:
         if not Path(parent).is_file():  # a checkpoint from elsewhere is no run
             yield from _ancestors(Path(parent))
     yield run
-
-
-def load_identity(run: Path) -> Backbone:
-    """Load the backbone of an identity run, in eval mode.
-
-    Raises:
-        FileNotFoundError: The run does not exist or is not complete.
-        ValueError: The run is of another stage.
-    """
-    settings = load_settings(run, "identity")
-    network = build_backbone(settings["network"], crop_of(settings))
-    network.load_state_dict(load_weights(run, "identity"))
-    return network.eval()
-
-
-def load_backbone(run: Path) -> Backbone:
-    """Load the backbone of an identity or emotion run, of an exported model that of its emotion run, in eval mode.
-
-    Raises:
-        FileNotFoundError: The run does not exist or is not complete.
-        ValueError: The run is of another stage.
-    """
-    settings = load_settings(run, "identity", "emotion")
-    if settings["stage"] == "identity":
-        return load_identity(run)
-    network = EmotionNet(settings["network"], len(EMOTIONS), settings["dropout"], crop_of(settings))
-    network.load_state_dict(load_weights(run, "emotion"))
-    return network.eval().backbone
-
-
-def load_expression(run: Path) -> EmotionNet | TandemNet:
-    """Load the network of an emotion, joint or probe run, in eval mode.
-
-    Raises:
-        FileNotFoundError: The run does not exist or is not complete.
-        ValueError: The run is of the identity stage.
-    """
-    settings = load_settings(run, "emotion", "joint", "probe")
-    if settings["stage"] == "joint":
-        return load_tandem(run)
-    probed = settings["stage"] == "probe"
-    backbone = load_settings(Path(settings["identity"]), "identity")["network"] if probed else settings["network"]
-    network = EmotionNet(backbone, len(EMOTIONS), settings["dropout"], crop_of(settings))
-    network.load_state_dict(load_weights(run))
-    return network.eval()
-
-
-def load_tandem(run: Path) -> TandemNet:
-    """Load the network of a joint run, in eval mode.
-
-    Raises:
-        FileNotFoundError: The run does not exist or is not complete.
-        ValueError: The run is of another stage.
-    """
-    settings = load_settings(run, "joint")
-    identity, emotion = (load_settings(Path(settings[part]), part)["network"] for part in ("identity", "emotion"))
-    hidden, dropout = settings["hidden"], settings["dropout"]
-    network = TandemNet(identity, emotion, len(EMOTIONS), hidden=hidden, dropout=dropout, crop=crop_of(settings))
-    network.load_state_dict(load_weights(run))
-    return network.eval()
-
-
-def predict_expressions(run: Path, *views: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Predict probabilities [n, 8] with the network of a run, averaged over views of the faces [n, C, H, W]."""
-    check_crop(run, load_settings(run, "emotion", "joint", "probe"), views[0].shape[1:])
-    network = load_expression(run)
-    predicted = [predict_probabilities(network, crops) for crops in views]
-    mean: NDArray[np.float32] = np.mean(predicted, axis=0)
-    return mean
 
 
 def current_commit() -> str:

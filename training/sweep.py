@@ -15,9 +15,10 @@ from training.datasets.ferplus import DROPPED, majority_labels
 from training.datasets.prepared import load_prepared
 from training.protocols.bootstrap import interval_over_runs
 from training.protocols.readings import choosing_half
-from training.runs import is_complete, load_result, other_settings, predict_expressions
+from training.runs import is_complete, load_result, other_settings
 from training.settings.stages import ExpressionSettings, StageSettings
 from training.tables import Table, percent, percent_range
+from training.trained import predict_expressions
 
 RESULT, PAGE = "sweep.json", "sweep.md"
 SEED = "seed"

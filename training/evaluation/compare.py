@@ -14,7 +14,7 @@ from training.datasets.prepared import PreparedSet, load_prepared
 from training.evaluation.compare_features import compare_features
 from training.protocols.bootstrap import interval_over_runs
 from training.protocols.ferplus import score
-from training.runs import is_trained, predict_expressions
+from training.runs import is_trained
 from training.settings.evaluation import CompareSettings
 from training.settings.stages import (
     EmotionSettings,
@@ -26,6 +26,7 @@ from training.settings.stages import (
 from training.stages.expression import train_emotion, train_joint, train_probe
 from training.stages.identity import train_identity
 from training.tables import Table, percent, percent_range
+from training.trained import predict_expressions
 
 RESULT, PAGE = "comparison.json", "comparison.md"
 

@@ -15,11 +15,12 @@ from training.evaluation.probe import EMOTION, fit_linearly, read_features
 from training.protocols.bootstrap import interval
 from training.protocols.breakdown import NO_FACE, confusion_matrix
 from training.protocols.folds import check_disjoint, folds_by_person
-from training.runs import SETTINGS, is_trained, load_settings, predict_expressions
+from training.runs import SETTINGS, is_trained, load_settings
 from training.settings.evaluation import CrossvalidateSettings
 from training.settings.stages import EmotionSettings, JointSettings
 from training.stages.expression import train_emotion, train_joint
 from training.tables import Table, percent, percent_range
+from training.trained import predict_expressions
 
 RESULT = "crossvalidation.json"
 NETWORK = "network"

@@ -10,7 +10,8 @@ from torch.nn.functional import cross_entropy
 
 from training.networks.inference import predict
 from training.protocols.linear import fit_linear
-from training.runs import check_crop, load_backbone, load_identity, load_settings
+from training.runs import check_crop, load_settings
+from training.trained import load_backbone, load_identity
 
 STEPS = 100
 DECAY = 1e-3

@@ -20,9 +20,10 @@ from training.protocols.lfw import (
     pair_similarities,
     score_view2,
 )
-from training.runs import check_crop, load_identity, load_settings
+from training.runs import check_crop, load_settings
 from training.settings.evaluation import VerifySettings
 from training.tables import Table, percent
+from training.trained import load_identity
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,8 +20,9 @@ from training.networks.inference import predict
 from training.networks.onnx_backbone import OnnxBackbone
 from training.networks.tandem import JoinedBackbones
 from training.protocols.readings import ReadingsScore, choosing_half, score_readings
-from training.runs import check_crop, current_commit, load_provenance, load_settings, load_tandem
+from training.runs import check_crop, current_commit, load_provenance, load_settings
 from training.settings.commands import ExportSettings
+from training.trained import load_tandem
 
 CONFIG_TEMPLATE = Path(__file__).parent / "config.pbtxt.template"
 

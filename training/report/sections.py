@@ -13,9 +13,10 @@ from training.protocols.breakdown import Breakdown, break_down
 from training.protocols.ferplus import FerPlusScore, score_prepared
 from training.report import figures
 from training.report.curves import read_curves
-from training.runs import lineage, load_provenance, load_result, load_settings, predict_expressions
+from training.runs import lineage, load_provenance, load_result, load_settings
 from training.settings.commands import ReportSettings
 from training.tables import Table, percent, percent_range
+from training.trained import predict_expressions
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,11 +20,12 @@ from training.networks.onnx_backbone import calibrate_from_file
 from training.networks.tandem import EmotionNet, TandemNet
 from training.protocols.ferplus import score_prepared
 from training.protocols.readings import choosing_half
-from training.runs import check_crop, finish_run, load_settings, load_weights, predict_expressions, start_run
+from training.runs import check_crop, finish_run, load_settings, load_weights, start_run
 from training.settings.stages import EmotionSettings, ExpressionSettings, JointSettings, ProbeSettings
 from training.stages.module import ParameterGroup, Stage
 from training.stages.trainer import fit
 from training.timetable import Timetable
+from training.trained import predict_expressions
 
 
 class ExpressionStage(Stage):

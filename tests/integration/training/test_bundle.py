@@ -16,7 +16,8 @@ from training.cli import app
 from training.datasets.prepared import load_prepared
 from training.networks.inference import predict_probabilities
 from training.protocols.ferplus import score_prepared
-from training.runs import load_expression, load_identity, load_result, load_settings
+from training.runs import load_result, load_settings
+from training.trained import load_expression, load_identity
 
 MISSING = ("cv2", "onnx", "onnxruntime", "jsonargparse", "simplejpeg", "typer")
 """Libraries that the machine need not have. Lightning asks for metadata of others, so those cannot be hidden."""

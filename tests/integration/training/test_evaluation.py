@@ -17,15 +17,8 @@ from training.evaluation.compare import EMOTION, FROZEN, FUSION, LONGER, METHODS
 from training.evaluation.crossvalidate import compare_by_person
 from training.evaluation.probe import IDENTITY, TANDEM
 from training.report.curves import read_curves
-from training.runs import (
-    lineage,
-    load_expression,
-    load_identity,
-    load_result,
-    load_settings,
-    load_weights,
-    predict_expressions,
-)
+from training.runs import lineage, load_result, load_settings, load_weights
+from training.trained import load_expression, load_identity, predict_expressions
 
 pytestmark = TRAINING_MARKS
 

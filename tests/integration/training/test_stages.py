@@ -28,17 +28,9 @@ from training.export.torchscript import MAX_DIFFERENCE
 from training.networks.checkpoint import load_checkpoint
 from training.networks.tandem import build_backbone
 from training.protocols.readings import choosing_half
-from training.runs import (
-    lineage,
-    load_expression,
-    load_provenance,
-    load_result,
-    load_settings,
-    load_tandem,
-    load_weights,
-    start_run,
-)
+from training.runs import lineage, load_provenance, load_result, load_settings, load_weights, start_run
 from training.settings.stages import EmotionSettings
+from training.trained import load_expression, load_tandem
 
 pytestmark = TRAINING_MARKS
 

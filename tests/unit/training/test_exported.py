@@ -12,7 +12,8 @@ from training.cli import app
 from training.export.repository import write_structures
 from training.export.torchscript import ServedNet, to_torchscript
 from training.networks.tandem import TandemNet
-from training.runs import lineage, load_expression, load_identity, load_provenance, load_settings, load_weights
+from training.runs import lineage, load_provenance, load_settings, load_weights
+from training.trained import load_expression, load_identity
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 

@@ -98,7 +98,6 @@ Url = Annotated[
 ApiKey = Annotated[
     str | None, typer.Option(envvar="TANDEM_API_KEY", help="API key for the gateway, if it requires one.")
 ]
-Concurrency = Annotated[int, typer.Option(min=1, max=256, help="Photos or frames in flight at a time.")]
 
 
 @app.command()
@@ -196,7 +195,9 @@ def predict(
         bool,
         typer.Option("--allow-failed", help="Exit with 0 although photos failed; their rows in --out say why."),
     ] = False,
-    concurrency: Concurrency = 8,
+    concurrency: Annotated[
+        int, typer.Option(min=1, max=256, help="Photos in flight at a time; without --out it is one.")
+    ] = 8,
     annotate: Annotated[
         str | None,
         typer.Option(
@@ -350,7 +351,7 @@ def video(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
-    concurrency: Concurrency = 8,
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Frames in flight at a time.")] = 8,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:

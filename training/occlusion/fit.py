@@ -26,7 +26,8 @@ from service.vision.onnx import open_session
 from service.vision.weights import ONET, read_weights
 from service.vision.weights.download import FEATURES
 from service.vision.yunet import YuNet
-from training.occlusion.drawing import HARMLESS, HIDING, Image, Painter
+from training.occlusion.drawing import Image, Painter
+from training.occlusion.kinds import HARMLESS, HIDING
 from training.preparation.cropping import MAX_PIXELS
 from training.protocols.linear import fit_linear
 from training.settings.occlusion import OcclusionSettings

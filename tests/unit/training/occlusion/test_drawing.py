@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from skimage import data
 
-from training.occlusion.drawing import HARMLESS, HIDING, MOUTH, FaceFrame, Painter
+from training.occlusion.drawing import FaceFrame, Painter
+from training.occlusion.kinds import HARMLESS, HIDING, MOUTH
 
 LANDMARKS = np.array([(204, 101), (247, 103), (226, 124), (208, 141), (242, 142)], np.float64)
 ASTRONAUT = data.astronaut()

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -89,7 +90,8 @@ def table_columns(labels: Sequence[str]) -> list[str]:
 @contextmanager
 def all_or_nothing(paths: Sequence[Path]) -> Iterator[Mapping[Path, Path]]:
     """Yield a temporary path for each of ``paths``; rename all on success, delete all after an error."""
-    partial = {path: path.with_name(f"{path.stem}.partial{path.suffix}") for path in paths}
+    run = secrets.token_hex(4)  # a file of the caller's, such as the video itself, never has this name
+    partial = {path: path.with_name(f"{path.stem}.{run}.partial{path.suffix}") for path in paths}
     try:
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)

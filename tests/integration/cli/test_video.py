@@ -170,8 +170,11 @@ def test_ctrl_c_leaves_no_partial_file(tmp_path: Path, url: str) -> None:
     with subprocess.Popen(
         [*command, "--csv", str(tmp_path / "out.csv")], stderr=subprocess.PIPE, text=True
     ) as process:
-        partial = tmp_path / "out.partial.csv"
-        wait_until(lambda: partial.exists() or process.poll() is not None, "the run has started", timeout_s=60)
+        wait_until(
+            lambda: any(tmp_path.glob("out.*.partial.csv")) or process.poll() is not None,
+            "the run has started",
+            timeout_s=60,
+        )
         os.kill(process.pid, signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr

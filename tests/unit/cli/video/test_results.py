@@ -77,3 +77,12 @@ def test_files_appear_complete_or_not_at_all(tmp_path: Path) -> None:
             partial[path].write_text("all")
     assert [path.read_text() for path in paths] == ["all", "all"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.mp4", "new"]
+
+
+def test_a_film_whose_name_says_partial_is_not_overwritten(tmp_path: Path) -> None:
+    film = tmp_path / "film.partial.mp4"
+    film.write_text("mine")
+    with all_or_nothing([tmp_path / "film.mp4"]) as partial:
+        partial[tmp_path / "film.mp4"].write_text("drawn")
+    assert film.read_text() == "mine"
+    assert (tmp_path / "film.mp4").read_text() == "drawn"

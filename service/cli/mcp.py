@@ -1,7 +1,6 @@
 """`tandem mcp`: a server of the Model Context Protocol with one tool, which asks a running gateway."""
 
 import base64
-import binascii
 from typing import Annotated
 
 from mcp.server.mcpserver import MCPServer
@@ -52,5 +51,5 @@ def photo_of(path: str, data: str) -> Photo:
         return path
     try:
         return base64.b64decode(data, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error, or a plain one for text beyond ASCII
         raise ToolError(f"data is not base64: {error}") from None

@@ -25,6 +25,9 @@ class EvaluateSettings:
     out: Path | None = None
     """JSON file for the scores."""
 
+    def __post_init__(self) -> None:
+        check_limit(self.limit)
+
 
 @dataclass(frozen=True, kw_only=True)
 class VerifySettings:
@@ -142,6 +145,7 @@ class CompareSettings:
             raise ValueError("probe is set; it needs --identity and --start, whose features it compares")
         if self.photos and not self.probe:
             raise ValueError(f"photos is {self.photos}; it needs --probe")
+        check_limit(self.limit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,3 +164,12 @@ class RobustnessSettings:
     """Worker processes; one for each core by default."""
     out: Path | None = None
     """JSON file for the scores."""
+
+    def __post_init__(self) -> None:
+        check_limit(self.limit)
+
+
+def check_limit(limit: int | None) -> None:
+    """Raise ValueError for a number of rows or faces that is none."""
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; it must be at least 1")

@@ -58,6 +58,7 @@ async def test_one_tool_reads_the_faces_of_a_photo(url: str, tmp_path: Path) -> 
             ({}, "either path or data"),
             ({"path": "a.jpg", "data": "AAAA"}, "either path or data"),
             ({"data": "not base64!"}, "not base64"),
+            ({"data": "Zürich"}, "not base64"),
             ({"path": str(tmp_path / "none.jpg")}, "none.jpg"),
             ({"path": str(tmp_path / "notes.txt")}, "text"),
         ):

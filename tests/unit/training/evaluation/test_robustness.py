@@ -1,5 +1,6 @@
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from training.evaluation.robustness_photos import (
     find_pasted,
     make_photo,
 )
+from training.settings.evaluation import EvaluateSettings, RobustnessSettings
 
 
 def face():
@@ -114,3 +116,12 @@ def test_the_command_scores_every_condition(tmp_path, capsys):
     assert plain["accuracy"] == 0.5
     assert plain["interval"] == {"low": 0, "high": 1}
     assert "accuracy of" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("limit", [0, -3])
+@pytest.mark.parametrize("settings", [RobustnessSettings, EvaluateSettings])
+def test_a_limit_is_at_least_one(
+    settings: type[RobustnessSettings | EvaluateSettings], limit: int, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=f"limit is {limit}; it must be at least 1"):
+        settings(source=tmp_path, limit=limit)

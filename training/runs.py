@@ -129,6 +129,7 @@ def write_provenance(run: Path, extended: Sequence[int] = ()) -> None:
     _write(run / PROVENANCE, json.dumps(provenance, indent=2) + "\n")
 
 
+@rank_zero_only  # another process may come here before the first one has written the file that is read
 def note_device(run: Path, device: torch.device, precision: str) -> None:
     """Add to the provenance what a run trains on, and in which number format."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -10,10 +10,10 @@ import json
 import platform
 import subprocess
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning import seed_everything
@@ -28,6 +28,8 @@ SETTINGS, PROVENANCE = "settings.json", "provenance.json"
 WEIGHTS, RESULT = "weights.pt", "result.json"
 RECIPE = "recipe.json"
 """The settings of `training all`, beside its runs."""
+
+SettingsT = TypeVar("SettingsT", bound=StageSettings)
 
 
 def start_run(settings: StageSettings, crop: CropShape = CROP_SHAPE) -> None:
@@ -72,8 +74,8 @@ def other_settings(settings: StageSettings, crop: CropShape | None = None) -> di
     return others
 
 
-def is_trained(settings: StageSettings) -> bool:
-    """Return whether the run of these settings is complete, for commands that compare several runs.
+def train_once(settings: SettingsT, train: Callable[[SettingsT], None]) -> Path:
+    """Train a run unless it is complete; return its folder. For commands that compare several runs.
 
     Raises:
         ValueError: The folder holds a run with other settings. Not even its epochs may differ: other runs may have
@@ -82,7 +84,9 @@ def is_trained(settings: StageSettings) -> bool:
     others = other_settings(settings)
     if others:
         raise ValueError(f"{settings.out} holds a run with {shown_differences(others)}; choose another --out")
-    return is_complete(settings.out)
+    if not is_complete(settings.out):
+        train(settings)
+    return settings.out
 
 
 def with_defaults(settings: Any, known: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 The answer for a face whose two likeliest emotions are close depends on how exactly its crop was cut: another
 pixel, or the mirror image, tips it. The mean over views holds better, and is right more often. For other faces it
 changes little, so they are read once. On FER+ Valid a fifth of the faces is read again, on LFW an eighth, and the
-accuracy is that of reading all again (model_repository/tandem/1/EXPERIMENTS.md).
+accuracy is almost that of reading all again (model_repository/tandem/1/EXPERIMENTS.md).
 """
 
 from collections.abc import Awaitable, Callable

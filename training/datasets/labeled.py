@@ -156,9 +156,10 @@ def _rafdb(folder: Path) -> Iterator[Item]:
     aligned = (folder / "Image" / "aligned").is_dir()
     for number, line in enumerate(table.read_text().split("\n"), start=1):
         if line.strip():
-            if len(line.split()) != 2:
-                raise ValueError(f"{table}, line {number}: {line!r} has {len(line.split())} columns; expected 2")
-            name, label = line.split()
+            columns = line.split()
+            if len(columns) != 2:
+                raise ValueError(f"{table}, line {number}: {line!r} has {len(columns)} columns; expected 2")
+            name, label = columns
             path = folder / "Image" / ("aligned" if aligned else "original") / name
             path = path.with_name(f"{path.stem}_aligned{path.suffix}") if aligned else path
             yield path, label, name.partition("_")[0]

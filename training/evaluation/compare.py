@@ -1,7 +1,7 @@
 """Compare the tandem with its parts: are joined features better than either alone, or than fused scores?"""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,9 @@ from training.datasets.prepared import PreparedSet, load_prepared
 from training.evaluation.compare_features import compare_features
 from training.protocols.bootstrap import interval_over_runs
 from training.protocols.ferplus import score
-from training.runs import is_trained
+from training.runs import train_once
 from training.settings.evaluation import CompareSettings
-from training.settings.stages import (
-    EmotionSettings,
-    IdentitySettings,
-    JointSettings,
-    ProbeSettings,
-    StageSettings,
-)
+from training.settings.stages import EmotionSettings, IdentitySettings, JointSettings, ProbeSettings
 from training.stages.expression import train_emotion, train_joint, train_probe
 from training.stages.identity import train_identity
 from training.tables import Table, percent, percent_range
@@ -87,16 +81,11 @@ def train_all(settings: CompareSettings, seed: int) -> dict[str, Path]:
     joined = {**common, "data": settings.data, "identity": identity, "emotion": emotion}
     joined["epochs"] = settings.joint_epochs
 
-    def train(run: StageSettings, trainer: Callable[[Any], None]) -> Path:
-        if not is_trained(run):
-            trainer(run)
-        return run.out
-
     if settings.people:
         people = IdentitySettings(
             out=identity, data=settings.people, lfw=settings.lfw, epochs=settings.identity_epochs, **common
         )
-        train(people, train_identity)
+        train_once(people, train_identity)
     probe = ProbeSettings(
         out=out / "probe", data=settings.data, identity=identity, epochs=settings.probe_epochs, **common
     )
@@ -120,11 +109,11 @@ def train_all(settings: CompareSettings, seed: int) -> dict[str, Path]:
     frozen = JointSettings(out=out / "frozen", identity_rate=0, emotion_rate=0, **joined)
     joint = JointSettings(out=out / "joint", **joined)
     return {
-        IDENTITY: train(probe, train_probe),
-        EMOTION: train(alone, train_emotion),
-        LONGER: train(longer, train_emotion),
-        FROZEN: train(frozen, train_joint),
-        JOINT: train(joint, train_joint),
+        IDENTITY: train_once(probe, train_probe),
+        EMOTION: train_once(alone, train_emotion),
+        LONGER: train_once(longer, train_emotion),
+        FROZEN: train_once(frozen, train_joint),
+        JOINT: train_once(joint, train_joint),
     }
 
 

@@ -15,7 +15,7 @@ from training.evaluation.probe import EMOTION, fit_linearly, read_features
 from training.protocols.bootstrap import interval
 from training.protocols.breakdown import NO_FACE, confusion_matrix
 from training.protocols.folds import check_disjoint, folds_by_person
-from training.runs import SETTINGS, is_trained, load_settings
+from training.runs import SETTINGS, load_settings, train_once
 from training.settings.evaluation import CrossvalidateSettings
 from training.settings.stages import EmotionSettings, JointSettings
 from training.stages.expression import train_emotion, train_joint
@@ -138,21 +138,18 @@ def _train_fold(
         ema_decay=settings.ema_decay,
         **common,
     )
-    if not is_trained(emotion):
-        train_emotion(emotion)
+    trained = train_once(emotion, train_emotion)
     if not settings.identity:
-        return emotion.out
+        return trained
     joint = JointSettings(
         out=out / "joint",
         identity=settings.identity,
-        emotion=emotion.out,
+        emotion=trained,
         epochs=settings.joint_epochs,
         ema_decay=settings.ema_decay,
         **common,
     )
-    if not is_trained(joint):
-        train_joint(joint)
-    return joint.out
+    return train_once(joint, train_joint)
 
 
 def summarize(
